@@ -1,0 +1,34 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Nothing that a test starts may talk to the outside.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real image sets and backbone weights: ``$VAD_TEST_DATA``, else ``../shared/data`` beside the repository."""
+    folder = Path(os.environ.get("VAD_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no image sets at {folder}: set VAD_TEST_DATA to a folder that holds them")
+    return folder
+
+
+@pytest.fixture
+def vad_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for one test."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("VAD_HOME", str(home))
+    return home
