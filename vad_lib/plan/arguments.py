@@ -1,0 +1,266 @@
+"""The arguments of every step, as frozen models: the guide's names, defaults and limits.
+
+One class per step. A class says what may be written in a plan; what follows from several arguments together (FastFlow's
+fixed image size, a capped ``augmentation_choice``) is in ``resolving.py``, and what follows from the data is readiness.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from vad_lib.plan.fields import Arguments, argument
+
+Augmentation = Literal["rotation", "brightness", "contrast", "saturation", "hue", "blur"]
+FastflowBackbone = Literal["resnet18", "wide_resnet50_2", "cait_m48_448", "deit_base_distilled_patch16_384"]
+
+SMALLEST_SIDE = 32
+LARGEST_SIDE = 2048
+_SIZE_TEXT = re.compile(r"[\\\[( ]*(\d+)\s*(?:[,x×]|\s)\s*(\d+)[\\\]) ]*", re.IGNORECASE)
+_FRACTION = "0.8 means that about 20 % of the normal validation images count as NG by construction"
+
+
+class InputArguments(Arguments):
+    """Step ``input``: how the ground-truth table is read."""
+
+    file_type: Literal["csv"] = argument("csv", "Kind of the ground-truth table.", kind="required")
+    encoding: str = argument(
+        "utf-8", "Encoding of the table; a byte-order mark is understood.", allowed="a text encoding that Python knows"
+    )
+    path_column: str = argument(
+        "image_path", "Column that holds the image paths.", min_length=1, allowed="a column name"
+    )
+    y_column: str = argument("label", "Column that holds the labels.", min_length=1, allowed="a column name")
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            "".encode(value)
+        except (LookupError, UnicodeError, ValueError):
+            raise ValueError("must be a text encoding that Python knows, such as utf-8, cp949, cp1252") from None
+        return value
+
+
+class ReadinessArguments(Arguments):
+    """Step ``readiness``: what is normal, what is held back for validation, how the threshold is learnt."""
+
+    ok_class: str = argument(
+        "",
+        "Label of the normal images; empty takes the most frequent label of the training data.",
+        operator_may_change=True,
+        allowed="any label",
+    )
+    train_validate_column: str = argument(
+        "",
+        "Column that says train or valid for each row; empty makes a split by validation_split_rate.",
+        aliases=("train_validation_column",),
+        allowed="a column name",
+    )
+    validation_split_rate: float = argument(
+        0.1, "Share of the normal rows held back for validation where no column says it.", gt=0, lt=1
+    )
+    threshold_method: Literal["F1", "Percentile"] = argument(
+        "F1", "How the threshold is learnt; becomes Percentile by itself where there are too few anomalous rows."
+    )
+    num_minor_threshold: int = argument(
+        5, "Percentile is taken where the smaller class has this many validation rows or fewer.", ge=0
+    )
+    ratio_minor_threshold: float = argument(
+        0.1, "Percentile is taken where the smaller class is this share of the validation rows or less.", ge=0, le=1
+    )
+    enforce_requirements: bool = argument(
+        False, "Stop where a mandatory requirement of the guide is broken, instead of showing it.", kind="own"
+    )
+    allow_small_dataset: bool = argument(
+        False, "Accept fewer normal images than required, on record, even with enforce_requirements.", kind="own"
+    )
+
+
+class ModelParameters(Arguments):
+    """The dict ``model_parameters`` of step ``train``; what is not written keeps its default."""
+
+    fastflow_backbone: FastflowBackbone = argument(
+        "resnet18", "Network whose features FastFlow models.", aliases=("fastflow_backborn",)
+    )
+    fastflow_flow_steps: int = argument(8, "Number of flow steps of FastFlow.", ge=1)
+    patchcore_backbone: str = argument(
+        "wide_resnet50_2",
+        "Network whose features PatchCore stores: any timm model that has the layers.",
+        aliases=("patchcore_backborn",),
+        min_length=1,
+        allowed="the name of a timm model",
+    )
+    patchcore_coreset_sampling_ratio: float = argument(
+        0.1, "Share of the patch features that PatchCore keeps.", gt=0, le=1
+    )
+    patchcore_layers: tuple[str, ...] = argument(
+        ("layer2", "layer3"),
+        "Layers of the backbone that PatchCore reads.",
+        min_length=1,
+        allowed="a list of layer names of the backbone, such as [layer2, layer3]",
+    )
+
+    @field_validator("patchcore_layers", mode="before")
+    @classmethod
+    def _one_layer_or_a_list(cls, value: Any) -> Any:
+        return _words(value)
+
+    @field_validator("patchcore_layers")
+    @classmethod
+    def _each_layer_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a layer twice")
+        return value
+
+
+class TrainArguments(Arguments):
+    """Step ``train``: the detector, how it is fitted, and how the images are prepared."""
+
+    model_name: Literal["fastflow", "patchcore"] = argument(
+        "fastflow", "The detector.", kind="required", operator_may_change=True
+    )
+    experiment_seed: int = argument(
+        42, "Seed of torch, numpy, Python, the data loaders and the coreset's start.", ge=0, le=2**32 - 1
+    )
+    img_size: tuple[int, int] | int = argument(
+        (256, 256),
+        "Size that images are resized to: [height, width], or one number for the shorter side with the aspect ratio "
+        "kept. FastFlow takes only the square that its backbone needs (256, or 448 for cait, 384 for deit).",
+        allowed=f"[height, width] or one number, each a whole number from {SMALLEST_SIDE} to {LARGEST_SIDE}",
+    )
+    batch_size: int = argument(4, "Images at once, in training and validation.", ge=1)
+    max_epochs: int = argument(15, "Most passes over the training images; FastFlow only.", ge=1)
+    accelerator: Literal["cpu", "gpu"] = argument("cpu", "Where the model is computed.")
+    monitor_metric: Literal["loss", "image_AUROC", "image_F1Score"] = argument(
+        "image_AUROC", "What decides which epoch is kept; becomes loss with threshold_method Percentile."
+    )
+    save_validation_heatmap: bool = argument(
+        True, "Save heatmaps of the validation images that are anomalous or were judged wrongly."
+    )
+    percentile: float = argument(
+        0.8,
+        f"With Percentile, the quantile of the validation scores from which an image is NG; {_FRACTION}.",
+        ge=0,
+        le=1,
+    )
+    augmentation_list: tuple[Augmentation, ...] = argument(
+        (),
+        "Random changes that training images may get; none where empty.",
+        allowed="a list of rotation, brightness, contrast, saturation, hue, blur",
+    )
+    augmentation_choice: int = argument(
+        3, "How many of augmentation_list each training image gets; at most as many as are listed.", ge=0
+    )
+    rotation_angle: float = argument(10.0, "Largest rotation in degrees, either way.", ge=0, le=180)
+    brightness_degree: float = argument(0.3, "Brightness is multiplied by 1 - d to 1 + d.", ge=0, le=1)
+    contrast_degree: float = argument(0.3, "Contrast is multiplied by 1 - d to 1 + d.", ge=0, le=1)
+    saturation_degree: float = argument(
+        0.3, "Saturation is multiplied by 1 - d to 1 + d; colour images only.", ge=0, le=1
+    )
+    hue_degree: float = argument(
+        0.3,
+        "Hue is shifted by up to this share of the colour circle, either way; colour images only.",
+        ge=0,
+        le=0.5,
+        allowed="a number from 0 to 0.5 (half the colour circle either way is already every hue)",
+    )
+    blur_kernel_size: int = argument(
+        5, "Largest blur kernel in pixels; odd sizes are drawn; 0 means no blur.", ge=0, le=255
+    )
+    model_parameters: ModelParameters = argument(
+        ModelParameters(), "Arguments of the detectors themselves.", allowed="a map of model parameters"
+    )
+
+    @field_validator("img_size", mode="before")
+    @classmethod
+    def _size_as_written(cls, value: Any) -> Any:
+        if isinstance(value, str) and (pair := _SIZE_TEXT.fullmatch(value)):
+            return pair.group(1), pair.group(2)
+        return value
+
+    @field_validator("img_size")
+    @classmethod
+    def _size_within_limits(cls, value: tuple[int, int] | int) -> tuple[int, int] | int:
+        for side in value if isinstance(value, tuple) else (value,):
+            if not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+                raise ValueError(f"has a side of {side} pixels: each must be from {SMALLEST_SIDE} to {LARGEST_SIDE}")
+        return value
+
+    @field_validator("augmentation_list", mode="before")
+    @classmethod
+    def _one_augmentation_or_a_list(cls, value: Any) -> Any:
+        return _words(value)
+
+    @field_validator("augmentation_list")
+    @classmethod
+    def _each_augmentation_once(cls, value: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names an augmentation twice")
+        return value
+
+
+class InferenceArguments(Arguments):
+    """Step ``inference``: where NG begins, and whether heatmaps are saved."""
+
+    inference_threshold: float = argument(
+        0.5,
+        "NG from this calibrated score p on; 0.5 is exactly the trained threshold. The column p of "
+        "threshold_test_result.csv gives other choices.",
+        kind="required",
+        ge=0,
+        le=1,
+    )
+    save_anomaly_maps: bool = argument(False, "Save a heatmap of every inspected image.")
+
+
+class OutputArguments(Arguments):
+    """Step ``output`` takes no arguments."""
+
+
+class OperationArguments(Arguments):
+    """Section ``operation``, which the guide does not have: how the line runs."""
+
+    landing_folder: str = argument(
+        "", "Folder where images land; empty takes the inbox of the line.", kind="own", allowed="a folder"
+    )
+    settle_seconds: float = argument(
+        2.0, "A file that nobody closes is complete when size and time stood still this long.", kind="own", ge=0
+    )
+    automatic_promotion: bool = argument(False, "Let a better model become the champion without a person.", kind="own")
+    retrain_interval_hours: float = argument(
+        6.0, "Least time between two scheduled trainings of the line.", kind="own", ge=0
+    )
+    training_timeout_hours: float = argument(6.0, "A training that takes longer is stopped.", kind="own", gt=0)
+    max_batch_images: int = argument(256, "Most images that one inspection run takes.", kind="own", ge=1)
+    review_certainty: float = argument(
+        0.2, "Images judged with less certainty than this are copied for review.", kind="own", ge=0, le=1
+    )
+    owners: tuple[str, ...] = argument(
+        (),
+        "Who answers for the line.",
+        kind="own",
+        allowed="a list of e-mail addresses and team:<name>",
+    )
+
+    @field_validator("owners", mode="before")
+    @classmethod
+    def _one_owner_or_a_list(cls, value: Any) -> Any:
+        return _words(value)
+
+    @field_validator("owners")
+    @classmethod
+    def _mail_or_team(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in value:
+            if not re.fullmatch(r"team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
+                raise ValueError(f"has {owner!r}: an owner is an e-mail address or team:<name>")
+        return value
+
+
+def _words(value: Any) -> Any:
+    """Read ``a, b`` or ``[a, b]`` written as text as a list."""
+    if isinstance(value, str):
+        return tuple(word.strip(" \"'") for word in value.strip("[]() \\").split(",") if word.strip())
+    return value
