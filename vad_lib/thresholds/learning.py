@@ -1,0 +1,126 @@
+"""Learning a threshold from validation scores, by F1 or by quantile; or taking one that a person chose."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vad_lib.thresholds.records import Threshold, as_flags, as_scores, rows_digest
+
+
+def learn_threshold(
+    scores: ArrayLike,
+    is_anomalous: ArrayLike,
+    method: Literal["F1", "Percentile"] = "F1",
+    percentile: float = 0.8,
+) -> Threshold:
+    """Learn a threshold on raw scores: NG if and only if ``score >= threshold``.
+
+    ``F1`` maximises the F1 score of the anomalous class and lies midway between the two neighbouring distinct scores.
+    Among equal F1 scores it takes the lowest threshold: fewest misses, because a miss leaves the plant. If the lowest
+    score of all must be NG too, the threshold is that score. Without anomalous rows F1 is undefined, and the quantile
+    is taken instead, which the note says; without normal rows everything is NG.
+
+    ``Percentile`` is the quantile (linear interpolation) of the scores of the *normal* rows, so that about
+    ``1 - percentile`` of normal images are called NG whatever anomalous rows are among the validation rows; with
+    anomalous rows only, the quantile of those. Ties never make more rows NG than asked for: where several rows share
+    the quantile's score, the threshold moves up to midway to the next score; where the quantile is the largest score
+    (constant scores, a single image, percentile 1), to the next float32 above it, so that a constant normal set is OK.
+
+    Args:
+        scores: raw scores, shape (N,), N >= 1, finite; rounded to float32.
+        is_anomalous: shape (N,), boolean.
+        method: see above.
+        percentile: a quantile, in 0..1.
+
+    Raises:
+        ValueError: no rows, lengths that differ, scores that are not finite, or percentile outside 0..1.
+
+    >>> learn_threshold([1, 2, 3, 6, 7], [False, False, False, True, True]).value
+    4.5
+    """
+    values = as_scores(scores)
+    flags = as_flags(is_anomalous, len(values))
+    if not len(values):
+        raise ValueError("no validation score to learn a threshold from")
+    if not 0 <= percentile <= 1:
+        hint = f" (did you mean {percentile / 100:g}?)" if 1 < percentile <= 100 else ""
+        raise ValueError(f"percentile is {percentile}: it is a quantile, between 0 and 1{hint}")
+    used: Literal["F1", "Percentile"] = method
+    note = ""
+    if method == "F1" and not flags.any():
+        used, note = "Percentile", "F1 is undefined without anomalous validation rows: the quantile was taken."
+    elif not (~flags).any():
+        note = "There was no normal validation row: the threshold is a guess."
+    if used == "F1":
+        value = _best_f1(values, flags)
+    else:
+        value = _quantile(values[~flags] if (~flags).any() else values, percentile)
+    return Threshold(
+        value=value,
+        method=used,
+        percentile=percentile if used == "Percentile" else None,
+        n_normal=int((~flags).sum()),
+        n_anomalous=int(flags.sum()),
+        rows_digest=rows_digest(values, flags),
+        note=note,
+    )
+
+
+def choose_threshold(value: float, instead_of: Threshold, note: str = "") -> Threshold:
+    """Return a threshold that a person chose, for example from the threshold table, in place of a learnt one."""
+    return Threshold(
+        value=value,
+        method="chosen",
+        n_normal=instead_of.n_normal,
+        n_anomalous=instead_of.n_anomalous,
+        rows_digest=instead_of.rows_digest,
+        note=note or f"Chosen instead of {instead_of.value:g} ({instead_of.method}).",
+    )
+
+
+def midpoint(low: float, high: float) -> float:
+    """Return a threshold t with ``low < t <= high``: midway, or ``high`` where no float lies between."""
+    middle = low + (high - low) / 2
+    return middle if low < middle <= high else high
+
+
+def next_above(score: float) -> float:
+    """Return the smallest float32 above ``score``, or ``score`` itself where it is the largest float32."""
+    above = np.nextafter(np.float32(score), np.float32(np.inf))
+    return float(above) if np.isfinite(above) else score
+
+
+def _best_f1(values: NDArray[np.float64], flags: NDArray[np.bool_]) -> float:
+    """Compare 2 tp / (n_anomalous + tp + fp) over all cuts in whole numbers, so that ties are ties."""
+    distinct, tp, ng = counts_at_or_above(values, flags)
+    total = int(flags.sum())
+    best = 0
+    for cut in range(1, len(distinct)):
+        # a / b > c / d  <=>  a d > c b; equal quotients keep the lower cut
+        if int(tp[cut]) * (total + int(ng[best])) > int(tp[best]) * (total + int(ng[cut])):
+            best = cut
+    return float(distinct[0]) if best == 0 else midpoint(float(distinct[best - 1]), float(distinct[best]))
+
+
+def counts_at_or_above(
+    values: NDArray[np.float64], flags: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the distinct scores, increasing, with the number of anomalous rows and of all rows at or above each."""
+    distinct, place = np.unique(values, return_inverse=True)
+    every = np.bincount(place, minlength=len(distinct))
+    anomalous = np.bincount(place[flags], minlength=len(distinct))
+    return distinct, anomalous[::-1].cumsum()[::-1], every[::-1].cumsum()[::-1]
+
+
+def _quantile(values: NDArray[np.float64], percentile: float) -> float:
+    quantile = float(np.quantile(values, percentile))
+    if quantile >= values.max():
+        return next_above(float(values.max()))
+    n = len(values)
+    if (values >= quantile).sum() > (1 - percentile) * n + 1:
+        higher = values[values > quantile]
+        return midpoint(quantile, float(higher.min()))
+    return quantile
