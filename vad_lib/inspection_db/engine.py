@@ -1,0 +1,75 @@
+"""Open the inspection database: SQLite in WAL mode by default, PostgreSQL by URL.
+
+SQLite's files must lie on a local disk: WAL does not work over a network share. Every transaction that writes begins
+with ``BEGIN IMMEDIATE``, so that two writers wait for each other instead of failing, and is flushed to the disk when it
+is committed, so that a result that was reported survives a power cut.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, insert, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
+
+from vad_lib.errors import VadError
+from vad_lib.inspection_db.schema import SCHEMA_VERSION, metadata, schema_version
+
+BUSY_SECONDS = 30
+
+
+def create_inspection_engine(url: str) -> Engine:
+    """Return an engine for ``url``; SQLite's folder is made if it is missing.
+
+    No connection is kept between transactions on SQLite, so an engine survives a fork.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True)
+    if not parsed.database or parsed.database == ":memory:":
+        raise VadError("The inspection database must be a file or a server: give sqlite:///…/inspection.db.")
+    Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        # The driver must not begin transactions by itself: it would begin them too late and as readers.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        readonly = connection.get_execution_options().get("vad_readonly", False)
+        connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def create_tables(engine: Engine) -> None:
+    """Create what is missing. Several processes may do so at once.
+
+    Raises:
+        VadError: the database was written by a newer version of this software.
+    """
+    with engine.execution_options(vad_readonly=True).connect() as connection:
+        if engine.dialect.has_table(connection, schema_version.name):
+            found = connection.execute(select(schema_version.c.version)).scalar()
+            if found == SCHEMA_VERSION:
+                return
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(7236531)"))
+        metadata.create_all(connection)
+        found = connection.execute(select(schema_version.c.version)).scalar()
+        if found is None:
+            connection.execute(insert(schema_version).values(only_row=1, version=SCHEMA_VERSION))
+        elif found > SCHEMA_VERSION:
+            raise VadError(
+                f"The inspection database {engine.url} holds tables of version {found}; this software knows "
+                f"{SCHEMA_VERSION}. Use the newer software, or another database (VAD_INSPECTION_DB)."
+            )

@@ -1,0 +1,163 @@
+"""Look at a landing folder. Nothing is opened and nothing is written."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+TEMPORARY_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".swp", "~")
+IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+MAX_DEPTH = 64
+
+LEAVES_FOLDER = "leaves_folder"
+NOT_AN_IMAGE = "not_an_image"
+SCAN_RULES = frozenset({LEAVES_FOLDER, NOT_AN_IMAGE, "broken_link", "linked_folder", "unreadable_name", "not_a_file"})
+"""Rules by which a file is refused without being opened."""
+
+
+class FileKey(NamedTuple):
+    """One version of one file."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+class FileSeen(NamedTuple):
+    """A file as the scan saw it. ``rule`` and ``reason`` are empty for an image that may be read.
+
+    ``path`` is relative to the landing folder, with ``/``; bytes that are no UTF-8 are shown as ``\\xNN``.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    rule: str = ""
+    reason: str = ""
+
+    @property
+    def key(self) -> FileKey:
+        return FileKey(self.path, self.size, self.mtime_ns)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one look at the folder saw.
+
+    Attributes:
+        folder: absolute.
+        files: in no order; images and everything that is refused by its name or kind alone.
+        error: why the folder could not be read; then ``files`` says nothing, least of all that nothing is there.
+        unreadable_folders: folders inside that could not be read, with the reason.
+        temporary: how many files were left alone for their temporary names.
+    """
+
+    folder: Path
+    files: tuple[FileSeen, ...] = ()
+    error: str = ""
+    unreadable_folders: tuple[str, ...] = ()
+    temporary: int = 0
+
+
+def is_temporary(name: str) -> bool:
+    """Whether the name says that a writer is still at work, or that the system put it there."""
+    lower = name.lower()
+    return lower.startswith((".", "~$")) or lower.endswith(TEMPORARY_SUFFIXES) or lower in IGNORED_NAMES
+
+
+def scan_folder(folder: Path, *, skip_folders: Collection[Path] = ()) -> Scan:
+    """Look through ``folder`` at any depth.
+
+    Hidden folders, ``skip_folders`` and symbolic links to folders are not entered (so there are no loops). A link to
+    a file outside is refused; a link to a file inside is a file. A file that goes while it is looked at is passed over.
+    """
+    root = Path(os.path.abspath(folder))
+    skipped = {os.path.realpath(each) for each in skip_folders}
+    real_root = os.path.realpath(root)
+    files: list[FileSeen] = []
+    unreadable: list[str] = []
+    temporary = 0
+    pending: list[tuple[str, str, int]] = [(str(root), "", 0)]
+    while pending:
+        place, prefix, depth = pending.pop()
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if is_temporary(name):
+                        temporary += not entry.is_dir(follow_symlinks=False)
+                        continue
+                    path = prefix + name
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            if skipped and os.path.realpath(entry.path) in skipped:
+                                continue
+                            if depth >= MAX_DEPTH:
+                                unreadable.append(f"{path}: more than {MAX_DEPTH} folders deep")
+                                continue
+                            pending.append((entry.path, path + "/", depth + 1))
+                            continue
+                        files.append(_look_at(entry, path, real_root))
+                    except FileNotFoundError:
+                        continue
+                    except OSError as error:
+                        unreadable.append(f"{_printable(path)}: {error.strerror or error}")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if not prefix:
+                return Scan(folder=root, error=reason)
+            if not isinstance(error, FileNotFoundError):
+                unreadable.append(f"{_printable(prefix)}: {reason}")
+    return Scan(folder=root, files=tuple(files), unreadable_folders=tuple(unreadable), temporary=temporary)
+
+
+def _look_at(entry: os.DirEntry[str], path: str, real_root: str) -> FileSeen:
+    facts = entry.stat(follow_symlinks=False)
+    if stat.S_ISLNK(facts.st_mode):
+        return _look_at_link(entry, path, facts, real_root)
+    return _judge(path, facts)
+
+
+def _look_at_link(entry: os.DirEntry[str], path: str, facts: os.stat_result, real_root: str) -> FileSeen:
+    here = _key(path, facts)
+    try:
+        target = os.path.realpath(entry.path, strict=True)
+        behind = os.stat(target)
+    except FileNotFoundError:
+        return FileSeen(*here, "broken_link", "a symbolic link to nothing")
+    except OSError as error:
+        return FileSeen(*here, "broken_link", f"a symbolic link that cannot be followed: {error.strerror or error}")
+    if os.path.commonpath([real_root, target]) != real_root:
+        return FileSeen(*here, LEAVES_FOLDER, "a symbolic link that leaves the folder")
+    if stat.S_ISDIR(behind.st_mode):
+        return FileSeen(*here, "linked_folder", "a symbolic link to a folder; its images are found where they are")
+    return _judge(path, behind)
+
+
+def _judge(path: str, facts: os.stat_result) -> FileSeen:
+    here = _key(path, facts)
+    if here[0] != path:
+        return FileSeen(*here, "unreadable_name", "the name is not valid UTF-8")
+    if not stat.S_ISREG(facts.st_mode):
+        return FileSeen(*here, "not_a_file", "not a regular file")
+    if not path.lower().endswith(IMAGE_SUFFIXES):
+        return FileSeen(*here, NOT_AN_IMAGE, "not an image format (wanted: png, jpg, jpeg)")
+    return FileSeen(*here)
+
+
+def _key(path: str, facts: os.stat_result) -> tuple[str, int, int]:
+    # Some file systems give times beyond the year 2262, which no database's integer holds.
+    return _printable(path), facts.st_size, max(-(2**63), min(2**63 - 1, facts.st_mtime_ns))
+
+
+def _printable(path: str) -> str:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    return path
