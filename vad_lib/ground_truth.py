@@ -1,0 +1,260 @@
+"""The ground truth as it was read: a table of image paths and labels, or a table made from the images found.
+
+Nothing is repaired, renamed or dropped here; that is readiness, which can then say what it changed. All cells are text:
+a label 007 stays '007'. An empty cell is a missing value; words such as 'NA' or 'None' are text like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import pandas as pd
+
+from vad_lib.csv_text import read_csv_text
+from vad_lib.errors import InputError
+from vad_lib.findings import Finding
+from vad_lib.images.listing import FolderListing, list_folder
+from vad_lib.images.paths import resolve_inside
+from vad_lib.plan.arguments import InputArguments
+
+FORMAT_VERSION = 1
+MAX_EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class InputTable:
+    """What the input step hands on.
+
+    Attributes:
+        table: The user's columns and rows, all text, missing cells None; the index counts from 0.
+        data_folder: Absolute; relative image paths start here.
+        path_column: Name of the column of image paths. It need not be in the table: readiness checks that.
+        label_column: Name of the column of labels; None at inference where the table has none.
+        source_files: The csv files that were read, in order, relative to the data folder.
+        made_from_images: True where no csv was there and the table was made from the images found.
+        findings: What was noticed on the way.
+    """
+
+    table: pd.DataFrame
+    data_folder: Path
+    path_column: str
+    label_column: str | None
+    source_files: tuple[str, ...]
+    made_from_images: bool
+    findings: tuple[Finding, ...] = ()
+
+    def for_files(self, files: Sequence[str | Path]) -> InputTable:
+        """Return the rows of these files only, in the order of ``files``; a file without a row gets one without label.
+
+        Files are absolute or relative to the data folder.
+
+        Raises:
+            UnsafePathError: a file is not in the data folder.
+        """
+        known: dict[str, int] = {}
+        for position, path in enumerate(self.table.get(self.path_column, ())):
+            if isinstance(path, str) and path.strip():
+                known.setdefault(os.path.normpath(self.data_folder / path), position)
+        rows: list[dict[str, Any]] = []
+        columns = list(dict.fromkeys([*self.table.columns, self.path_column]))
+        for file in files:
+            absolute = os.path.normpath(self.data_folder / file)
+            if not Path(absolute).is_relative_to(self.data_folder):
+                absolute = str(resolve_inside(self.data_folder, file))  # written through a link to the folder
+            if absolute in known:
+                rows.append({str(name): cell for name, cell in self.table.iloc[known[absolute]].items()})
+            else:
+                rows.append({self.path_column: Path(absolute).relative_to(self.data_folder).as_posix()})
+        return replace(self, table=_text_table(rows, columns))
+
+    def save(self, folder: Path) -> None:
+        """Write ``table.parquet`` and ``input.json`` into ``folder``, which is made if needed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.table.to_parquet(folder / "table.parquet", index=False)
+        content = {
+            "format_version": FORMAT_VERSION,
+            "columns": list(self.table.columns),
+            "data_folder": str(self.data_folder),
+            "path_column": self.path_column,
+            "label_column": self.label_column,
+            "source_files": self.source_files,
+            "made_from_images": self.made_from_images,
+            "findings": [finding.model_dump(mode="json") for finding in self.findings],
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        (folder / "input.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> InputTable:
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: the folder does not hold it, or a newer version wrote it.
+        """
+        try:
+            content = json.loads((folder / "input.json").read_text(encoding="utf-8"))
+            table = pd.read_parquet(folder / "table.parquet")
+            check_format_version(content, FORMAT_VERSION, folder)
+            return cls(
+                table=_none_where_missing(table),
+                data_folder=Path(content["data_folder"]),
+                path_column=content["path_column"],
+                label_column=content["label_column"],
+                source_files=tuple(content["source_files"]),
+                made_from_images=content["made_from_images"],
+                findings=tuple(Finding.model_validate(finding) for finding in content["findings"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} holds no readable input table ({error}). Run the input step again.") from error
+
+
+def check_format_version(content: dict[str, Any], newest: int, folder: Path) -> None:
+    """Raise ValueError where a newer program wrote the folder."""
+    if (version := content["format_version"]) > newest:
+        raise ValueError(f"{folder} was written in format {version}; this version reads up to {newest}")
+
+
+def read_input(data_folder: Path, arguments: InputArguments, *, pipeline: Literal["train", "inference"]) -> InputTable:
+    """Read the ground truth of a folder.
+
+    All csv files that lie directly in the folder are read, in the order of their names, and joined if they have the
+    same columns. Without a csv file the inference pipeline makes the table from the images found at any depth; the
+    training pipeline needs one.
+
+    Args:
+        data_folder: Holds the table and, at any depth, the images.
+        arguments: Of the plan's input step.
+        pipeline: 'train' or 'inference'.
+
+    Raises:
+        InputError: no folder, no table, no image, a file that cannot be read as ``encoding``, differing columns.
+    """
+    if not data_folder.is_dir():
+        what = "is a file" if data_folder.is_file() else "does not exist"
+        raise InputError(f"The data folder {data_folder} {what}. Give the folder that holds the table and the images.")
+    folder = Path(os.path.realpath(data_folder))
+    listing = list_folder(folder)
+    findings = [finding for finding in (_other_formats(listing), _badly_named(listing)) if finding]
+    if not listing.tables:
+        if pipeline == "train":
+            raise InputError(_no_table_message(folder, listing, arguments))
+        if not listing.images:
+            raise InputError(
+                f"{folder} holds no .png, .jpg or .jpeg image and no csv table ({len(listing.others)} other files). "
+                "Put the images to inspect there, at any depth."
+            )
+        rows = [{arguments.path_column: path} for path in listing.images]
+        table = _text_table(rows, [arguments.path_column])
+        return InputTable(table, folder, arguments.path_column, None, (), True, tuple(findings))
+    if deeper := _deeper_tables(listing):
+        findings.append(deeper)
+    table = _join([(name, read_csv_text(folder, name, arguments.encoding)) for name in listing.tables])
+    if unlisted := _images_without_row(listing, table, arguments.path_column, folder):
+        findings.append(unlisted)
+    has_labels = arguments.y_column in table.columns or pipeline == "train"
+    return InputTable(
+        table=table,
+        data_folder=folder,
+        path_column=arguments.path_column,
+        label_column=arguments.y_column if has_labels else None,
+        source_files=tuple(listing.tables),
+        made_from_images=False,
+        findings=tuple(findings),
+    )
+
+
+def _no_table_message(folder: Path, listing: FolderListing, arguments: InputArguments) -> str:
+    header = f"{arguments.path_column},{arguments.y_column}"
+    text = (
+        f"{folder} holds no csv file, and training needs one. Put a table beside the images with the header "
+        f"'{header}' and one line an image, such as './good/image0.png,good'."
+    )
+    if listing.deeper_tables:
+        text += f" There is {listing.deeper_tables[0]}, but the table must lie directly in the data folder."
+    elif listing.images:
+        text += (
+            f" 'vad line add' can write one for the {len(listing.images)} images there, labelled by their sub-folders."
+        )
+    return text
+
+
+def _join(tables: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    first_name, first = tables[0]
+    for name, table in tables[1:]:
+        if set(table.columns) != set(first.columns):
+            raise InputError(
+                f"{first_name} has the columns {list(first.columns)}, {name} has {list(table.columns)}. Several csv "
+                "files are joined only if their columns are the same: keep one, or move the others elsewhere."
+            )
+    return pd.concat([table[list(first.columns)] for _, table in tables], ignore_index=True)
+
+
+def _text_table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    return _none_where_missing(pd.DataFrame(rows, columns=columns, dtype=object))
+
+
+def _none_where_missing(table: pd.DataFrame) -> pd.DataFrame:
+    return table.astype(object).where(table.notna(), cast(Any, None))
+
+
+def _other_formats(listing: FolderListing) -> Finding | None:
+    if not listing.others:
+        return None
+    return Finding(
+        rule="other_formats",
+        severity="warn",
+        message=f"{len(listing.others)} files or folders are not .png, .jpg or .jpeg files and are passed over, "
+        f"such as {listing.others[0]}.",
+        advice="Convert images of other formats to PNG.",
+        count=len(listing.others),
+        examples=tuple({"path": path} for path in listing.others[:MAX_EXAMPLES]),
+    )
+
+
+def _badly_named(listing: FolderListing) -> Finding | None:
+    if not listing.unnameable:
+        return None
+    return Finding(
+        rule="undecodable_names",
+        severity="warn",
+        message=f"{len(listing.unnameable)} files are passed over because their names are not UTF-8, "
+        f"such as {listing.unnameable[0]}.",
+        advice="Rename them.",
+        count=len(listing.unnameable),
+        examples=tuple({"path": path} for path in listing.unnameable[:MAX_EXAMPLES]),
+    )
+
+
+def _deeper_tables(listing: FolderListing) -> Finding | None:
+    if not listing.deeper_tables:
+        return None
+    return Finding(
+        rule="tables_in_subfolders",
+        severity="info",
+        message=f"{len(listing.deeper_tables)} csv files lie in sub-folders and are not read, "
+        f"such as {listing.deeper_tables[0]}.",
+        count=len(listing.deeper_tables),
+        examples=tuple({"path": path} for path in listing.deeper_tables[:MAX_EXAMPLES]),
+    )
+
+
+def _images_without_row(listing: FolderListing, table: pd.DataFrame, path_column: str, folder: Path) -> Finding | None:
+    if path_column not in table.columns:
+        return None
+    named = {os.path.normpath(folder / path.strip()) for path in table[path_column] if path is not None}
+    without = [path for path in listing.images if str(folder / path) not in named]
+    if not without:
+        return None
+    return Finding(
+        rule="images_without_row",
+        severity="info",
+        message=f"{len(without)} images in the folder are in no row of the table and are not used, "
+        f"such as {without[0]}.",
+        count=len(without),
+        examples=tuple({"path": path} for path in without[:MAX_EXAMPLES]),
+    )

@@ -1,0 +1,250 @@
+"""From the bytes of one file to 8-bit pixels. Every part of the system that opens an image opens it here.
+
+The bytes are read once; checksum and pixels come from the same bytes. What each kind of file becomes:
+
+==============================  ==========================================  =========
+stored as                       becomes                                     a notice?
+==============================  ==========================================  =========
+8-bit grey                      1 channel, unchanged                        no
+8-bit RGB                       3 channels, unchanged                       no
+1, 2 or 4-bit grey              1 channel, stretched to 0..255              yes
+16-bit grey                     1 channel, divided by 257 and rounded       yes
+16-bit colour, or with alpha    the high byte of each value                 yes
+palette                         3 channels, the palette's colours           yes
+CMYK, YCCK                      3 channels, RGB without a colour profile    yes
+alpha, all opaque               the same without alpha                      yes
+alpha, some transparent         laid on white                               yes
+EXIF orientation                turned upright                              yes
+several frames (APNG, MPO)      the first one                               yes
+colour profile (ICC)            ignored: numbers stay what the camera said  no
+content differs from extension  as the content says (PNG or JPEG)           yes
+anything else                   refused                                     --
+==============================  ==========================================  =========
+
+Refused with a short reason: empty, truncated, not PNG or JPEG, more pixels than ``MAX_PIXELS`` (known from the header,
+before any pixel is decoded), folders, pipes, devices, and files that may not be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+
+from vad_lib.errors import UnreadableImageError
+from vad_lib.images.paths import IMAGE_SUFFIXES, read_regular_file
+
+MAX_PIXELS = 64_000_000
+"""Width x height above which an image is refused by its header: 17 times the guide's limit of 1920 x 1920."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_SIGNATURE = b"\xff\xd8\xff"
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """One image, upright.
+
+    Attributes:
+        pixels: uint8, (height, width) for 1 channel, (height, width, 3) in RGB order for 3.
+        width: Pixels, upright.
+        height: Pixels, upright.
+        channels: 1 or 3.
+        sha256: Of the file's bytes, 64 hexadecimal digits.
+        mode: Pillow's name of the stored mode, such as 'L', 'RGB', 'I;16', 'P', 'CMYK'.
+        notices: What was converted, each a short text that stands alone; empty for plain 8-bit grey and RGB.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    width: int
+    height: int
+    channels: int
+    sha256: str
+    mode: str
+    notices: tuple[str, ...] = ()
+
+
+def decode_image(file: str | Path, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Read and decode one PNG or JPEG file as the table of this module says.
+
+    Args:
+        file: A path that was found to be safe (see ``paths.resolve_inside``).
+        max_pixels: Width x height above which the image is refused before decoding.
+
+    Raises:
+        UnreadableImageError: with a short ``reason``.
+    """
+    file = Path(file)
+    return decode_bytes(read_regular_file(file), file, max_pixels=max_pixels)
+
+
+def decode_bytes(data: bytes, file: str | Path, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decode the bytes of one image; ``file`` is its name, for messages and the check of the extension.
+
+    Raises:
+        UnreadableImageError: with a short ``reason``.
+    """
+    file = Path(file)
+    if not data:
+        raise UnreadableImageError(file, "empty file")
+    image, notices = _open(data, file)
+    width, height = image.size
+    if width * height > max_pixels:
+        megapixels = f"{width} x {height} = {width * height / 1e6:.0f} megapixels"
+        raise UnreadableImageError(file, f"too many pixels ({megapixels}, at most {max_pixels / 1e6:.0f})")
+    try:
+        stored_mode = image.mode
+        if getattr(image, "n_frames", 1) > 1:
+            image.seek(0)
+            notices.append("several frames: the first one is taken")
+        image.load()
+        if (upright := _upright(image, notices)) is not None:
+            image = upright
+        pixels = _to_8_bit(image, data, file, notices)
+    except UnreadableImageError:
+        raise
+    except MemoryError as error:
+        raise UnreadableImageError(file, "not enough memory to decode it") from error
+    # Damaged bytes make decoders raise whatever came to hand: OSError, SyntaxError, struct.error, KeyError and more.
+    except Exception as error:
+        reason = "truncated" if "truncated" in str(error) else f"damaged ({str(error) or type(error).__name__})"
+        raise UnreadableImageError(file, reason) from error
+    return DecodedImage(
+        pixels=pixels,
+        width=pixels.shape[1],
+        height=pixels.shape[0],
+        channels=1 if pixels.ndim == 2 else 3,
+        sha256=hashlib.sha256(data).hexdigest(),
+        mode=stored_mode,
+        notices=tuple(notices),
+    )
+
+
+def to_rgb(image: DecodedImage) -> npt.NDArray[np.uint8]:
+    """Return the pixels as uint8 (height, width, 3); grey is repeated three times."""
+    if image.channels == 3:
+        return image.pixels
+    return np.repeat(image.pixels[:, :, np.newaxis], 3, axis=2)
+
+
+def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
+    """Read the header only, by the parser that the signature asks for: no other format's parser ever runs."""
+    is_png = data.startswith(PNG_SIGNATURE)
+    if not is_png and not data.startswith(JPEG_SIGNATURE):
+        raise UnreadableImageError(file, f"not a PNG or JPEG image ({_what_it_looks_like(data)})")
+    if not is_png and not _has_end_marker(data):
+        raise UnreadableImageError(file, "truncated (the JPEG's end is missing)")
+    try:
+        image: Image.Image = PngImageFile(io.BytesIO(data)) if is_png else jpeg_factory(io.BytesIO(data))
+    except Exception as error:  # see decode_bytes
+        raise UnreadableImageError(file, f"damaged header ({str(error) or type(error).__name__})") from error
+    suffix = file.suffix.lower()
+    notices = []
+    if suffix in IMAGE_SUFFIXES and (suffix == ".png") != is_png:
+        notices.append(f"named {suffix}, but the content is {'PNG' if is_png else 'JPEG'}")
+    return image, notices
+
+
+def _what_it_looks_like(data: bytes) -> str:
+    for signature, name in (
+        (b"BM", "BMP"),
+        (b"GIF8", "GIF"),
+        (b"II*\0", "TIFF"),
+        (b"MM\0*", "TIFF"),
+        (b"%PDF", "PDF"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself"),
+    ):
+        if data.startswith(signature):
+            return f"it looks like {name}"
+    if data[8:12] == b"WEBP":
+        return "it looks like WebP"
+    head = data[:512]
+    if not head.strip(b"\0"):
+        return "it begins with zeros, as a file does that was not written completely"
+    if PNG_SIGNATURE.startswith(head) or JPEG_SIGNATURE.startswith(head):
+        return "only its first bytes are there"
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else a character that was cut in two
+            return "unknown content"
+    return "it is text"
+
+
+def _has_end_marker(data: bytes) -> bool:
+    """Tell whether a JPEG has its end-of-image marker after the start of its scan.
+
+    A file whose tail is still zeros, as copying tools make them, is decoded by libjpeg without complaint; the missing
+    marker gives it away. The segments before the scan are skipped, as a thumbnail in them has an end marker too.
+    """
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif marker == 0xDA:
+            break
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return data.find(b"\xff\xd9", position) >= 0
+
+
+def _upright(image: Image.Image, notices: list[str]) -> Image.Image | None:
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if orientation in (None, 1):
+            return None
+        turned = ImageOps.exif_transpose(image)
+    except Exception:  # a camera's broken EXIF block says nothing about the pixels
+        notices.append("unreadable EXIF data: ignored")
+        return None
+    if orientation in range(2, 9):
+        notices.append(f"EXIF orientation {orientation}: turned upright")
+    return turned
+
+
+def _to_8_bit(image: Image.Image, data: bytes, file: Path, notices: list[str]) -> npt.NDArray[np.uint8]:
+    # Pillow has already reduced 16-bit colour and 2 or 4-bit grey; only the PNG header still tells (byte 24: depth).
+    depth = data[24] if data.startswith(PNG_SIGNATURE) else 8
+    if image.mode.startswith("I;16") or image.mode == "I":
+        notices.append("16-bit grey: scaled to 8 bit")
+        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        return ((grey + 128) // 257).astype(np.uint8)
+    if depth == 16:
+        notices.append(
+            "16-bit colour: the high byte is taken" if "RGB" in image.mode else "16-bit grey: scaled to 8 bit"
+        )
+    elif depth < 8 and image.mode in ("1", "L"):
+        notices.append(f"{depth}-bit grey: stretched to 8 bit")
+    if image.mode in ("P", "PA"):
+        notices.append("palette: converted to RGB")
+    elif image.mode in ("CMYK", "YCCK"):
+        notices.append("CMYK: converted to RGB")
+    elif image.mode not in ("1", "L", "LA", "RGB", "RGBA"):
+        raise UnreadableImageError(file, f"unsupported kind of pixels ({image.mode})")
+    target = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    if image.has_transparency_data:
+        image = _lay_on_white(image, target, notices)
+    return np.array(image.convert(target), dtype=np.uint8)
+
+
+def _lay_on_white(image: Image.Image, target: str, notices: list[str]) -> Image.Image:
+    """White, and not whatever colour the transparent pixels hide: that differs by the program that wrote the file."""
+    with_alpha = image.convert("LA" if target == "L" else "RGBA")
+    alpha = with_alpha.getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        notices.append("alpha channel: dropped (all opaque)")
+        return with_alpha
+    notices.append("alpha channel: transparent pixels laid on white")
+    white = Image.new(target, image.size, "white")
+    white.paste(with_alpha.convert(target), mask=alpha)
+    return white

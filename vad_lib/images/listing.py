@@ -1,0 +1,69 @@
+"""What lies in a data folder: tables, images, and what is passed over."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from vad_lib.images.paths import is_image_name
+
+
+@dataclass(frozen=True)
+class FolderListing:
+    """Paths relative to the folder, with '/' between the parts, in natural order."""
+
+    tables: list[str]
+    deeper_tables: list[str]
+    images: list[str]
+    others: list[str]
+    unnameable: list[str]
+
+
+def list_folder(folder: Path) -> FolderListing:
+    listing = FolderListing([], [], [], [], [])
+    for parent, folders, files in os.walk(folder):
+        # .ipynb_checkpoints, .git, and what macOS leaves in archives, hold copies that nobody means.
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        inner = Path(parent).relative_to(folder)
+        for name in folders:
+            if is_image_name(name) or os.path.islink(os.path.join(parent, name)):
+                listing.others.append((inner / name).as_posix() + "/")
+        for name in files:
+            if _is_hidden(name):
+                continue
+            path = (inner / name).as_posix()
+            if not _is_utf8(path):
+                listing.unnameable.append(ascii(path))
+            elif is_image_name(name):
+                listing.images.append(path)
+            elif name.lower().endswith(".csv"):
+                (listing.tables if inner == Path() else listing.deeper_tables).append(path)
+            else:
+                listing.others.append(path)
+    for paths in (listing.tables, listing.deeper_tables, listing.images, listing.others, listing.unnameable):
+        paths.sort(key=natural_order)
+    return listing
+
+
+def natural_order(text: str) -> list[tuple[int, int | str]]:
+    """Sort key under which image2 comes before image10.
+
+    >>> sorted(["b10.png", "b2.png", "a.png"], key=natural_order)
+    ['a.png', 'b2.png', 'b10.png']
+    """
+    parts = re.split(r"([0-9]+)", text)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "~$")) or name == "__MACOSX"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""Which paths may be read: those that stay in the data folder, and only regular files.
+
+Opening a named pipe waits for ever and reading a device never ends, so the kind of a file is asked before it is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from vad_lib.errors import UnreadableImageError, UnsafePathError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+"""Compared in lower case."""
+
+MAX_BYTES = 512 * 2**20
+"""Larger files are refused unread: the largest accepted picture (64 megapixels, 16-bit RGBA) has this size."""
+
+_KINDS = (
+    (stat.S_ISDIR, "is a folder"),
+    (stat.S_ISFIFO, "is a named pipe"),
+    (stat.S_ISSOCK, "is a socket"),
+    (stat.S_ISCHR, "is a device"),
+    (stat.S_ISBLK, "is a device"),
+)
+
+
+def is_image_name(name: str) -> bool:
+    """Tell whether a file name ends like an image that the system takes: .png, .jpg, .jpeg in any letter case."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def resolve_inside(folder: Path, path: str | Path) -> Path:
+    r"""Return the absolute path, free of links and ``..``, of a path that was written relative to ``folder``.
+
+    Absolute paths are accepted where they lie in the folder. Windows separators (``.\good\a.png``) are understood where
+    no file has that literal name. The file need not exist.
+
+    Raises:
+        UnsafePathError: the path, or the target of a link on its way, is not in the folder; or it is no path at all.
+    """
+    text = str(path)
+    if not text.strip() or "\0" in text:
+        raise UnsafePathError(f"{text!r} is not a path. Write it relative to {folder}.")
+    try:
+        root = Path(os.path.realpath(folder))
+        target = Path(os.path.realpath(root / text))
+        if "\\" in text and not target.exists():
+            target = Path(os.path.realpath(root / text.replace("\\", "/")))
+        link = Path(os.path.normpath(root / text)).is_relative_to(root)
+    except (OSError, ValueError) as error:
+        raise UnsafePathError(f"{text!r} is not a path that can be looked up ({error}).") from error
+    if not target.is_relative_to(root):
+        how = "is a link to a place outside" if link else "leaves"
+        raise UnsafePathError(f"{text} {how} the data folder {folder}. Put the file itself into the folder.")
+    return target
+
+
+def read_regular_file(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a regular file, read once.
+
+    Raises:
+        UnreadableImageError: not there, not a regular file, no permission, empty, or larger than ``max_bytes``.
+    """
+    try:
+        _refuse_special(file, os.stat(file))
+        # O_NONBLOCK: should a pipe have taken the file's place since, opening it does not wait for a writer.
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        with os.fdopen(descriptor, "rb") as stream:
+            status = os.fstat(stream.fileno())
+            _refuse_special(file, status)
+            if status.st_size > max_bytes:
+                raise UnreadableImageError(file, f"too large ({status.st_size / 2**20:.0f} MiB)")
+            data = stream.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise UnreadableImageError(file, "file not found") from error
+    except PermissionError as error:
+        raise UnreadableImageError(file, "no permission to read it") from error
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UnreadableImageError(file, f"cannot be read ({text})") from error
+    if not data:
+        raise UnreadableImageError(file, "empty file")
+    if len(data) > max_bytes:
+        raise UnreadableImageError(file, "too large (it grows while being read)")
+    return data
+
+
+def _refuse_special(file: Path, status: os.stat_result) -> None:
+    for is_kind, text in _KINDS:
+        if is_kind(status.st_mode):
+            raise UnreadableImageError(file, f"{text}, not a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError(file, "not a regular file")
