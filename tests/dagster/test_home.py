@@ -1,0 +1,113 @@
+"""What is prepared before Dagster and MLflow start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.launcher import WorkerStatus
+
+from vad_dagster.home import dagster_command, prepare_home, prepare_tracking, tracking_uri
+from vad_dagster.run_launcher import _process_lives
+from vad_lib.lines import Home
+
+
+@pytest.fixture
+def prepared(vad_home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    environment = prepare_home()
+    monkeypatch.setenv("DAGSTER_HOME", environment["DAGSTER_HOME"])
+    return environment
+
+
+def test_children_get_the_home_and_no_telemetry(prepared: dict[str, str], vad_home: Path) -> None:
+    assert prepared["DAGSTER_HOME"] == str(vad_home / "dagster")
+    assert prepared["MLFLOW_TRACKING_URI"] == f"sqlite:///{vad_home / 'mlflow' / 'mlflow.db'}"
+    assert prepared["DAGSTER_DISABLE_TELEMETRY"]
+    assert prepared["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_settings_of_ones_own_stay_and_installed_ones_are_renewed(prepared: dict[str, str], vad_home: Path) -> None:
+    file = vad_home / "dagster" / "dagster.yaml"
+    current = file.read_text()
+    file.write_text(current + "\n# older\n")
+    prepare_home()
+    assert file.read_text() == current
+    file.write_text("telemetry:\n  enabled: false\n")
+    prepare_home()
+    assert file.read_text() == "telemetry:\n  enabled: false\n"
+
+
+def test_the_instance_takes_all_settings(prepared: dict[str, str], recwarn: pytest.WarningsRecorder) -> None:
+    with dg.DagsterInstance.get() as instance:
+        assert instance.telemetry_enabled is False
+        assert instance.run_monitoring_enabled
+        assert instance.run_monitoring_max_runtime_seconds == 6 * 3600
+        assert instance.run_retries_enabled
+        assert type(instance.run_launcher).__name__ == "LocalRunLauncher"
+        assert instance.run_launcher.supports_check_run_worker_health
+        config = instance.get_concurrency_config()
+        assert config.pool_config.default_pool_limit == 1
+        assert {limit["key"] for limit in config.run_queue_config.tag_concurrency_limits} == {
+            "vad/train_line",
+            "vad/inspect_line",
+        }
+    assert not [warning for warning in recwarn if "dagster" in str(warning.filename)]
+
+
+def test_the_database_of_mlflow_survives_processes_that_come_at_once(prepared: dict[str, str], vad_home: Path) -> None:
+    code = "from vad_dagster.home import prepare_tracking; prepare_tracking()"
+    running = [subprocess.Popen([sys.executable, "-c", code], env=prepared) for _ in range(2)]
+    assert [process.wait(120) for process in running] == [0, 0]
+    assert (vad_home / "mlflow" / "mlflow.db").is_file()
+    before = time.monotonic()
+    assert prepare_tracking() == tracking_uri(Home(vad_home))
+    assert time.monotonic() - before < 1
+
+
+def test_a_server_by_url_is_left_as_it_is(vad_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.invalid:5000")
+    assert prepare_tracking() == "http://tracking.invalid:5000"
+    assert not (vad_home / "mlflow").exists()
+
+
+def test_servers_listen_on_this_machine_only(prepared: dict[str, str], vad_home: Path) -> None:
+    command, folder = dagster_command()
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert folder == vad_home / "dagster"
+
+
+def test_a_process_that_is_gone_or_younger_than_the_run_is_not_the_run() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        assert _process_lives(process.pid, time.time() + 1)
+        assert not _process_lives(process.pid, time.time() - 3600)
+    finally:
+        process.kill()
+    # not waited for yet: a zombie is no living process either
+    time.sleep(0.2)
+    assert not _process_lives(process.pid, time.time() + 1)
+    process.wait()
+    assert not _process_lives(process.pid, time.time() + 1)
+
+
+def test_a_run_whose_process_died_is_found_by_the_launcher(prepared: dict[str, str]) -> None:
+    from dagster._core.events import EngineEventData
+    from dagster._core.test_utils import create_run_for_test
+
+    with dg.DagsterInstance.get() as instance:
+        run = create_run_for_test(instance, job_name="x", status=dg.DagsterRunStatus.STARTED)
+        health = instance.run_launcher.check_run_worker_health(run)
+        assert health.status == WorkerStatus.RUNNING
+        instance.report_engine_event("started", run, EngineEventData.in_process(os.getpid()))
+        assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+        gone = subprocess.Popen([sys.executable, "-c", "pass"])
+        gone.wait()
+        instance.report_engine_event("started", run, EngineEventData.in_process(gone.pid))
+        assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED

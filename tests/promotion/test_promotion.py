@@ -1,0 +1,50 @@
+"""The rule by which a new model may take the place of the serving one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from vad_lib.promotion import decide_promotion
+
+
+@dataclass
+class Performance:
+    image_auroc: float | None
+    f1: float | None
+    accuracy: float = 0.9
+
+
+def test_the_first_version_serves_at_once_even_without_automatic_promotion() -> None:
+    decision = decide_promotion(Performance(0.6, 0.5), None, automatic=False)
+    assert decision.promote
+    assert decision.rule == "first_version"
+
+
+def test_a_later_version_waits_for_a_person_by_default() -> None:
+    decision = decide_promotion(Performance(0.99, 0.95), Performance(0.9, 0.9), automatic=False)
+    assert not decision.promote
+    assert decision.rule == "person_decides"
+    assert "automatic_promotion" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("auroc", "f1", "promoted"),
+    [
+        (0.95, 0.90, True),  # equal is not worse
+        (0.96, 0.91, True),
+        (0.94, 0.99, False),  # a better F1 does not buy a worse AUROC
+        (0.99, 0.89, False),
+    ],
+)
+def test_with_automatic_promotion_it_serves_if_neither_number_is_lower(auroc: float, f1: float, promoted: bool) -> None:
+    decision = decide_promotion(Performance(auroc, f1), Performance(0.95, 0.90), automatic=True)
+    assert decision.promote is promoted
+    assert "0.9500" in decision.reason
+
+
+def test_with_normal_rows_only_the_share_called_ok_counts() -> None:
+    champion = Performance(None, None, accuracy=0.8)
+    assert decide_promotion(Performance(None, None, accuracy=0.8), champion, automatic=True).promote
+    assert not decide_promotion(Performance(None, None, accuracy=0.7), champion, automatic=True).promote

@@ -1,0 +1,122 @@
+"""What has to be there before Dagster or MLflow starts: folders, ``dagster.yaml``, and the environment of processes.
+
+Used by the command line, by ``make dev`` and by tests. Imports neither dagster nor mlflow at the top, because the
+command line answers ``--help`` through it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vad_lib.lines import Home
+
+PACKAGE = Path(__file__).resolve().parent
+INSTALLED_MARK = "# Installed by vad"
+MODULE = "vad_dagster.definitions"
+CODE_LOCATION = "vad"
+
+NO_TELEMETRY = {
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def tracking_uri(home: Home | None = None) -> str:
+    """Return ``$MLFLOW_TRACKING_URI`` if set, else the SQLite database under the home."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return given or f"sqlite:///{(home or Home.from_environment()).mlflow_folder / 'mlflow.db'}"
+
+
+def prepare_home(home: Home | None = None) -> dict[str, str]:
+    """Make the folders, install ``dagster.yaml`` and return the whole environment for child processes.
+
+    ``dagster.yaml`` in ``$VAD_HOME/dagster`` is replaced by the package's as long as its first line says that it was
+    installed; someone who removes that line keeps his own.
+    """
+    home = home or Home.from_environment()
+    dagster_folder = Path(os.environ.get("DAGSTER_HOME") or home.dagster_folder).expanduser().resolve()
+    for folder in (home.lines_folder, dagster_folder, home.mlflow_folder / "artifacts"):
+        folder.mkdir(parents=True, exist_ok=True)
+    _install_settings(dagster_folder / "dagster.yaml")
+    return {
+        **os.environ,
+        **NO_TELEMETRY,
+        "VAD_HOME": str(home.root),
+        "DAGSTER_HOME": str(dagster_folder),
+        "MLFLOW_TRACKING_URI": tracking_uri(home),
+    }
+
+
+def _install_settings(target: Path) -> None:
+    text = (PACKAGE / "dagster.yaml").read_text(encoding="utf-8")
+    if target.is_file():
+        present = target.read_text(encoding="utf-8")
+        if present == text or not present.startswith(INSTALLED_MARK):
+            return
+    partial = target.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(target)
+
+
+def prepare_tracking(home: Home | None = None) -> str:
+    """Create MLflow's database if it is the embedded one and not there yet, and return the tracking URI.
+
+    MLflow creates its tables on first use and fails when two processes do that at once, so it is done here under a
+    lock. Takes some seconds the first time, nothing later.
+    """
+    home = home or Home.from_environment()
+    uri = tracking_uri(home)
+    database = home.mlflow_folder / "mlflow.db"
+    ready = home.mlflow_folder / ".ready"
+    if uri != f"sqlite:///{database}" or (ready.exists() and database.exists()):
+        return uri
+    home.mlflow_folder.mkdir(parents=True, exist_ok=True)
+    (home.mlflow_folder / "artifacts").mkdir(exist_ok=True)
+    with _locked(home.mlflow_folder / ".lock"):
+        if not (ready.exists() and database.exists()):
+            from mlflow import MlflowClient
+
+            MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
+            ready.touch()
+    return uri
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def executable(name: str) -> str:
+    """Return the path of a program that was installed beside this Python, or the one that PATH finds."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name) or name
+
+
+def dagster_command(port: int = 3000, host: str = "127.0.0.1") -> tuple[list[str], Path]:
+    """Return the command that starts web server and daemon, and the folder to start it in.
+
+    It is started in DAGSTER_HOME, because `dagster dev` warns where the current folder holds another dagster.yaml.
+    """
+    folder = Path(os.environ.get("DAGSTER_HOME") or Home.from_environment().dagster_folder).expanduser().resolve()
+    command = [executable("dagster"), "dev", "--module-name", MODULE, "--host", host, "--port", str(port)]
+    return [*command, "--working-directory", str(PACKAGE.parent)], folder
+
+
+def mlflow_command(port: int = 5000, host: str = "127.0.0.1", home: Home | None = None) -> list[str]:
+    """Return the command that starts MLflow's UI on the embedded database."""
+    home = home or Home.from_environment()
+    return [
+        *(executable("mlflow"), "server", "--host", host, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", tracking_uri(home)),
+        *("--default-artifact-root", (home.mlflow_folder / "artifacts").as_uri()),
+    ]

@@ -1,0 +1,73 @@
+"""The model as MLflow serves it (models-from-code): a thin pyfunc around the model folder, with nothing pickled.
+
+MLflow copies this file beside the model and runs it on load. Works in any process that can import vad_lib, of which
+each registered version carries its own copy.
+
+Input, one row an image, either column:
+    image_path    path of a PNG or JPEG that this process can read
+    image_base64  the bytes of the file, base64
+Parameter:
+    inference_threshold  on p, default 0.5 (the trained threshold)
+Output, one row an image in the same order: raw_score, p in (0, 1), certainty in 0..1, predicted (OK or NG), error. A
+broken image has no scores and says why in error; it does not fail the others.
+"""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+
+class VisualAnomalyModel(mlflow.pyfunc.PythonModel):
+    """Loads the model folder and predicts images."""
+
+    def load_context(self, context: Any) -> None:
+        from vad_lib.models import InspectionModel
+
+        self.model = InspectionModel.load(Path(context.artifacts["model"]))
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        from vad_lib.thresholds import decide
+
+        threshold = float((params or {}).get("inference_threshold", 0.5))
+        with tempfile.TemporaryDirectory(prefix="vad_predict_") as folder:
+            files = [_as_file(row, Path(folder), number) for number, row in enumerate(model_input.to_dict("records"))]
+            results = sorted(self.model.predict_files(files), key=lambda result: result.index)
+        rows = []
+        for result in results:
+            scored = result.error is None
+            rows.append(
+                {
+                    "raw_score": result.raw_score if scored else None,
+                    "p": result.p if scored else None,
+                    "certainty": result.certainty if scored else None,
+                    "predicted": str(decide([result.p], threshold)[0]) if scored else None,
+                    "error": None if scored else str(result.error),
+                }
+            )
+        frame = pd.DataFrame(rows, columns=["raw_score", "p", "certainty", "predicted", "error"])
+        return frame.astype({"raw_score": float, "p": float, "certainty": float})
+
+
+def _as_file(row: Mapping[Hashable, Any], folder: Path, number: int) -> Path:
+    """Return the path given, or write the bytes given to a file of our own."""
+    encoded = row.get("image_base64")
+    if isinstance(encoded, str) and encoded:
+        content = base64.b64decode(encoded, validate=True)
+        suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg"
+        file = folder / f"{number}{suffix}"
+        file.write_bytes(content)
+        return file
+    path = row.get("image_path")
+    if isinstance(path, str) and path:
+        return Path(path)
+    raise ValueError(f"Row {number} has neither image_path nor image_base64: give one of them.")
+
+
+mlflow.models.set_model(VisualAnomalyModel())

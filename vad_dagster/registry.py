@@ -1,0 +1,232 @@
+"""Model versions of a line in MLflow's registry, and the aliases that say which one serves.
+
+``challenger`` is the newest version that does not serve, ``champion`` the one that serves, ``previous`` the one that
+served before it. Moving the alias ``champion``, here or in MLflow's UI, is all that a person has to do: every
+inspection asks for it anew. Only this module and ``resources.tracking`` speak to MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from vad_dagster.resources.tracking import MLflowTracking
+from vad_lib.errors import InputError
+from vad_lib.lines import Home
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+MODEL_FOLDER = "inspection_model"
+MODEL_CODE = Path(__file__).with_name("mlflow_model.py")
+REQUIREMENTS = ("torch", "torchvision", "anomalib", "timm", "safetensors", "pandas", "pandera", "pydantic", "pillow")
+
+
+def registered_model(line: str) -> str:
+    """Return the name of the line's model in the registry."""
+    return f"vad-{line}"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered version of a line's model."""
+
+    line: str
+    number: str
+    run_id: str
+    tags: Mapping[str, str]
+    description: str
+    aliases: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """What is written beside each prediction, such as 'vad-digits/3'."""
+        return f"{registered_model(self.line)}/{self.number}"
+
+
+class LineRegistry:
+    """The registry as one line sees it."""
+
+    def __init__(self, tracking: MLflowTracking, line: str) -> None:
+        self.line = line
+        self.name = registered_model(line)
+        self._client = tracking.connect()
+
+    def versions(self) -> list[Version]:
+        """Return all versions, the newest first."""
+        found = self._client.search_model_versions(f"name='{self.name}'")
+        # the search leaves the aliases out
+        return [self.version(entry.version) for entry in sorted(found, key=lambda entry: -int(entry.version))]
+
+    def version(self, number: str | int) -> Version:
+        return self._convert(self._client.get_model_version(self.name, str(number)))
+
+    def at(self, alias: str) -> Version | None:
+        """Return the version that an alias points at, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._convert(self._client.get_model_version_by_alias(self.name, alias))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def champion(self) -> Version:
+        """Return the version that serves.
+
+        Raises:
+            InputError: the line has no champion.
+        """
+        found = self.at(CHAMPION)
+        if found is None:
+            raise InputError(
+                f"Line {self.line!r} has no champion: train it first (job train_line, or `vad train {self.line}`), or "
+                f"give the alias 'champion' to a version of {self.name} in MLflow."
+            )
+        return found
+
+    def folder(self, version: Version) -> Path:
+        """Return the model folder of a version on this machine; from a server it is fetched once and kept."""
+        import mlflow
+
+        uri = self._client.get_model_version_download_uri(self.name, version.number)
+        local = Path(uri.removeprefix("file://")) if uri.startswith(("file://", "/")) else None
+        if local is None or not local.is_dir():
+            kept = Home.from_environment().mlflow_folder / "fetched" / self.name / version.number
+            if not (kept / "MLmodel").is_file():
+                kept.mkdir(parents=True, exist_ok=True)
+                mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.number}", dst_path=str(kept))
+            local = kept
+        described = yaml.safe_load((local / "MLmodel").read_text(encoding="utf-8"))
+        return local / described["flavors"]["python_function"]["artifacts"]["model"]["path"]
+
+    def register(
+        self, model_folder: Path, *, run_id: str, tags: Mapping[str, Any], description: str, example_image: Path | None
+    ) -> Version:
+        """Store the model folder as a pyfunc in the open run and register it as the line's next version."""
+        import mlflow
+
+        with _quiet_mlflow():
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(MODEL_CODE),
+                artifacts={"model": str(model_folder)},
+                code_paths=[str(MODEL_CODE.parent.parent / "vad_lib")],
+                signature=_signature(),
+                input_example=_input_example(example_image),
+                pip_requirements=_requirements(),
+            )
+        if self._missing():
+            self._client.create_registered_model(
+                self.name,
+                tags={"vad.line": self.line},
+                description=f"Models of inspection line **{self.line}**. The alias `champion` serves.",
+            )
+        made = self._client.create_model_version(
+            self.name,
+            source=logged.model_uri,
+            run_id=run_id,
+            model_id=logged.model_id,
+            tags={name: str(value) for name, value in tags.items()},
+            description=description,
+        )
+        self._client.set_registered_model_alias(self.name, CHALLENGER, made.version)
+        return self.version(made.version)
+
+    def promote(self, version: Version, *, by: str) -> Version:
+        """Let a version serve; the one that served before gets the alias ``previous``. ``by`` is the rule or person."""
+        serving = self.at(CHAMPION)
+        if serving is not None and serving.number != version.number:
+            self._client.set_registered_model_alias(self.name, PREVIOUS, serving.number)
+        self._client.set_registered_model_alias(self.name, CHAMPION, version.number)
+        challenger = self.at(CHALLENGER)
+        if challenger is not None and challenger.number == version.number:
+            self._client.delete_registered_model_alias(self.name, CHALLENGER)
+        self.tag(version, {"promoted_by": by, "promoted_at": datetime.now(UTC).isoformat(timespec="seconds")})
+        return self.version(version.number)
+
+    def roll_back(self, *, by: str) -> Version:
+        """Let the previous version serve again.
+
+        Raises:
+            InputError: no version has the alias ``previous``.
+        """
+        previous = self.at(PREVIOUS)
+        if previous is None:
+            raise InputError(f"Line {self.line!r} has no previous version to go back to.")
+        return self.promote(previous, by=by)
+
+    def tag(self, version: Version, tags: Mapping[str, Any]) -> None:
+        for name, value in tags.items():
+            self._client.set_model_version_tag(self.name, version.number, name, str(value))
+
+    def _missing(self) -> bool:
+        return not self._client.search_registered_models(f"name='{self.name}'")
+
+    def _convert(self, entry: ModelVersion) -> Version:
+        return Version(
+            line=self.line,
+            number=str(entry.version),
+            run_id=entry.run_id or "",
+            tags=dict(entry.tags),
+            description=entry.description or "",
+            aliases=tuple(entry.aliases),
+        )
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    return ModelSignature(
+        inputs=Schema(
+            [ColSpec("string", "image_path", required=False), ColSpec("string", "image_base64", required=False)]
+        ),
+        outputs=Schema(
+            [
+                *(ColSpec("double", name, required=False) for name in ("raw_score", "p", "certainty")),
+                *(ColSpec("string", name, required=False) for name in ("predicted", "error")),
+            ]
+        ),
+        params=ParamSchema([ParamSpec("inference_threshold", "double", 0.5)]),
+    )
+
+
+def _input_example(image: Path | None) -> Any:
+    """One image as base64, so that the example works on any machine."""
+    import base64
+
+    import pandas as pd
+
+    if image is None:
+        return None
+    return pd.DataFrame({"image_base64": [base64.b64encode(image.read_bytes()).decode("ascii")]})
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    # without the local part (+cpu), which package indexes do not carry
+    return [f"{package}=={version(package).partition('+')[0]}" for package in ("mlflow", *REQUIREMENTS)]
+
+
+@contextmanager
+def _quiet_mlflow() -> Iterator[None]:
+    """Hold back MLflow's advice about type hints: the signature is given."""
+    import logging
+
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

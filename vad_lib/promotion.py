@@ -1,0 +1,70 @@
+"""May a newly trained model take the place of the one that serves? A rule over two evaluations on the same rows.
+
+Who asks, where versions are kept and what an alias is, is not known here.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Performance(Protocol):
+    """What the rule looks at; ``metrics.Evaluation`` has it."""
+
+    @property
+    def image_auroc(self) -> float | None: ...
+    @property
+    def f1(self) -> float | None: ...
+    @property
+    def accuracy(self) -> float: ...
+
+
+class PromotionDecision(BaseModel):
+    """What was decided, by which rule, and why in words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    promote: bool
+    rule: str = Field(description="first_version, not_worse, worse or person_decides.")
+    reason: str
+
+
+def decide_promotion(
+    challenger: Performance, champion: Performance | None, *, automatic: bool, tolerance: float = 0.0
+) -> PromotionDecision:
+    """Decide whether the challenger becomes the champion.
+
+    The first version of a line serves at once: without it nothing could be inspected. A later one does so by itself
+    only where the plan says ``automatic_promotion``, and only if neither image AUROC nor F1 is lower than the
+    champion's on the same rows; with normal rows only, where both are undefined, the share of rows called OK counts.
+
+    Args:
+        challenger: performance of the new model.
+        champion: performance of the serving model on the same rows; None where none serves.
+        automatic: the plan's ``automatic_promotion``.
+        tolerance: how much lower a number may be.
+    """
+    if champion is None:
+        return PromotionDecision(promote=True, rule="first_version", reason="It is the line's first model.")
+    compared = []
+    for name, new, old in (
+        ("image AUROC", challenger.image_auroc, champion.image_auroc),
+        ("F1", challenger.f1, champion.f1),
+    ):
+        if new is not None and old is not None and new == new and old == old:
+            compared.append((name, new, old))
+    if not compared:
+        compared = [("accuracy", challenger.accuracy, champion.accuracy)]
+    told = ", ".join(f"{name} {new:.4f} against the champion's {old:.4f}" for name, new, old in compared)
+    if any(new < old - tolerance for _, new, old in compared):
+        return PromotionDecision(promote=False, rule="worse", reason=f"It is worse on the same rows: {told}.")
+    if not automatic:
+        return PromotionDecision(
+            promote=False,
+            rule="person_decides",
+            reason=f"It is not worse on the same rows ({told}), but the plan leaves promotion to a person: give it the "
+            "alias 'champion', or set automatic_promotion in the plan's section operation.",
+        )
+    return PromotionDecision(promote=True, rule="not_worse", reason=f"It is not worse on the same rows: {told}.")
