@@ -19,6 +19,7 @@ _COLOURS = {
     "accuracy": "#999999",
     "false_alarm_rate": "#E69F00",
 }
+_COLUMNS_OF_MIXED_ROWS = ("f1", "precision", "recall", "accuracy")
 _NAMES = {"f1": "F1", "false_alarm_rate": "false alarms"}
 
 
@@ -66,22 +67,19 @@ def _limits(table: pd.DataFrame) -> tuple[float, float]:
 
 
 def _draw_curves(axes: Any, table: pd.DataFrame, chosen: pd.Series) -> None:
-    for column, colour in _COLOURS.items():
-        if table[column].isna().all() or (column == "false_alarm_rate" and not table["f1"].isna().all()):
-            continue
+    columns = _COLUMNS_OF_MIXED_ROWS if table["f1"].notna().any() else ("false_alarm_rate",)
+    for column in columns:
         # A cut stands for all thresholds between two scores, hence steps and not slopes.
         axes.step(
             table["threshold"],
             table[column],
             where="mid",
-            color=colour,
+            color=_COLOURS[column],
             label=_NAMES.get(column, column),
             linewidth=2.4 if column == "f1" else 1.5,
         )
     said = ", ".join(
-        f"{_NAMES.get(column, column)} {chosen[column]:.3f}"
-        for column in ("f1", "precision", "recall", "accuracy", "false_alarm_rate")
-        if pd.notna(chosen[column])
+        f"{_NAMES.get(column, column)} {chosen[column]:.3f}" for column in columns if pd.notna(chosen[column])
     )
     axes.axvline(chosen["threshold"], color="#CC79A7", linewidth=2, linestyle="--", label="chosen threshold")
     axes.set_title(f"at the chosen threshold {chosen['threshold']:.5g}: {said}", loc="left", fontsize=10)

@@ -1,0 +1,218 @@
+"""Performance numbers: of decisions, of image scores, and of anomaly maps against masks.
+
+A number that is undefined (no anomalous row, nothing predicted NG) is None, never 0 or 1: a line without defects has
+no recall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from vad_lib.tables import NG, OK
+from vad_lib.thresholds import as_flags, as_scores
+
+
+class Evaluation(BaseModel):
+    """Performance of decisions on labelled rows; the anomalous class is the positive one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int = Field(ge=0, description="Rows.")
+    tp: int = Field(ge=0, description="Anomalous and NG.")
+    fp: int = Field(ge=0, description="Normal and NG: false alarms.")
+    tn: int = Field(ge=0, description="Normal and OK.")
+    fn: int = Field(ge=0, description="Anomalous and OK: misses.")
+    accuracy: float | None = Field(ge=0, le=1)
+    precision: float | None = Field(ge=0, le=1, description="None where nothing is NG.")
+    recall: float | None = Field(ge=0, le=1, description="None without anomalous rows.")
+    f1: float | None = Field(ge=0, le=1, description="None without anomalous rows.")
+    false_alarm_rate: float | None = Field(ge=0, le=1, description="fp / (fp + tn); None without normal rows.")
+    miss_rate: float | None = Field(ge=0, le=1, description="fn / (fn + tp); None without anomalous rows.")
+    image_auroc: float | None = Field(ge=0, le=1, description="Of the scores; None unless both classes are there.")
+    average_precision: float | None = Field(ge=0, le=1, description="Of the scores; None unless both classes.")
+
+    @property
+    def has_anomalous(self) -> bool:
+        return self.tp + self.fn > 0
+
+    def numbers(self) -> dict[str, float]:
+        """Return the defined numbers by name, for metadata and trackers."""
+        return {name: float(value) for name, value in self.model_dump().items() if value is not None}
+
+
+def evaluate(scores: ArrayLike, is_anomalous: ArrayLike, predicted: ArrayLike) -> Evaluation:
+    """Compare decisions and scores with the true labels.
+
+    Args:
+        scores: raw or calibrated, shape (N,); only their order matters.
+        is_anomalous: shape (N,), boolean.
+        predicted: 'OK' or 'NG', shape (N,).
+    """
+    values = as_scores(scores)
+    flags = as_flags(is_anomalous, len(values))
+    ng = _is_ng(predicted, len(values))
+    tp, fp = int((ng & flags).sum()), int((ng & ~flags).sum())
+    tn, fn = int((~ng & ~flags).sum()), int((~ng & flags).sum())
+    auroc = average = None
+    if flags.any() and not flags.all():
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        auroc, average = float(roc_auc_score(flags, values)), float(average_precision_score(flags, values))
+    return Evaluation(
+        n=len(values),
+        tp=tp,
+        fp=fp,
+        tn=tn,
+        fn=fn,
+        accuracy=_ratio(tp + tn, len(values)),
+        precision=_ratio(tp, tp + fp),
+        recall=_ratio(tp, tp + fn),
+        f1=_ratio(2 * tp, 2 * tp + fp + fn) if tp + fn else None,
+        false_alarm_rate=_ratio(fp, fp + tn),
+        miss_rate=_ratio(fn, tp + fn),
+        image_auroc=auroc,
+        average_precision=average,
+    )
+
+
+def confusion_matrix(is_anomalous: ArrayLike, predicted: ArrayLike) -> pd.DataFrame:
+    """Return counts, rows 'true OK' and 'true NG', columns 'predicted OK' and 'predicted NG'."""
+    ng = _is_ng(predicted, None)
+    flags = as_flags(is_anomalous, len(ng))
+    counts = [[int((row & column).sum()) for column in (~ng, ng)] for row in (~flags, flags)]
+    return pd.DataFrame(
+        counts,
+        index=pd.Index([f"true {OK}", f"true {NG}"], name="label"),
+        columns=[f"predicted {OK}", f"predicted {NG}"],
+    )
+
+
+def classification_report(labels: Sequence[str], is_anomalous: ArrayLike, predicted: ArrayLike) -> dict[str, Any]:
+    """Return scikit-learn's report as a dictionary, and how each of the user's own labels fared.
+
+    Args:
+        labels: the user's labels, length N; all that are not the normal one count as anomalous.
+        is_anomalous: shape (N,), boolean.
+        predicted: 'OK' or 'NG', shape (N,).
+
+    Returns:
+        'OK', 'NG', 'accuracy', 'macro avg' and 'weighted avg' as in scikit-learn, undefined numbers None; and
+        'by_label': for each label its 'n', 'predicted_OK', 'predicted_NG' and 'rate_NG'.
+    """
+    from sklearn.metrics import classification_report as sklearn_report
+
+    ng = _is_ng(predicted, len(labels))
+    flags = as_flags(is_anomalous, len(labels))
+    names = np.array([OK, NG])
+    report = sklearn_report(
+        names[flags.astype(int)], names[ng.astype(int)], labels=[OK, NG], output_dict=True, zero_division=np.nan
+    )
+    if "accuracy" not in report:  # scikit-learn calls it 'micro avg' where a class is absent
+        report["accuracy"] = report.pop("micro avg")["f1-score"]
+    counts = pd.DataFrame({"label": list(labels), "ng": ng}).groupby("label", sort=True)["ng"].agg(["size", "sum"])
+    report["by_label"] = {
+        str(label): {
+            "n": int(size),
+            f"predicted_{OK}": int(size - hits),
+            f"predicted_{NG}": int(hits),
+            f"rate_{NG}": float(hits / size),
+        }
+        for label, size, hits in counts.itertuples()
+    }
+    cleaned: dict[str, Any] = _without_nan(report)
+    return cleaned
+
+
+def pixel_auroc(maps: ArrayLike, masks: ArrayLike) -> float | None:
+    """Return the area under the ROC curve over all pixels of all images.
+
+    Args:
+        maps: anomaly maps, shape (N, H, W); larger is more anomalous.
+        masks: shape (N, H, W); nonzero where defective.
+
+    Returns:
+        None unless both defective and normal pixels are there.
+    """
+    values, truth = _maps_and_masks(maps, masks)
+    if truth.all() or not truth.any():
+        return None
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(truth.ravel(), values.ravel()))
+
+
+def aupro(maps: ArrayLike, masks: ArrayLike, fpr_limit: float = 0.3) -> float | None:
+    """Return the area under the per-region overlap curve up to a false positive rate, scaled to 0..1.
+
+    Each connected defect region (8 neighbours) counts the same however small. Exact: every distinct map value is a
+    threshold. Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021.
+
+    Args:
+        maps: anomaly maps, shape (N, H, W).
+        masks: shape (N, H, W); nonzero where defective.
+        fpr_limit: in (0, 1]; the false positive rate is over all normal pixels of all images.
+
+    Returns:
+        None unless both defective and normal pixels are there.
+    """
+    from scipy import ndimage
+
+    if not 0 < fpr_limit <= 1:
+        raise ValueError(f"fpr_limit is {fpr_limit}: it lies above 0 and at most at 1")
+    values, truth = _maps_and_masks(maps, masks)
+    if truth.all() or not truth.any():
+        return None
+    # A pixel weighs 1 / (pixels of its region); the sum of weights above a threshold is the sum of overlaps.
+    weights = np.zeros(values.shape)
+    regions = 0
+    for mask, weight in zip(truth, weights, strict=True):
+        labelled, count = ndimage.label(mask, structure=np.ones((3, 3)))
+        sizes = np.bincount(labelled.ravel(), minlength=count + 1)
+        weight[mask] = 1 / sizes[labelled[mask]]
+        regions += count
+    order = np.argsort(-values, axis=None, kind="stable")
+    sorted_values = values.ravel()[order]
+    last_of_ties = np.append(np.flatnonzero(np.diff(sorted_values)), len(order) - 1)
+    normal = ~truth.ravel()[order]
+    fpr = np.concatenate([[0.0], normal.cumsum()[last_of_ties] / normal.sum()])
+    pro = np.concatenate([[0.0], weights.ravel()[order].cumsum()[last_of_ties] / regions])
+    inside = fpr <= fpr_limit
+    x = np.append(fpr[inside], fpr_limit)
+    y = np.append(pro[inside], np.interp(fpr_limit, fpr, pro))
+    return float(min(np.trapezoid(y, x) / fpr_limit, 1.0))
+
+
+def _maps_and_masks(maps: ArrayLike, masks: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    values, truth = np.asarray(maps, dtype=np.float32), np.asarray(masks) != 0
+    if values.ndim != 3 or values.shape != truth.shape:
+        raise ValueError(f"maps and masks must both be (N, H, W), not {values.shape} and {truth.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError("an anomaly map holds an infinite or missing value")
+    return values, truth
+
+
+def _is_ng(predicted: ArrayLike, length: int | None) -> NDArray[np.bool_]:
+    names = np.asarray(predicted, dtype=object)
+    if names.ndim != 1 or (length is not None and len(names) != length):
+        raise ValueError(f"predictions of shape {names.shape} do not match {length} rows")
+    ng: NDArray[np.bool_] = names == NG
+    unknown = ~ng & (names != OK)
+    if unknown.any():
+        raise ValueError(f"a prediction is {names[unknown][0]!r}, neither {OK!r} nor {NG!r}")
+    return ng
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
