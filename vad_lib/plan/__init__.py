@@ -13,8 +13,14 @@ from vad_lib.plan.arguments import (
     ReadinessArguments,
     TrainArguments,
 )
+from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath, UiArgumentDetail
+from vad_lib.plan.explaining import arguments_markdown, explain
+from vad_lib.plan.reading import parse_plan, read_plan
+from vad_lib.plan.writing import dump_plan, write_plan_for_folder
 
 __all__ = [
+    "ExperimentalPlan",
+    "ExternalPath",
     "InferenceArguments",
     "InputArguments",
     "ModelParameters",
@@ -22,4 +28,11 @@ __all__ = [
     "OutputArguments",
     "ReadinessArguments",
     "TrainArguments",
+    "UiArgumentDetail",
+    "arguments_markdown",
+    "dump_plan",
+    "explain",
+    "parse_plan",
+    "read_plan",
+    "write_plan_for_folder",
 ]
