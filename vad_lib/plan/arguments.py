@@ -25,14 +25,16 @@ _FRACTION = "0.8 means that about 20 % of the normal validation images count as 
 class InputArguments(Arguments):
     """Step ``input``: how the ground-truth table is read."""
 
-    file_type: Literal["csv"] = argument("csv", "Kind of the ground-truth table.", kind="required")
+    file_type: Literal["csv"] = argument("csv", "Kind of the ground-truth table.", kind="required", user_setting=True)
     encoding: str = argument(
         "utf-8", "Encoding of the table; a byte-order mark is understood.", allowed="a text encoding that Python knows"
     )
     path_column: str = argument(
-        "image_path", "Column that holds the image paths.", min_length=1, allowed="a column name"
+        "image_path", "Column that holds the image paths.", user_setting=True, min_length=1, allowed="a column name"
     )
-    y_column: str = argument("label", "Column that holds the labels.", min_length=1, allowed="a column name")
+    y_column: str = argument(
+        "label", "Column that holds the labels.", user_setting=True, min_length=1, allowed="a column name"
+    )
 
     @field_validator("encoding")
     @classmethod
@@ -51,12 +53,14 @@ class ReadinessArguments(Arguments):
         "",
         "Label of the normal images; empty takes the most frequent label of the training data.",
         operator_may_change=True,
+        computed="the most frequent label of the training data",
         allowed="any label",
     )
     train_validate_column: str = argument(
         "",
         "Column that says train or valid for each row; empty makes a split by validation_split_rate.",
         aliases=("train_validation_column",),
+        computed="a split by validation_split_rate",
         allowed="a column name",
     )
     validation_split_rate: float = argument(
@@ -120,7 +124,7 @@ class TrainArguments(Arguments):
     """Step ``train``: the detector, how it is fitted, and how the images are prepared."""
 
     model_name: Literal["fastflow", "patchcore"] = argument(
-        "fastflow", "The detector.", kind="required", operator_may_change=True
+        "fastflow", "The detector.", kind="required", operator_may_change=True, user_setting=True
     )
     experiment_seed: int = argument(
         42, "Seed of torch, numpy, Python, the data loaders and the coreset's start.", ge=0, le=2**32 - 1
@@ -224,7 +228,11 @@ class OperationArguments(Arguments):
     """Section ``operation``, which the guide does not have: how the line runs."""
 
     landing_folder: str = argument(
-        "", "Folder where images land; empty takes the inbox of the line.", kind="own", allowed="a folder"
+        "",
+        "Folder where images land; empty takes the inbox of the line.",
+        kind="own",
+        computed="the inbox of the line",
+        allowed="a folder",
     )
     settle_seconds: float = argument(
         2.0, "A file that nobody closes is complete when size and time stood still this long.", kind="own", ge=0

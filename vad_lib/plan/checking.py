@@ -74,7 +74,7 @@ def _hint(field: FieldInfo, value: Any) -> str:
     if field.description and field.description.startswith("Encoding"):
         return did_you_mean(text, ENCODINGS)
     low, high = limits(field)
-    number = re.fullmatch(r"(\d+(?:[.,]\d+)?)\s*(%?)", text)
+    number = re.fullmatch(r"(\d{1,9}(?:[.,]\d{1,9})?)\s*(%?)", text)
     if field.annotation is not float or not number:
         return ""
     meant = float(number.group(1).replace(",", "."))

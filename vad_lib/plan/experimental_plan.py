@@ -24,24 +24,39 @@ from vad_lib.plan.arguments import (
 )
 from vad_lib.plan.checking import check_arguments, display
 from vad_lib.plan.faults import Findings, did_you_mean, shown
+from vad_lib.plan.fields import Arguments, argument
 from vad_lib.plan.resolving import change_text, resolve_train
 from vad_lib.plan.stages import OPERATION, STAGES, advice_for_unknown, find_stage
 
 
-class ExternalPath(BaseModel):
+class ExternalPath(Arguments):
     """Section ``external_path`` as written; empty means the default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    train_data: str = Field("", description="Folder of the training data; empty means ./sample_data/train/.")
-    inference_data: str = Field(
-        "", description="Folder of the inference data; empty means ./sample_data/test/, else ./sample_data/inference/."
+    train_data: str = argument(
+        "",
+        "Folder of the training data.",
+        kind="required",
+        user_setting=True,
+        computed="./sample_data/train/",
+        allowed="a folder",
     )
-    save_train_artifacts: str = Field(
-        "", description="Where train artifacts go; empty means the line's train_artifacts."
+    inference_data: str = argument(
+        "",
+        "Folder of the inference data.",
+        kind="required",
+        user_setting=True,
+        computed="./sample_data/test/, or ./sample_data/inference/ where only that exists",
+        allowed="a folder",
     )
-    save_inference_artifacts: str = Field(
-        "", description="Where inference artifacts go; empty means the line's inference_artifacts."
+    save_train_artifacts: str = argument(
+        "", "Where train artifacts go.", kind="required", computed="train_artifacts of the line", allowed="a folder"
+    )
+    save_inference_artifacts: str = argument(
+        "",
+        "Where inference artifacts go.",
+        kind="required",
+        computed="inference_artifacts of the line",
+        allowed="a folder",
     )
 
 

@@ -14,20 +14,22 @@ from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath
 from vad_lib.plan.fields import allowed_text, extra
 from vad_lib.plan.stages import OPERATION, PATH_KEYS, STAGES
 
-COLUMNS = ("step", "argument", "value", "source", "default", "allowed", "ui", "meaning", "where")
+COLUMNS = ("step", "argument", "value", "source", "default", "allowed", "ui", "meaning", "where", "user_setting")
 
 
 def explain(plan: ExperimentalPlan) -> pd.DataFrame:
     """Return every argument of a plan, one a row.
 
-    Columns, all text but ``ui``:
+    Columns, all text but ``ui`` and ``user_setting``:
         step: stage, such as 'train', 'inference_input', 'operation' or 'external_path'.
         argument: name; those of model_parameters as 'model_parameters.<name>'.
         value: in force, as it would be written in a plan.
         source: 'default', 'plan' or 'operator'.
-        default, allowed, meaning: from the model.
+        default: as it would be written, or "computed: …" where an empty value stands for something.
+        allowed, meaning: from the model.
         ui: True where an operator may change it in this plan.
         where: 'line 34' of the plan, and what was asked for where that was changed.
+        user_setting: True where the guide asks every user to look at it.
     """
     changed = {f"train.{change.argument}": change for change in plan.changes}
     rows = []
@@ -48,11 +50,12 @@ def explain(plan: ExperimentalPlan) -> pd.DataFrame:
                 f"{group}.{argument}" if group else argument,
                 value,
                 source,
-                as_written(field.default),
-                _allowed(step, field),
+                _default(field),
+                allowed_text(field),
                 may_change,
                 field.description,
                 "; ".join(where),
+                bool(extra(field, "user_setting")),
             )
         )
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -61,21 +64,21 @@ def explain(plan: ExperimentalPlan) -> pd.DataFrame:
 def arguments_markdown() -> str:
     """Return the table of all arguments for the README."""
     lines = [
-        "| Step | Argument | Default | Allowed | Operator may change | Meaning |",
-        "|---|---|---|---|:-:|---|",
+        "| Step | Argument | Default | Allowed | Operator may change | Look at it | Meaning |",
+        "|---|---|---|---|:-:|:-:|---|",
     ]
     for stage, name, field in _arguments():
         if stage.startswith("inference_"):  # the same arguments as in the train pipeline
             continue
         step, _, group = stage.partition(".")
         argument = next((path for path, own in PATH_KEYS.items() if own == name), name)
-        default = as_written(field.default)
         cells = [
             step,
             f"`{group}.{argument}`" if group else f"`{argument}`",
-            f"`{default}`" if default != "''" else "",
-            _allowed(step, field),
+            _default(field) if extra(field, "computed") else f"`{_default(field)}`",
+            allowed_text(field),
             "yes" if extra(field, "ui") else "",
+            "yes" if extra(field, "user_setting") else "",
             field.description or "",
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -107,5 +110,6 @@ def _arguments() -> Iterator[tuple[str, str, FieldInfo]]:
                 yield stage, name, field
 
 
-def _allowed(step: str, field: FieldInfo) -> str:
-    return "a folder" if step == "external_path" else allowed_text(field)
+def _default(field: FieldInfo) -> str:
+    computed = extra(field, "computed")
+    return f"computed: {computed}" if computed else as_written(field.default)

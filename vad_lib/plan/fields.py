@@ -23,6 +23,8 @@ def argument(
     *,
     kind: Kind = "custom",
     operator_may_change: bool = False,
+    user_setting: bool = False,
+    computed: str = "",
     aliases: Sequence[str] = (),
     allowed: str = "",
     **limits: Any,
@@ -33,11 +35,20 @@ def argument(
         default: the guide's default.
         description: what it means, as one sentence for the user.
         operator_may_change: the guide lets a plan list it under ``ui_args``.
+        user_setting: the guide asks every user to look at it.
+        computed: what an empty default stands for, in words.
         aliases: other spellings that plans use.
         allowed: the allowed values in words, after "must be"; derived from the type and the limits where empty.
         limits: ``ge``, ``gt``, ``le``, ``lt``, ``min_length`` as in pydantic's ``Field``.
     """
-    extra: dict[str, Any] = {"kind": kind, "ui": operator_may_change, "aliases": list(aliases), "allowed": allowed}
+    extra: dict[str, Any] = {
+        "kind": kind,
+        "ui": operator_may_change,
+        "user_setting": user_setting,
+        "computed": computed,
+        "aliases": list(aliases),
+        "allowed": allowed,
+    }
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 

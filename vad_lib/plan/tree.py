@@ -17,10 +17,11 @@ import yaml
 from vad_lib.errors import PlanError
 from vad_lib.plan.faults import Findings, shown
 
-LARGEST_FILE = 256 * 1024
+LARGEST_FILE = 64 * 1024
 MOST_VALUES = 10_000
 DEEPEST = 32
 TAB_WIDTH = 4
+LONGEST_EXCERPT = 110
 
 _TYPOGRAPHIC = "“”„‟«»″‘’‚‛′"
 _QUOTED = re.compile(rf"\s*[{_TYPOGRAPHIC}'\"](.*)[{_TYPOGRAPHIC}'\"]\s*", re.DOTALL)
@@ -89,21 +90,29 @@ def read_tree(text: str, source: str, findings: Findings) -> Node:
     if len(text) > LARGEST_FILE:
         raise PlanError(f"{source} has {len(text):,} characters; at most {LARGEST_FILE:,} are read.")
     try:
-        node = _compose(text)
-    except yaml.YAMLError:
-        if "\t" not in text:
-            raise PlanError(_not_yaml(text, source)) from None
-        text, tabbed = text.expandtabs(TAB_WIDTH), text.count("\n", 0, text.index("\t")) + 1
-        try:
-            node = _compose(text)
-        except yaml.YAMLError:
-            raise PlanError(_not_yaml(text, source, tabbed)) from None
-        findings.notice(f"line {tabbed}: tabs were read as indentation to the next multiple of {TAB_WIDTH} columns.")
+        node = _compose_tolerantly(text, source, findings)
     except RecursionError:
         raise PlanError(f"{source} is nested too deeply to be a plan.") from None
     if node is None:
         raise PlanError(f"{source} is empty: there is no plan in it.")
     return _Converter(source, findings).convert(node, 0)
+
+
+def _compose_tolerantly(text: str, source: str, findings: Findings) -> yaml.Node | None:
+    """Compose YAML; where that fails and there are tabs, with spaces in their place."""
+    try:
+        return _compose(text)
+    except yaml.YAMLError as error:
+        if "\t" not in text:
+            raise PlanError(_not_yaml(error, text, source)) from None
+    tabbed = text.count("\n", 0, text.index("\t")) + 1
+    text = text.expandtabs(TAB_WIDTH)
+    try:
+        node = _compose(text)
+    except yaml.YAMLError as error:
+        raise PlanError(_not_yaml(error, text, source, tabbed)) from None
+    findings.notice(f"line {tabbed}: tabs were read as indentation to the next multiple of {TAB_WIDTH} columns.")
+    return node
 
 
 def _compose(text: str) -> yaml.Node | None:
@@ -200,29 +209,24 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _not_yaml(text: str, source: str, tabbed: int = 0) -> str:
+def _not_yaml(error: yaml.YAMLError, text: str, source: str, tabbed: int = 0) -> str:
     """Say where the text stops being YAML, with the line itself, and the usual causes."""
-    try:
-        _compose(text)
-    except yaml.reader.ReaderError as error:
+    if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return f"{source}, line {line}: there is a character that cannot stand in YAML (code {error.character!r})."
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        number = min(mark.line + 1, len(text.splitlines())) if mark else 1
-        line_text = text.splitlines()[number - 1]
-        advice = (
-            "Check that neighbours are indented alike, that a space follows each ':' and '-', and that quotes close."
-        )
-        if any(quote in line_text for quote in _TYPOGRAPHIC):
-            advice = "Replace the typographic quotes in this line by plain ones, ' or \"."
-        elif tabbed:
-            advice = f"Replace the tabs by spaces (the first is in line {tabbed})."
-        pointer = " " * mark.column + "^" if mark and mark.line + 1 == number else ""
-        return (
-            f"{source}, line {number}: the file is not valid YAML here: {error.problem}.\n"
-            f"  {number} | {line_text}\n  {' ' * len(str(number))} | {pointer}\n{advice}"
-        )
-    except yaml.YAMLError as error:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    lines = text.split("\n")
+    if mark is None or mark.line >= len(lines):
         return f"{source} is not valid YAML: {error}"
-    return f"{source} is not valid YAML."
+    found = lines[mark.line]
+    advice = "Check that neighbours are indented alike, that a space follows each ':' and '-', and that quotes close."
+    if any(quote in found for quote in _TYPOGRAPHIC):
+        advice = "Replace the typographic quotes in this line by plain ones, ' or \"."
+    elif tabbed:
+        advice = f"Replace the tabs by spaces (the first is in line {tabbed})."
+    number = str(mark.line + 1)
+    excerpt = f"  {number} | {found[:LONGEST_EXCERPT]}"
+    if mark.column < LONGEST_EXCERPT:
+        excerpt += f"\n  {' ' * len(number)} | {' ' * mark.column}^"
+    problem = getattr(error, "problem", None) or "it cannot be read"
+    return f"{source}, line {number}: the file is not valid YAML here: {problem}.\n{excerpt}\n{advice}"
