@@ -146,7 +146,7 @@ def decide_batch(
     line: str,
     scan: Scan,
     *,
-    known: Container[FileKey],
+    known: Container[tuple[str, int, int]],
     open_batches: Sequence[OpenBatch],
     previous_look: Mapping[str, Sequence[float]],
     now: float,
@@ -284,7 +284,7 @@ def _next_step(line: str, batch: OpenBatch, now: float, limits: Limits) -> tuple
 
 def _sort_out(
     scan: Scan,
-    known: Container[FileKey],
+    known: Container[tuple[str, int, int]],
     previous_look: Mapping[str, Sequence[float]],
     now: float,
     limits: Limits,

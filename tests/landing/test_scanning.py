@@ -1,0 +1,98 @@
+"""What a look at a landing folder sees."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vad_lib.landing import Scan, scan_folder
+
+pytestmark = pytest.mark.spec("V2.10")
+
+
+def _rules(scan: Scan) -> dict[str, str]:
+    return {seen.path: seen.rule for seen in scan.files}
+
+
+@pytest.mark.spec("V2.09")
+def test_images_at_any_depth_and_in_any_letter_case_are_seen_and_other_files_are_named(tmp_path: Path) -> None:
+    for name in ("a.png", "deep/er/b.JPG", "deep/c.jpeg", "notes.txt", "deep/d.bmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert _rules(scan_folder(tmp_path)) == {
+        "a.png": "",
+        "deep/er/b.JPG": "",
+        "deep/c.jpeg": "",
+        "notes.txt": "not_an_image",
+        "deep/d.bmp": "not_an_image",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [".hidden.png", "a.png.part", "a.png.tmp", "a.png~", "~$a.png", "a.PNG.PART", "Thumbs.db"]
+)
+def test_files_with_temporary_names_are_left_alone_and_counted(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    scan = scan_folder(tmp_path)
+    assert scan.files == ()
+    assert scan.temporary == 1
+
+
+def test_a_link_that_leaves_the_folder_is_refused_and_a_link_inside_is_a_file(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (inbox / "a.png").write_bytes(b"picture")
+    (inbox / "out.png").symlink_to(tmp_path / "secret.png")
+    (inbox / "in.png").symlink_to(inbox / "a.png")
+    (inbox / "nowhere.png").symlink_to(inbox / "missing.png")
+    (inbox / "circle.png").symlink_to(inbox / "circle.png")
+    scan = scan_folder(inbox)
+    assert _rules(scan) == {
+        "a.png": "",
+        "in.png": "",
+        "out.png": "leaves_folder",
+        "nowhere.png": "broken_link",
+        "circle.png": "broken_link",
+    }
+    assert {seen.size for seen in scan.files if not seen.rule} == {len(b"picture")}
+
+
+def test_linked_folders_are_not_entered_so_a_loop_ends(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.png").write_bytes(b"x")
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    assert _rules(scan_folder(tmp_path)) == {"sub/a.png": "", "sub/loop": "linked_folder"}
+
+
+def test_a_pipe_is_refused_without_being_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert _rules(scan_folder(tmp_path)) == {"a.png": "not_a_file"}
+
+
+def test_a_name_that_is_no_utf8_is_refused_with_a_name_that_can_be_stored(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    (seen,) = scan_folder(tmp_path).files
+    assert (seen.path, seen.rule) == ("caf\\xe9.png", "unreadable_name")
+
+
+@pytest.mark.parametrize(
+    "name", ['o\'brien "x".png', "größe 图.png", "a;b|c&d.png", "-rf.png", " .png", "new\nline.png"]
+)
+def test_awkward_names_are_ordinary_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert _rules(scan_folder(tmp_path)) == {name: ""}
+
+
+def test_a_folder_that_is_not_there_is_an_error_and_not_an_empty_folder(tmp_path: Path) -> None:
+    scan = scan_folder(tmp_path / "unmounted")
+    assert "No such file" in scan.error
+    assert scan_folder(tmp_path).error == ""
+
+
+def test_folders_to_skip_are_not_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "kept_aside").mkdir()
+    (tmp_path / "kept_aside" / "a.png").write_bytes(b"x")
+    assert scan_folder(tmp_path, skip_folders=[tmp_path / "kept_aside"]).files == ()
