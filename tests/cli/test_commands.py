@@ -1,0 +1,230 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from vad_dagster.cli import app
+from vad_lib.lines import Home
+from vad_lib.plan import read_plan
+from vad_lib.synthetic import make_demo_line
+
+Vad = Callable[..., Result]
+
+
+@pytest.fixture
+def vad(vad_home: Path) -> Iterator[Vad]:
+    """Run ``vad`` with these words in an empty home."""
+    before = dict(os.environ)
+    os.environ.pop("DAGSTER_HOME", None)
+    runner = CliRunner(env={"COLUMNS": "200"})
+    yield lambda *words: runner.invoke(app, [str(word) for word in words])
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    return make_demo_line(folder, train_normal=6, valid_normal=2, valid_of_each_kind=1, side=64).train_folder
+
+
+@pytest.fixture
+def plan(images: Path, tmp_path: Path) -> Path:
+    file = tmp_path / "plans" / "experimental_plan.yaml"
+    file.parent.mkdir()
+    file.write_text(
+        f"""external_path:
+    - load_train_data_path: {images}
+user_parameters:
+    - train_pipeline:
+        - step: train
+          args:
+            - model_name: patchcore
+          ui_args:
+            - model_name
+"""
+    )
+    return file
+
+
+def test_importing_the_command_line_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, vad_dagster.cli; print([m for m in "
+        "('torch', 'mlflow', 'dagster', 'pandas', 'anomalib', 'cv2', 'sqlalchemy') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "line", "line add", "line list", "line remove", "train", "inspect", "plan explain", "weights", "dev", "demo"],
+)
+def test_help_explains_every_command(vad: Vad, words: str) -> None:
+    answer = vad(*words.split(), "--help")
+    assert answer.exit_code == 0
+    assert "Usage" in answer.output
+
+
+def test_a_line_is_added_from_a_plan_that_keeps_its_base_folder(vad: Vad, plan: Path) -> None:
+    answer = vad("line", "add", "bricks", "--plan", plan)
+    assert answer.exit_code == 0, answer.output
+    line = Home.from_environment().line("bricks")
+    assert line.plan_file.read_bytes() == plan.read_bytes()
+    assert line.base_folder == plan.parent
+    assert line.inbox.is_dir()
+
+
+def test_a_line_is_a_partition_as_soon_as_it_was_added(vad: Vad, plan: Path) -> None:
+    from vad_dagster.cli.server import open_instance
+    from vad_dagster.partitions import LINES_PARTITION
+
+    vad("line", "add", "bricks", "--plan", plan)
+    with open_instance() as instance:
+        assert instance.get_dynamic_partitions(LINES_PARTITION) == ["bricks"]
+
+
+def test_a_line_is_not_overwritten_unless_asked(vad: Vad, plan: Path) -> None:
+    vad("line", "add", "bricks", "--plan", plan)
+    before = Home.from_environment().line("bricks").plan_file.read_text()
+    plan.write_text(before.replace("patchcore", "fastflow"))
+    refused = vad("line", "add", "bricks", "--plan", plan)
+    assert refused.exit_code == 1
+    assert "--replace" in refused.output
+    assert Home.from_environment().line("bricks").plan_file.read_text() == before
+    assert vad("line", "add", "bricks", "--plan", plan, "--replace").exit_code == 0
+    assert "fastflow" in Home.from_environment().line("bricks").plan_file.read_text()
+
+
+def test_a_wrong_plan_changes_nothing_and_is_told_without_a_trace(vad: Vad, plan: Path) -> None:
+    plan.write_text(plan.read_text().replace("model_name: patchcore", "model_nam: patchcore"))
+    answer = vad("line", "add", "bricks", "--plan", plan)
+    assert answer.exit_code == 1
+    assert "model_name" in answer.output
+    assert "Traceback" not in answer.output
+    assert not Home.from_environment().line("bricks").folder.exists()
+
+
+def test_a_plan_whose_images_are_missing_is_refused(vad: Vad, plan: Path) -> None:
+    plan.write_text("external_path:\n    - load_train_data_path: ./nowhere/\n")
+    answer = vad("line", "add", "bricks", "--plan", plan)
+    assert answer.exit_code == 1
+    assert "nowhere" in answer.output
+
+
+def test_the_published_sample_becomes_a_line_unchanged(vad: Vad, shared_data: Path) -> None:
+    answer = vad("line", "add", "digits", "--plan", shared_data / "vad_sample" / "experimental_plan.yaml")
+    assert answer.exit_code == 0, answer.output
+    assert "digits" in vad("line", "list").output
+
+
+@pytest.mark.parametrize("name", ["../escape", "a b", "", "-x"])
+def test_a_name_that_cannot_be_a_folder_is_refused(vad: Vad, plan: Path, name: str) -> None:
+    answer = vad("line", "add", "--plan", plan, "--", name)
+    assert answer.exit_code == 1
+    assert "cannot be the name" in answer.output
+
+
+def test_a_folder_of_images_becomes_a_line_with_table_and_plan(vad: Vad, images: Path, tmp_path: Path) -> None:
+    folder = _copy_without_table(images, tmp_path / "own")
+    answer = vad("line", "add", "own", "--images", folder)
+    assert answer.exit_code == 0, answer.output
+    plan = read_plan(Home.from_environment().line("own").plan_file)
+    assert plan.train_data_folder() == folder
+    assert (plan.readiness.ok_class, plan.train.model_name) == ("good", "patchcore")
+    assert len((folder / "ground_truth.csv").read_text().splitlines()) == 1 + 8 + 5
+
+
+def test_folders_train_and_test_become_training_and_validation(vad: Vad, images: Path, tmp_path: Path) -> None:
+    _copy_without_table(images, tmp_path / "set" / "train")
+    (tmp_path / "set" / "train" / "box").rename(tmp_path / "set" / "box")
+    (tmp_path / "set" / "test").mkdir()
+    (tmp_path / "set" / "box").rename(tmp_path / "set" / "test" / "box")
+    assert vad("line", "add", "own", "--images", tmp_path / "set").exit_code == 0
+    plan = read_plan(Home.from_environment().line("own").plan_file)
+    assert plan.train_data_folder() == tmp_path / "set"
+    assert plan.readiness.train_validate_column == "train_val_split"
+    table = (tmp_path / "set" / "ground_truth.csv").read_text()
+    assert "./test/box/brick_box_000.png,box,valid" in table
+
+
+def test_list_shows_lines_and_what_is_wrong_with_a_plan(vad: Vad, plan: Path) -> None:
+    assert "no line yet" in vad("line", "list").output
+    vad("line", "add", "bricks", "--plan", plan)
+    vad("line", "add", "other", "--plan", plan)
+    Home.from_environment().line("other").plan_file.write_text("user_parameters: 3\n")
+    score = Home.from_environment().line("bricks").inference_artifacts / "score"
+    score.mkdir(parents=True)
+    (score / "inference_summary.yaml").write_text(yaml.safe_dump({"result": "OK:9 NG:1", "score": 0.97}))
+    output = vad("line", "list").output
+    assert "OK:9 NG:1" in output
+    assert "13" in output, "the images of the training folder are counted"
+    assert "other:" in output
+
+
+def test_a_removed_line_is_moved_aside_and_no_partition_any_more(vad: Vad, plan: Path) -> None:
+    from vad_dagster.cli.server import open_instance
+    from vad_dagster.partitions import LINES_PARTITION
+
+    vad("line", "add", "bricks", "--plan", plan)
+    assert vad("line", "remove", "bricks", "--yes").exit_code == 0
+    home = Home.from_environment()
+    assert home.lines() == []
+    assert [folder.name[:7] for folder in (home.root / "removed").iterdir()] == ["bricks-"]
+    with open_instance() as instance:
+        assert instance.get_dynamic_partitions(LINES_PARTITION) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "nothing"], "no line 'nothing'"),
+        (["inspect", "nothing"], "no line 'nothing'"),
+        (["plan", "explain", "nothing"], "no line 'nothing'"),
+        (["line", "add", "x"], "either --plan FILE or --images FOLDER"),
+        (["weights", "add", "/nowhere.pth", "--name", "resnet18"], "nowhere.pth"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(vad: Vad, words: list[str], told: str) -> None:
+    answer = vad(*words)
+    assert answer.exit_code == 1
+    assert told in answer.output
+    assert "Traceback" not in answer.output
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"), [("model_name", "ARGUMENT=VALUE"), ("model_nam=fastflow", "model_name"), ("x=[", "cannot be")]
+)
+def test_a_wrong_setting_is_refused_before_anything_runs(vad: Vad, plan: Path, setting: str, told: str) -> None:
+    vad("line", "add", "bricks", "--plan", plan)
+    answer = vad("train", "bricks", "--set", setting)
+    assert answer.exit_code == 1
+    assert told in answer.output
+
+
+@pytest.mark.spec("V13.07")
+def test_explain_prints_every_argument_with_its_value_and_where_it_came_from(vad: Vad, plan: Path) -> None:
+    vad("line", "add", "bricks", "--plan", plan)
+    output = vad("plan", "explain", "bricks").output
+    for name in ("validation_split_rate", "fastflow_flow_steps", "inference_threshold", "retrain_interval_hours"):
+        assert name in output
+    changed = vad("plan", "explain", "bricks", "--changed", "--step", "train").output
+    assert "patchcore" in changed
+    assert "operator may change" in " ".join(changed.split())
+    assert "percentile" not in changed
+
+
+def _copy_without_table(images: Path, target: Path) -> Path:
+    import shutil
+
+    shutil.copytree(images, target, ignore=shutil.ignore_patterns("*.csv"))
+    return target

@@ -1,0 +1,64 @@
+"""Tables written for folders of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from vad_lib.errors import InputError
+from vad_lib.labelled_folder import label_folder
+
+
+def _fill(folder: Path, *paths: str) -> Path:
+    for path in paths:
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32)).save(file)
+    return folder
+
+
+def test_a_bare_folder_of_images_is_all_normal(tmp_path: Path) -> None:
+    labelled = label_folder(_fill(tmp_path, "a.png", "b.jpg"))
+    table = pd.read_csv(tmp_path / "ground_truth.csv")
+    assert list(table.itertuples(index=False, name=None)) == [("./a.png", "good"), ("./b.jpg", "good")]
+    assert (labelled.ok_class, labelled.split_column) == ("good", "")
+
+
+@pytest.mark.spec("V2.03")
+def test_sub_folders_are_labels_and_the_normal_one_is_known_by_its_name_in_any_case(tmp_path: Path) -> None:
+    labelled = label_folder(_fill(tmp_path, "Normal/1.png", "scratch/1.png", "dent/deep/1.png"))
+    assert labelled.ok_class == "Normal"
+    assert set(pd.read_csv(tmp_path / "ground_truth.csv").label) == {"Normal", "scratch", "deep"}
+
+
+def test_masks_are_no_images_to_train_on(tmp_path: Path) -> None:
+    label_folder(_fill(tmp_path, "train/good/1.png", "test/crack/1.png", "ground_truth/crack/1_mask.png"))
+    table = pd.read_csv(tmp_path / "ground_truth.csv")
+    assert list(table.image_path) == ["./test/crack/1.png", "./train/good/1.png"]
+    assert list(table.train_val_split) == ["valid", "train"]
+
+
+def test_without_a_telling_name_the_normal_folder_has_to_be_said(tmp_path: Path) -> None:
+    _fill(tmp_path, "bottle_a/1.png", "bottle_b/1.png")
+    with pytest.raises(InputError, match="ok-class"):
+        label_folder(tmp_path)
+    with pytest.raises(InputError, match="bottle_a, bottle_b"):
+        label_folder(tmp_path, ok_class="bottle_c")
+    assert label_folder(tmp_path, ok_class="bottle_b").ok_class == "bottle_b"
+
+
+def test_a_table_that_is_there_is_used_as_it_is(tmp_path: Path) -> None:
+    _fill(tmp_path, "a.png")
+    (tmp_path / "mine.csv").write_text("image_path,label\na.png,fine\n")
+    labelled = label_folder(tmp_path)
+    assert labelled.ok_class == ""
+    assert not (tmp_path / "ground_truth.csv").exists()
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").touch()
+    with pytest.raises(InputError, match=r"no \.png"):
+        label_folder(tmp_path)

@@ -1,0 +1,127 @@
+"""Runs that are started from the command line, with real code servers and run processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from vad_dagster.cli.following import Follower, RunOutcome
+from vad_dagster.cli.running import JobRequest, run_job
+from vad_dagster.cli.server import open_instance
+from vad_dagster.partitions import register_lines
+from vad_lib.errors import VadError
+
+HERE = Path(__file__).parent
+TOY = ("toy_definitions", HERE)
+
+
+@pytest.fixture
+def instance(vad_home: Path) -> Iterator[dg.DagsterInstance]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DAGSTER_HOME", raising=False)
+        before = dict(os.environ)
+        with open_instance() as opened:
+            register_lines(opened, ["bricks"])
+            yield opened
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _run(instance: dg.DagsterInstance, **config: object) -> RunOutcome:
+    request = JobRequest("train_line", "bricks", {"ops": {"toy": {"config": config}}}, {"vad/started_by": "test"})
+    with Follower("train bricks", quiet=True) as follower:
+        return run_job(instance, request, follower, definitions=TOY)
+
+
+def test_without_a_daemon_a_run_is_made_here_and_now_and_belongs_to_its_job(instance: dg.DagsterInstance) -> None:
+    outcome = _run(instance)
+    assert outcome.succeeded
+    assert outcome.metadata["toy"]["images"] == 3
+    run = instance.get_run_by_id(outcome.run_id)
+    assert run is not None
+    assert run.job_name == "train_line"
+    assert run.tags["dagster/partition"] == "bricks"
+    # what the web page links by
+    assert run.remote_job_origin is not None
+    assert run.remote_job_origin.repository_origin.repository_name == "__repository__"
+    assert run.remote_job_origin.location_name == "vad"
+    made = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey("toy"), asset_partitions=["bricks"]), limit=5
+    )
+    assert [record.run_id for record in made.records] == [outcome.run_id]
+
+
+def test_a_failed_run_says_why_in_the_words_of_the_error(instance: dg.DagsterInstance) -> None:
+    outcome = _run(instance, fails=True)
+    assert outcome.status == "FAILURE"
+    assert outcome.failures == ["The table has no column 'label'."]
+
+
+def test_a_wrong_run_config_is_refused_before_anything_runs(instance: dg.DagsterInstance) -> None:
+    with pytest.raises(VadError, match="secondz"):
+        _run(instance, secondz=1)
+    assert instance.get_runs_count() == 0
+
+
+_SCRIPT = """
+import sys
+sys.path.insert(0, {here!r})
+from test_running import JobRequest, Follower, TOY, open_instance, register_lines, run_job
+config = {{"ops": {{"toy": {{"config": {{"seconds": 120, "mark": sys.argv[1]}}}}}}}}
+with open_instance() as instance, Follower("train bricks") as follower:
+    register_lines(instance, ["bricks"])
+    run_job(instance, JobRequest("train_line", "bricks", config, {{}}), follower, definitions=TOY)
+"""
+
+
+def test_ctrl_c_cancels_the_run_and_leaves_no_process(vad_home: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT.format(here=str(HERE)), str(mark)],
+        env=environment | {"PYTHONPATH": str(HERE.parent.parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while not mark.exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, "the run did not begin"
+            time.sleep(0.1)
+        # as a terminal does: to the whole foreground group
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=90)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert mark.with_suffix(".left").exists(), "the step was interrupted, not killed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DAGSTER_HOME", raising=False)
+        before = dict(os.environ)
+        with open_instance() as instance:
+            (run,) = instance.get_runs()
+            assert run.status == dg.DagsterRunStatus.CANCELED
+        os.environ.clear()
+        os.environ.update(before)
+    assert str(mark) not in _command_lines()
+    assert not [line for line in _command_lines() if "toy_definitions" in line]
+
+
+def _command_lines() -> list[str]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found

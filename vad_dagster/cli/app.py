@@ -1,0 +1,48 @@
+"""The root of the command line: groups, and errors without stack traces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from vad_dagster.cli import commands, lines, plans, weights
+from vad_dagster.cli.console import stderr
+from vad_lib.errors import VadError
+
+
+class _ToldErrors(TyperGroup):
+    """Errors raised on purpose are their message and exit code 1; anything else is a bug and keeps its trace."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VadError as error:
+            stderr.print(str(error), style="red", markup=False)
+            ctx.exit(1)
+
+
+app = typer.Typer(
+    name="vad",
+    cls=_ToldErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Visual anomaly detection for inspection lines.\n\n"
+    "A line is one camera's view of one product: [bold]vad line add[/bold], then [bold]vad train[/bold], then "
+    "[bold]vad inspect[/bold]. Everything lies under $VAD_HOME (default: var beside the code); "
+    "[bold]vad dev[/bold] opens the two UIs on it.",
+)
+app.add_typer(lines.app, name="line")
+app.add_typer(plans.app, name="plan")
+app.add_typer(weights.app, name="weights")
+app.command("train")(commands.train)
+app.command("inspect")(commands.inspect)
+app.command("dev")(commands.dev)
+app.command("demo")(commands.demo)
+
+
+if __name__ == "__main__":
+    app()

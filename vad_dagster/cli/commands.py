@@ -1,0 +1,197 @@
+"""``vad train``, ``vad inspect``, ``vad dev`` and ``vad demo``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from vad_dagster.cli.console import console, stderr
+from vad_dagster.cli.lines import existing_line
+from vad_lib.errors import InputError, VadError
+from vad_lib.lines import Line
+from vad_lib.progress import format_seconds
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from vad_dagster.cli.following import RunOutcome
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="ARGUMENT=VALUE",
+        help="Use another value for this run; only arguments that the plan lists under ui_args. May be repeated.",
+    ),
+]
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    set_: Settings = None,
+) -> None:
+    """Train a line: from its table to a registered model. The same job as in Dagster's UI; Ctrl-C stops it."""
+    line = existing_line(name)
+    outcome = _run(line, "train_line", set_ or [])
+    _finish(outcome, line, "trained", "train")
+
+
+def inspect(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Images, with or without a table. Default: what the plan names.")
+    ] = None,
+    set_: Settings = None,
+) -> None:
+    """Inspect images with the line's champion. The same job as in Dagster's UI; Ctrl-C stops it."""
+    line = existing_line(name)
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.")
+    extra = {"inference_outputs": {"folder": str(folder.resolve())}} if folder is not None else {}
+    outcome = _run(line, "inspect_line", set_ or [], extra)
+    _finish(outcome, line, "inspected", "inference")
+
+
+def dev(
+    port: Annotated[int, typer.Option(help="Of Dagster's UI.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Of MLflow's UI.")] = 5000,
+    only: Annotated[str, typer.Option(help="Only this one: dagster or mlflow.")] = "",
+) -> None:
+    """Open both UIs on localhost, with the daemon that runs sensors and schedules. Ctrl-C stops everything."""
+    from vad_dagster.cli.development import serve
+
+    ports = {"dagster": port, "mlflow": mlflow_port}
+    if only and only not in ports:
+        raise InputError(f"--only {only}: there are dagster and mlflow.")
+    serve({only: ports[only]} if only else ports)
+
+
+def demo(
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train again even if both models are there.")] = False,
+) -> None:
+    """Make a line of real photographs with drawn defects, train both models, inspect a drop through the daemon.
+
+    Takes a few minutes the first time. Later ones drop new images only.
+    """
+    from vad_dagster.demo import run_demo
+
+    run_demo(retrain=retrain)
+
+
+def _run(line: Line, job: str, settings: list[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
+    from vad_dagster.cli.server import open_instance
+
+    given = dict(_setting(text) for text in settings)
+    with open_instance() as instance:
+        return run_for_line(instance, line, job, given, extra or {})
+
+
+def run_for_line(
+    instance: DagsterInstance,
+    line: Line,
+    job: str,
+    arguments: Mapping[str, Any],
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+) -> RunOutcome:
+    """Run ``train_line`` or ``inspect_line`` for a line and show it. ``arguments`` are an operator's, by name.
+
+    Raises:
+        VadError: the run cannot be submitted, or another run of this job works on the line.
+    """
+    from vad_dagster.cli.following import Follower
+    from vad_dagster.cli.running import JobRequest, refuse_second_run, run_job
+    from vad_dagster.jobs import inspection_tags, training_tags
+    from vad_dagster.partitions import register_lines
+
+    tags = training_tags(line.name) if job == "train_line" else inspection_tags(line.name)
+    run_config = _run_config(job, arguments, extra or {})
+    register_lines(instance, [line.name])
+    refuse_second_run(instance, job, line.name)
+    verb = "train" if job == "train_line" else "inspect"
+    with Follower(f"{verb} {line.name}") as follower:
+        request = JobRequest(job, line.name, run_config, {**tags, "vad/started_by": f"vad {verb}"})
+        try:
+            return run_job(instance, request, follower)
+        except KeyboardInterrupt:
+            stderr.print(f"Stopped. Run {follower.run_id[:8]} is marked as canceled; nothing was published.")
+            raise typer.Exit(130) from None
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise InputError(f"--set {text}: write ARGUMENT=VALUE, such as --set model_name=patchcore.")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {text}: the value cannot be read ({error}).") from error
+
+
+def _run_config(job: str, arguments: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the run config that the launchpad would hold.
+
+    Raises:
+        InputError: an argument is none of those that can be set for this job.
+    """
+    from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig
+    from vad_lib.plan.faults import did_you_mean
+
+    takers: dict[str, Any] = (
+        {"validated_dataset": ReadinessConfig, "trained_model": TrainConfig, "threshold_table": ThresholdConfig}
+        if job == "train_line"
+        else {"inference_outputs": InspectionConfig}
+    )
+    configs: dict[str, dict[str, Any]] = {asset: dict(values) for asset, values in extra.items()}
+    allowed = {name: asset for asset, model in takers.items() for name in model.model_fields}
+    for name, value in arguments.items():
+        if name not in allowed:
+            raise InputError(
+                f"--set {name}: there is no such argument here.{did_you_mean(name, allowed)} "
+                f"There are: {', '.join(sorted(allowed))}."
+            )
+        configs.setdefault(allowed[name], {})[name] = value
+    return {"ops": {asset: {"config": values} for asset, values in configs.items()}} if configs else {}
+
+
+def _finish(outcome: RunOutcome, line: Line, done: str, pipeline: str) -> None:
+    """Say how it ended and where the results are; leave with code 1 unless it succeeded."""
+    if not outcome.succeeded:
+        reasons = "\n".join(outcome.failures) or f"the run ended as {outcome.status}"
+        raise VadError(f"{line.name} was not {done}: {reasons}\n(run {outcome.run_id}; `vad dev` shows all of it)")
+    from vad_lib.plan.reading import read_plan
+
+    plan = read_plan(line.plan_file, line.base_folder)
+    if pipeline == "train":
+        artifacts = plan.train_artifacts_folder(line.train_artifacts, line.base_folder)
+    else:
+        artifacts = plan.inference_artifacts_folder(line.inference_artifacts, line.base_folder)
+    console.print(f"{line.name} {done} in {format_seconds(outcome.seconds)}.", style="bold green")
+    for label, text in facts(outcome).items():
+        console.print(f"  {label}: {text}", markup=False)
+    pictures = [folder for folder in sorted(artifacts.glob("extra_output/**/images")) if any(folder.iterdir())]
+    if pictures:
+        console.print(f"  pictures: {pictures[0]}", markup=False)
+    console.print(f"  results: {artifacts / 'output'}", markup=False)
+
+
+def facts(outcome: RunOutcome) -> dict[str, str]:
+    """Return the few numbers of a run that belong on its last lines, as far as they are known."""
+    wanted = {
+        "trained_model": ("version", "model"),
+        "model_evaluation": ("image_auroc", "f1"),
+        "threshold_table": ("threshold",),
+        "champion_model": ("champion", "decision"),
+        "inference_summary": ("result", "score"),
+        "inference_outputs": ("kept_aside",),
+    }
+    found = {}
+    for asset, names in wanted.items():
+        for name in names:
+            value = outcome.metadata.get(asset, {}).get(name)
+            if value is not None:
+                found[name.replace("_", " ")] = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return found

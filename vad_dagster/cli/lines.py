@@ -1,0 +1,211 @@
+"""``vad line …``: add, list and remove inspection lines."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from vad_dagster.cli.console import console, new_table
+from vad_lib.errors import InputError
+from vad_lib.lines import Home, Line
+
+app = typer.Typer(no_args_is_help=True, help="Add, list and remove inspection lines.")
+
+
+def existing_line(name: str) -> Line:
+    """Return a line that has a plan.
+
+    Raises:
+        InputError: there is none of that name; the message names those that exist.
+    """
+    home = Home.from_environment()
+    line = home.line(name)
+    if line.plan_file.is_file():
+        return line
+    names = [other.name for other in home.lines()]
+    there = f"There are: {', '.join(names)}." if names else "There is none yet."
+    raise InputError(f"There is no line {name!r} in {home.lines_folder}. {there} `vad line add` makes one.")
+
+
+@app.command("add")
+def add(
+    name: Annotated[str, typer.Argument(help="Name of the line: letters, digits, '-' and '_'.")],
+    plan: Annotated[
+        Path | None, typer.Option(help="An experimental_plan.yaml. Its relative paths keep their meaning.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of images instead of a plan: normal images only, or good/ beside folders of defective "
+            "ones (train/ and test/ above them are understood). A table and a plan are written."
+        ),
+    ] = None,
+    ok_class: Annotated[
+        str, typer.Option(help="With --images: the folder of normal images, if it is not good, ok or normal.")
+    ] = "",
+    model: Annotated[str, typer.Option(help="With --images: patchcore or fastflow.")] = "patchcore",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the plan of a line that exists.")] = False,
+) -> None:
+    """Make a line from a plan, or from a folder of images. The plan is checked first; a wrong one changes nothing."""
+    if (plan is None) == (images is None):
+        raise InputError("Give either --plan FILE or --images FOLDER.")
+    line = Home.from_environment().line(name)
+    if line.plan_file.exists() and not replace:
+        raise InputError(f"Line {name!r} exists: {line.plan_file}. Give --replace to replace its plan.")
+    made = add_line(line, plan=plan, images=images, ok_class=ok_class, model=model)
+    register(line)
+    for notice in made:
+        console.print(f"note: {notice}", markup=False)
+    console.print(f"Line {name}: {line.plan_file}", markup=False)
+    console.print(f"Next: vad train {name}", markup=False)
+
+
+def add_line(
+    line: Line, *, plan: Path | None = None, images: Path | None = None, ok_class: str = "", model: str = "patchcore"
+) -> tuple[str, ...]:
+    """Write the line's folder and plan, and return what the user should know.
+
+    Raises:
+        PlanError, InputError: the plan or the folder cannot be used; nothing was written to the line's folder.
+    """
+    from vad_lib.plan.reading import read_plan
+
+    notes: tuple[str, ...] = ()
+    if plan is not None:
+        if not plan.is_file():
+            raise InputError(f"There is no plan {plan}.")
+        base = plan.resolve().parent
+        read = read_plan(plan, base)
+        read.train_data_folder(base)
+        notes = read.notices
+        _prepare(line)
+        if plan.resolve() != line.plan_file.resolve():
+            _place(plan, line.plan_file)
+            line.remember_base_folder(base)
+    elif images is not None:
+        from vad_lib.labelled_folder import label_folder
+        from vad_lib.plan.writing import dump_plan, write_plan_for_folder
+
+        labelled = label_folder(images, ok_class=ok_class)
+        choices = {"ok_class": labelled.ok_class, "train_validate_column": labelled.split_column}
+        partial = line.folder / ".plan.partial"
+        _prepare(line)
+        partial.unlink(missing_ok=True)
+        try:
+            written = write_plan_for_folder(labelled.folder, partial, model_name=model, **choices)
+            if labelled.split_column:
+                # train/ and test/ together are the training data: one fits, the other validates
+                paths = written.paths.model_copy(update={"train_data": str(labelled.folder)})
+                text = dump_plan(written.model_copy(update={"paths": paths}), comments=True)
+                partial.write_text(text, encoding="utf-8")
+            read_plan(partial, line.folder)
+            partial.replace(line.plan_file)
+        finally:
+            partial.unlink(missing_ok=True)
+        line.remember_base_folder(labelled.folder)
+        notes = labelled.notices
+    return notes
+
+
+def _prepare(line: Line) -> None:
+    line.inbox.mkdir(parents=True, exist_ok=True)
+
+
+def _place(source: Path, target: Path) -> None:
+    partial = target.with_name(".plan.partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def register(line: Line) -> None:
+    """Make the line known to Dagster now, without waiting for the sensor."""
+    from vad_dagster.cli.server import open_instance
+    from vad_dagster.partitions import register_lines
+
+    with open_instance() as instance:
+        register_lines(instance, [line.name])
+
+
+@app.command("list")
+def list_() -> None:
+    """List the lines: images, the version that serves, the last inspection."""
+    home = Home.from_environment()
+    lines = home.lines()
+    if not lines:
+        console.print(f"There is no line yet in {home.lines_folder}. `vad line add` makes one.", markup=False)
+        return
+    table = new_table("line", "model", ">images", "champion", "last result", ">score", "inspected (UTC)")
+    faults = {}
+    for line in lines:
+        *cells, fault = _row(home, line)
+        table.add_row(*(escape(cell) for cell in cells))
+        if fault:
+            faults[line.name] = fault
+    console.print(table)
+    for name, fault in faults.items():
+        console.print(f"{name}: {fault}", style="yellow", markup=False)
+
+
+def _row(home: Home, line: Line) -> list[str]:
+    import yaml
+
+    from vad_lib.errors import VadError
+    from vad_lib.plan.reading import read_plan
+
+    model, images, fault, outputs = "", "", "", line.inference_artifacts
+    try:
+        plan = read_plan(line.plan_file, line.base_folder)
+        model = plan.train.model_name
+        outputs = plan.inference_artifacts_folder(line.inference_artifacts, line.base_folder)
+        images = str(_count_images(plan.train_data_folder(line.base_folder)))
+    except VadError as error:
+        fault = str(error).splitlines()[0]
+    summary: dict[str, object] = {}
+    file = outputs / "score" / "inference_summary.yaml"
+    if file.is_file():
+        summary = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    last = [str(summary.get(key, "")) for key in ("result", "score", "date")]
+    return [line.name, model, images, _champion(home, line), *last, fault]
+
+
+def _count_images(folder: Path) -> int:
+    return sum(file.suffix.lower() in (".png", ".jpg", ".jpeg") for file in folder.rglob("*"))
+
+
+def _champion(home: Home, line: Line) -> str:
+    from vad_dagster.home import tracking_uri
+
+    embedded = home.mlflow_folder / "mlflow.db"
+    if tracking_uri(home) == f"sqlite:///{embedded}" and not embedded.is_file():
+        return ""
+    from vad_dagster.registry import CHAMPION, LineRegistry
+    from vad_dagster.resources.tracking import MLflowTracking
+
+    found = LineRegistry(MLflowTracking(), line.name).at(CHAMPION)
+    return "" if found is None else f"version {found.number}"
+
+
+@app.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take a line out of work. Its folder is moved aside, not deleted; models stay in MLflow, runs in Dagster."""
+    home = Home.from_environment()
+    line = existing_line(name)
+    aside = home.root / "removed" / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if not yes:
+        typer.confirm(f"Move {line.folder} to {aside}?", abort=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    line.folder.rename(aside)
+    from vad_dagster.cli.server import open_instance
+    from vad_dagster.partitions import LINES_PARTITION
+
+    with open_instance() as instance:
+        instance.delete_dynamic_partition(LINES_PARTITION, name)
+    console.print(f"Line {name} is out of work; its folder is now {aside}", markup=False)

@@ -1,0 +1,177 @@
+"""Run a job of the project for one line, and follow it to its end.
+
+Where a daemon works the queue, the run waits its turn there like any other. Where none does, the run is started from
+here, at once. Either way it is created through Dagster's GraphQL API, exactly as the web page's launchpad does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vad_dagster.cli.following import Follower, RunOutcome
+from vad_dagster.cli.server import code_server
+from vad_dagster.home import CODE_LOCATION, MODULE, PACKAGE
+from vad_lib.errors import VadError
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+    from dagster._core.workspace.context import WorkspaceProcessContext
+
+REPOSITORY = "__repository__"
+# A daemon writes a heartbeat every 30 s; two missed ones mean that it is gone.
+HEARTBEAT_SECONDS = 75.0
+POLL_SECONDS = 0.5
+STOP_SECONDS = 60.0
+
+_LAUNCH = """
+mutation ($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on RunConfigValidationInvalid { errors { message } }
+    ... on PythonError { message }
+    ... on PipelineNotFoundError { message }
+    ... on InvalidSubsetError { message }
+    ... on ConflictingExecutionParamsError { message }
+    ... on UnauthorizedError { message }
+  }
+}
+"""
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job for one line. ``run_config`` is what the launchpad would hold."""
+
+    job: str
+    line: str
+    run_config: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+def run_job(
+    instance: DagsterInstance,
+    request: JobRequest,
+    follower: Follower,
+    *,
+    definitions: tuple[str, Path] = (MODULE, PACKAGE.parent),
+) -> RunOutcome:
+    """Submit, follow, and return how it ended. Ctrl-C stops the run and waits until it has stopped.
+
+    Args:
+        instance: keeps the run.
+        request: what to run.
+        follower: shows it.
+        definitions: module that holds the job, and the folder to import it from.
+
+    Raises:
+        VadError: the run cannot be submitted (wrong run config, definitions that do not load).
+        KeyboardInterrupt: after the run was stopped.
+    """
+    follower.say("starting")
+    with code_server(instance, *definitions) as workspace:
+        run_id = _submit(workspace, request)
+        follower.started(run_id)
+        try:
+            _wait(instance, workspace, run_id, follower)
+        except KeyboardInterrupt:
+            _stop(instance, run_id, follower)
+            raise
+        return follower.outcome(instance)
+
+
+def daemon_is_alive(instance: DagsterInstance) -> bool:
+    """True where a daemon has worked the queue of runs within the last heartbeats."""
+    heartbeat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
+    return heartbeat is not None and time.time() - heartbeat.timestamp < HEARTBEAT_SECONDS
+
+
+def refuse_second_run(instance: DagsterInstance, job: str, line: str) -> None:
+    """A run started from here does not pass the queue, which else keeps runs of one line apart.
+
+    Raises:
+        VadError: no daemon works the queue, and a run of this job works on the line already.
+    """
+    from dagster import DagsterRunStatus, RunsFilter
+
+    if daemon_is_alive(instance):
+        return
+    active = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    found = instance.get_runs(RunsFilter(job_name=job, tags={"dagster/partition": line}, statuses=active), limit=1)
+    if found:
+        raise VadError(
+            f"Run {found[0].run_id} of {job} works on {line} already. Wait for it, or stop it in Dagster's UI "
+            "(`vad dev`); if its process has died, starting the UI marks it as failed within a minute."
+        )
+
+
+def _submit(workspace: WorkspaceProcessContext, request: JobRequest) -> str:
+    from dagster_graphql.cli import execute_query
+
+    tags = {"dagster/partition": request.line, **request.tags}
+    answer = execute_query(
+        workspace,
+        _LAUNCH,
+        {
+            "params": {
+                "selector": {
+                    "repositoryLocationName": CODE_LOCATION,
+                    "repositoryName": REPOSITORY,
+                    "jobName": request.job,
+                },
+                "runConfigData": request.run_config,
+                "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+            }
+        },
+    )
+    if "errors" in answer:
+        raise VadError(f"The job {request.job!r} could not be submitted: {answer['errors'][0]['message']}")
+    result = answer["data"]["launchRun"]
+    if result["__typename"] == "LaunchRunSuccess":
+        return str(result["run"]["runId"])
+    told = result.get("message") or "\n".join(fault["message"] for fault in result.get("errors", []))
+    raise VadError(f"The job {request.job!r} was refused: {told or result['__typename']}")
+
+
+def _wait(instance: DagsterInstance, workspace: WorkspaceProcessContext, run_id: str, follower: Follower) -> None:
+    from dagster import DagsterRunStatus
+
+    while True:
+        run = instance.get_run_by_id(run_id)
+        if run is None:
+            raise VadError(f"Run {run_id} was deleted while it was being followed.")
+        follower.read(instance)
+        if run.is_finished:
+            return
+        if run.status == DagsterRunStatus.QUEUED:
+            if not daemon_is_alive(instance):
+                instance.launch_run(run_id, workspace.create_request_context())
+                continue
+            follower.say("waiting in the queue of the daemon")
+        time.sleep(POLL_SECONDS)
+
+
+def _stop(instance: DagsterInstance, run_id: str, follower: Follower) -> None:
+    """Ask Dagster to stop the run, and wait. A second Ctrl-C gives up waiting."""
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return
+    follower.say("stopping")
+    instance.run_coordinator.cancel_run(run_id)
+    deadline = time.monotonic() + STOP_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            run = instance.get_run_by_id(run_id)
+            if run is None or run.is_finished:
+                return
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        pass
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished:
+        # its process ends with the code server, at the latest
+        instance.report_run_canceled(run, message="Stopped from the command line without waiting for its process.")
