@@ -5,7 +5,14 @@ Every message says what is wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vad_lib.findings import Finding
 
 
 class VadError(Exception):
@@ -21,7 +28,17 @@ class InputError(VadError):
 
 
 class ReadinessError(VadError):
-    """The data make training or inspection impossible (no normal image, a missing column, nothing readable)."""
+    """The data make training or inspection impossible (no normal image, a missing column, nothing readable).
+
+    Attributes:
+        findings: Everything that was noticed until then, the blocking findings among it.
+        dropped: The rows that were set aside until then (``tables.DroppedRows``); None where there was no table yet.
+    """
+
+    def __init__(self, message: str, findings: Sequence[Finding] = (), dropped: pd.DataFrame | None = None) -> None:
+        self.findings = tuple(findings)
+        self.dropped = dropped
+        super().__init__(message)
 
 
 class UnsafePathError(InputError):

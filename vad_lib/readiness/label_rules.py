@@ -1,0 +1,138 @@
+"""Rules on labels: which one is normal, and what the others say."""
+
+from __future__ import annotations
+
+import difflib
+
+import pandas as pd
+
+from vad_lib.findings import Finding
+from vad_lib.readiness.rules import Drop, examples, plural, some
+
+IMAGES_PER_ANOMALY = 10
+
+
+def resolve_ok_class(labels: pd.Series, given: str) -> tuple[str | None, Finding | None]:
+    """Return the normal label, and a finding where it cannot be known.
+
+    Args:
+        labels: Of the usable training rows; missing ones do not count.
+        given: The argument ok_class; empty takes the most frequent label. A tie is not decided by guessing.
+    """
+    counts = labels.dropna().value_counts()
+    listed = ", ".join(f"'{label}' ({count})" for label, count in counts.items())
+    given = given.strip()
+    if given in counts.index:
+        return given, None
+    if given:
+        near = difflib.get_close_matches(given.lower(), [str(label).lower() for label in counts.index], n=1)
+        meant = [label for label in counts.index if near and label.lower() == near[0]]
+        return None, Finding(
+            rule="ok_class",
+            severity="error",
+            message=f"ok_class '{given}' is not among the labels of the usable rows: {listed or 'there are none'}.",
+            advice=f"Perhaps '{meant[0]}' is meant." if meant else "Set ok_class to the label of the normal images.",
+            blocking=True,
+        )
+    first = counts[counts == counts.max()]
+    if len(first) > 1:
+        return None, Finding(
+            rule="ok_class",
+            severity="error",
+            message=f"The most frequent label is normal by default, but {some(list(first.index))} are equally frequent "
+            f"({first.iloc[0]} each).",
+            advice="Set ok_class to the label of the normal images.",
+            blocking=True,
+            count=len(first),
+        )
+    return (str(counts.index[0]) if len(counts) else None), None
+
+
+def similar_labels(labels: pd.Series, ok_class: str) -> Finding | None:
+    """No two labels differ only in letter case: a 'Good' beside ok_class 'good' would count as anomalous."""
+    distinct = [str(label) for label in labels.dropna().unique()]
+    groups: dict[str, list[str]] = {}
+    for label in distinct:
+        groups.setdefault(label.casefold(), []).append(label)
+    twice = [group for group in groups.values() if len(group) > 1]
+    if not twice:
+        return None
+    meant = [label for group in twice if ok_class in group for label in group if label != ok_class]
+    text = "; ".join(" and ".join(f"'{label}'" for label in group) for group in twice)
+    consequence = f" Only '{ok_class}' is normal: {some(meant)} counts as anomalous." if meant else ""
+    return Finding(
+        rule="similar_labels",
+        severity="warn",
+        message=f"Labels differ only in letter case: {text}.{consequence}",
+        advice="Write a label the same way everywhere.",
+        count=len(twice),
+        examples=tuple({"labels": group} for group in twice[:20]),
+    )
+
+
+def conflicting_labels(table: pd.DataFrame) -> Drop | None:
+    """The same bytes are not normal in one row and anomalous in another; which is right cannot be known."""
+    kinds = table.groupby("sha256")["is_anomalous"].transform("nunique")
+    found = table[kinds > 1]
+    if found.empty:
+        return None
+    reasons = pd.Series("the same image is labelled normal and anomalous", index=found.index, dtype=object)
+    return Drop(
+        reasons,
+        Finding(
+            rule="conflicting_labels",
+            severity="error",
+            message=f"Labelled normal in one row and anomalous in another, and left out: "
+            f"{plural(found['sha256'].nunique(), 'image')} in {plural(len(found), 'row')}, "
+            f"{some(list(found['image_path']))}.",
+            advice="Correct the labels.",
+            count=len(found),
+            examples=examples(found),
+        ),
+    )
+
+
+def mostly_anomalous(table: pd.DataFrame) -> Finding | None:
+    """Most images are normal."""
+    anomalous = int(table["is_anomalous"].sum())
+    normal = len(table) - anomalous
+    if anomalous <= normal:
+        return None
+    return Finding(
+        rule="mostly_anomalous",
+        severity="warn",
+        message=f"Most images are anomalous: {anomalous}, and only {normal} normal.",
+        advice="The model learns from normal images: collect more of them, and check ok_class.",
+        count=anomalous,
+    )
+
+
+def only_normal_images(table: pd.DataFrame) -> Finding | None:
+    """Without anomalous images a model is trained, but not measured."""
+    if table["is_anomalous"].any():
+        return None
+    return Finding(
+        rule="only_normal_images",
+        severity="info",
+        message="All images are normal: the model is trained, but its performance cannot be measured.",
+        advice="Add a few anomalous images, such as can occur in operation.",
+    )
+
+
+def images_per_anomaly(table: pd.DataFrame) -> Finding | None:
+    """About 10 images of each kind of anomaly are in valid."""
+    anomalous = table[table["is_anomalous"].astype(bool)]
+    counts = anomalous["label"].value_counts() * 0
+    counts = counts.add(anomalous.loc[anomalous["split"] == "valid", "label"].value_counts(), fill_value=0).astype(int)
+    few = counts[counts < IMAGES_PER_ANOMALY]
+    if few.empty:
+        return None
+    listed = ", ".join(f"'{label}' {count}" for label, count in few.head(10).items())
+    return Finding(
+        rule="images_per_anomaly",
+        severity="warn",
+        message=f"Kinds of anomaly with fewer than {IMAGES_PER_ANOMALY} validation images: {len(few)} ({listed}).",
+        advice="Performance on these kinds is uncertain: collect more images of them.",
+        count=len(few),
+        examples=tuple({"label": str(label), "images": int(count)} for label, count in few.head(20).items()),
+    )
