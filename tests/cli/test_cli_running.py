@@ -74,7 +74,7 @@ def test_a_wrong_run_config_is_refused_before_anything_runs(instance: dg.Dagster
 _SCRIPT = """
 import sys
 sys.path.insert(0, {here!r})
-from test_running import JobRequest, Follower, TOY, open_instance, register_lines, run_job
+from test_cli_running import JobRequest, Follower, TOY, open_instance, register_lines, run_job
 config = {{"ops": {{"toy": {{"config": {{"seconds": 120, "mark": sys.argv[1]}}}}}}}}
 with open_instance() as instance, Follower("train bricks") as follower:
     register_lines(instance, ["bricks"])

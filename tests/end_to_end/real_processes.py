@@ -1,0 +1,97 @@
+"""Real processes on a home of their own: the command line, the daemon, the servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Place:
+    """A home, and the environment of processes that work on it."""
+
+    def __init__(self, home: Path, weights: Path | None) -> None:
+        self.home = home
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"},
+            "VAD_HOME": str(home),
+            "PYTHONPATH": str(REPOSITORY),
+            "COLUMNS": "160",
+        }
+        if weights is not None:
+            self.environment["VAD_WEIGHTS"] = str(weights)
+        else:
+            self.environment["VAD_ALLOW_RANDOM_WEIGHTS"] = "1"
+
+    def vad(self, *words: object, seconds: float = 600) -> str:
+        """Run ``vad`` to its end, which must be a good one, and return what it wrote."""
+        answer = subprocess.run(
+            [sys.executable, "-m", "vad_dagster.cli.app", *map(str, words)],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+        )
+        assert answer.returncode == 0, f"vad {words}: {answer.stdout[-2000:]}\n{answer.stderr[-6000:]}"
+        return answer.stdout + answer.stderr
+
+    def start(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                env=self.environment,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @contextmanager
+    def daemon(self) -> Iterator[subprocess.Popen[bytes]]:
+        """A Dagster daemon with its code server, in a process group of its own."""
+        from vad_dagster.home import PACKAGE, executable, prepare_home
+        from vad_lib.lines import Home
+
+        self.environment |= {"DAGSTER_HOME": prepare_home(Home(self.home))["DAGSTER_HOME"]}
+        command = [executable("dagster-daemon"), "run", "--workspace", str(PACKAGE / "workspace.yaml")]
+        process = self.start(command, self.home / "daemon.log")
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(30)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def processes(self) -> list[str]:
+        """Return the command lines of processes that work on this home."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (folder / "environ").read_bytes()
+                line = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"VAD_HOME={self.home}\0".encode() in environment and int(folder.name) != os.getpid():
+                found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+        return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds:.0f} s there is still no {what}"
+        time.sleep(0.2)

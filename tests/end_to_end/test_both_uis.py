@@ -1,0 +1,50 @@
+"""``vad dev``: both pages come up, and one Ctrl-C ends everything."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from real_processes import Place, wait_for
+
+from vad_dagster.cli.development import answers
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_both_uis_come_up_and_one_ctrl_c_stops_both(place: Place, tmp_path: Path) -> None:
+    dagster, mlflow = _free_port(), _free_port()
+    command = [sys.executable, "-m", "vad_dagster.cli.app", "dev", "--port", str(dagster), "--mlflow-port", str(mlflow)]
+    log = tmp_path / "dev.log"
+    process = place.start(command, log)
+    try:
+        for port in (dagster, mlflow):
+            wait_for(lambda port=port: answers(f"http://127.0.0.1:{port}"), 120, f"answer: {log.read_text()[-3000:]}")
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()[-3000:]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert place.processes() == []
+    assert not answers(f"http://127.0.0.1:{dagster}")
+
+
+def test_a_taken_port_is_told_with_the_option_that_helps(place: Place, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        log = tmp_path / "dev.log"
+        port = str(taken.getsockname()[1])
+        process = place.start([sys.executable, "-m", "vad_dagster.cli.app", "dev", "--port", port], log)
+        assert process.wait(60) == 1
+    assert "--port" in log.read_text()

@@ -1,0 +1,47 @@
+"""The published sample of the guide's tool, from its plan to both artifact trees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from real_processes import Place
+
+from vad_lib.lines import Home
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.mark.spec("V1.01", "V1.02", "V13.01", "V12.07", "V11.01", "V11.02", "V11.04", "V11.05", "V12.03", "V12.04")
+def test_the_sample_runs_unchanged_and_leaves_both_trees_whole(place: Place, shared_data: Path) -> None:
+    place.vad("line", "add", "digits", "--plan", shared_data / "vad_sample" / "experimental_plan.yaml")
+    trained = place.vad("train", "digits")
+    assert "pictures:" in trained
+    inspected = place.vad("inspect", "digits")
+    assert "results:" in inspected
+
+    line = Home(place.home).line("digits")
+    train, inference = line.train_artifacts, line.inference_artifacts
+    for path in (
+        "models/readiness/readiness_config.json",
+        "models/train/train_config.json",
+        "models/train/fastflow_model.ckpt",
+        "models/train/best_model_path.json",
+        "log/experimental_history.json",
+        "log/pipeline.log",
+        "log/process.log",
+        "output/output.csv",
+        "extra_output/train/threshold_test_result.csv",
+        "extra_output/train/threshold_test_result.png",
+        "output/validation_confusion_matrix.csv",
+        "output/validation_classification_report.json",
+        "output/validation_score.csv",
+    ):
+        assert (train / path).is_file(), path
+    for path in ("log/experimental_history.json", "log/pipeline.log", "log/process.log", "output/output.csv"):
+        assert (inference / path).is_file(), path
+    summary = yaml.safe_load((inference / "score" / "inference_summary.yaml").read_text())
+    assert {"result", "score", "date", "version"} <= set(summary)
+    assert len((inference / "output" / "output.csv").read_text().splitlines()) == 1 + 20
+    assert place.processes() == []
