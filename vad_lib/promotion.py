@@ -18,7 +18,7 @@ class Performance(Protocol):
     @property
     def f1(self) -> float | None: ...
     @property
-    def accuracy(self) -> float: ...
+    def accuracy(self) -> float | None: ...
 
 
 class PromotionDecision(BaseModel):
@@ -53,10 +53,10 @@ def decide_promotion(
         ("image AUROC", challenger.image_auroc, champion.image_auroc),
         ("F1", challenger.f1, champion.f1),
     ):
-        if new is not None and old is not None and new == new and old == old:
+        if new is not None and old is not None:
             compared.append((name, new, old))
     if not compared:
-        compared = [("accuracy", challenger.accuracy, champion.accuracy)]
+        compared = [("accuracy", challenger.accuracy or 0.0, champion.accuracy or 0.0)]
     told = ", ".join(f"{name} {new:.4f} against the champion's {old:.4f}" for name, new, old in compared)
     if any(new < old - tolerance for _, new, old in compared):
         return PromotionDecision(promote=False, rule="worse", reason=f"It is worse on the same rows: {told}.")

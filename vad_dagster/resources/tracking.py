@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,7 @@ class MLflowTracking(dg.ConfigurableResource):
 
     def connect(self) -> MlflowClient:
         """Return a client, after creating the embedded database if needed; sets the process's tracking URI."""
-        for name, value in NO_TELEMETRY.items():
+        for name, value in {**NO_TELEMETRY, "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}.items():
             os.environ.setdefault(name, value)
         import mlflow
 
@@ -145,9 +146,12 @@ class TrackedRun:
         import mlflow
         import mlflow.data
 
-        dataset = mlflow.data.from_pandas(  # type: ignore[attr-defined]
-            frame, source=source, name=name, digest=digest[:36]
-        )
+        with warnings.catch_warnings():
+            # about which of its own two classes stands for a local path, and about integer columns
+            warnings.simplefilter("ignore", category=UserWarning)
+            dataset = mlflow.data.from_pandas(  # type: ignore[attr-defined]
+                frame, source=source, name=name, digest=digest[:36]
+            )
         mlflow.log_input(dataset, context=context)
 
     def text(self, text: str, path: str) -> None:

@@ -1,0 +1,149 @@
+"""Group data: the ground truth as it was read, and what readiness made of it."""
+
+# No `from __future__ import annotations` in modules of assets: Dagster reads the annotations of their parameters.
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from vad_dagster.asset_parts import CODE_VERSION, QUALITY_TEAM, log_progress, plan_metadata, preview_table, step_tags
+from vad_dagster.checks import check_spec, plain_result, readable_failure, result_of_rule, schema_result, stopped
+from vad_dagster.configuration import ReadinessConfig
+from vad_dagster.partitions import lines
+from vad_dagster.plans import line_of, plan_of
+from vad_dagster.table_schemas import schema_metadata
+from vad_lib.errors import InputError, ReadinessError
+from vad_lib.findings import Finding
+from vad_lib.ground_truth import InputTable, read_input
+from vad_lib.readiness import RULES, ValidatedDataset, prepare_training_data
+from vad_lib.readiness.table_rules import missing_columns
+from vad_lib.tables import DroppedRows, ValidatedRows
+
+READABLE = "readable_table"
+INPUT_RULES = ("other_formats", "undecodable_names", "tables_in_subfolders", "images_without_row", "missing_columns")
+INFERENCE_RULES = ("environment_changed",)
+READINESS_RULES = tuple(rule.name for rule in RULES if rule.name not in (*INPUT_RULES, *INFERENCE_RULES))
+
+
+def rule_specs(asset: str, names: tuple[str, ...]) -> list[dg.AssetCheckSpec]:
+    """Return one check for each of the named rules."""
+    return [
+        check_spec(asset, rule.name, rule.description, blocking=rule.always_blocks)
+        for rule in RULES
+        if rule.name in names
+    ]
+
+
+@dg.asset(
+    partitions_def=lines,
+    group_name="data",
+    kinds={"pandas", "csv"},
+    owners=[QUALITY_TEAM],
+    code_version=CODE_VERSION,
+    tags=step_tags("train", "input"),
+    check_specs=[
+        check_spec("ground_truth", READABLE, "The plan's folder holds a table that can be read.", blocking=True),
+        *rule_specs("ground_truth", INPUT_RULES),
+    ],
+    description="The table of image paths and labels as it was read from the line's training data, unchanged. "
+    "Columns are the user's own; the plan says which of them are path and label.",
+)
+def ground_truth(
+    context: dg.AssetExecutionContext,
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[InputTable]]:
+    line = line_of(context)
+    with readable_failure():
+        plan = plan_of(line)
+        try:
+            table = read_input(plan.train_data_folder(line.base_folder), plan.input, pipeline="train")
+        except InputError as error:
+            yield plain_result("ground_truth", READABLE, error)
+            raise
+    yield plain_result("ground_truth", READABLE, None, fine=f"{len(table.table)} rows were read.")
+    missing = missing_columns(table, plan.readiness.train_validate_column)
+    findings: list[Finding] = [*table.findings, *([missing] if missing else [])]
+    for name in INPUT_RULES:
+        yield result_of_rule("ground_truth", name, findings)
+    yield dg.MaterializeResult(
+        value=table,
+        metadata={
+            "rows": len(table.table),
+            "data folder": dg.MetadataValue.path(str(table.data_folder)),
+            "files": ", ".join(table.source_files),
+            "labels": _label_counts(table),
+            "preview": preview_table(table.table),
+            "dagster/row_count": len(table.table),
+            "dagster/column_schema": dg.TableSchema(
+                [dg.TableColumn(str(name), "string") for name in table.table.columns]
+            ),
+            **plan_metadata(plan),
+        },
+    )
+
+
+@dg.asset(
+    partitions_def=lines,
+    group_name="data",
+    kinds={"pandas", "pandera"},
+    owners=[QUALITY_TEAM],
+    code_version=CODE_VERSION,
+    tags=step_tags("train", "readiness"),
+    metadata=schema_metadata(ValidatedRows),
+    check_specs=[
+        *rule_specs("validated_dataset", READINESS_RULES),
+        check_spec(
+            "validated_dataset", "rows_schema", "Every row is as vad_lib.tables.ValidatedRows describes.", blocking=True
+        ),
+        check_spec("validated_dataset", "dropped_schema", "Every dropped row is named with its rule and reason."),
+    ],
+    description="The rows that can be used: every image decoded once and checked, labels made binary, split into train "
+    "and valid, arguments resolved. What was dropped or changed is listed with its reason.",
+)
+def validated_dataset(
+    context: dg.AssetExecutionContext, config: ReadinessConfig, ground_truth: InputTable
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[ValidatedDataset]]:
+    with readable_failure():
+        plan = plan_of(line_of(context)).with_operator_arguments("readiness", config.arguments())
+    try:
+        dataset = prepare_training_data(ground_truth, plan.readiness, plan.train, log_progress(context))
+    except ReadinessError as error:
+        for name in READINESS_RULES:
+            yield result_of_rule("validated_dataset", name, error.findings)
+        raise stopped(error.findings, "Readiness") from None
+    for name in READINESS_RULES:
+        yield result_of_rule("validated_dataset", name, dataset.findings)
+    yield schema_result("validated_dataset", "rows_schema", ValidatedRows, dataset.rows)
+    yield schema_result("validated_dataset", "dropped_schema", DroppedRows, dataset.dropped)
+    yield dg.MaterializeResult(value=dataset, metadata={**_dataset_metadata(dataset), **plan_metadata(plan)})
+
+
+def _label_counts(table: InputTable) -> dg.TableMetadataValue | str:
+    column = table.label_column
+    if column is None or column not in table.table:
+        return "no column of labels"
+    counts = table.table[column].fillna("(empty)").value_counts().head(20)
+    return dg.MetadataValue.table(
+        [dg.TableRecord({"label": str(label), "rows": int(count)}) for label, count in counts.items()]
+    )
+
+
+def _dataset_metadata(dataset: ValidatedDataset) -> dict[str, Any]:
+    rows = dataset.rows
+    split = rows["split"]
+    anomalous = rows["is_anomalous"].fillna(False).astype(bool)
+    changes = "\n".join(f"- `{c.argument}`: {c.old!r} → {c.new!r}. {c.reason}" for c in dataset.changes)
+    return {
+        "dagster/row_count": len(rows),
+        "train rows": int((split == "train").sum()),
+        "valid rows, normal": int(((split == "valid") & ~anomalous).sum()),
+        "valid rows, anomalous": int(((split == "valid") & anomalous).sum()),
+        "rows left out of the fit": int((split == "excluded").sum()),
+        "dropped rows": len(dataset.dropped),
+        "normal label": dataset.ok_class or "",
+        "threshold method": dataset.threshold_method,
+        "monitored metric": dataset.monitor_metric,
+        "changed automatically": dg.MetadataValue.md(changes or "nothing"),
+        "dropped": preview_table(dataset.dropped),
+        "preview": preview_table(rows.drop(columns=["sha256", "file"])),
+    }

@@ -1,0 +1,110 @@
+"""What an operator may enter in the launchpad. Empty fields leave the plan's value; others win over it, on record.
+
+Meaning and limits come from the plan's own argument models. A value for an argument that the plan does not list under
+``ui_args`` is refused when the asset starts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import dagster as dg
+from pydantic import Field
+
+from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments
+from vad_lib.plan.fields import Arguments, allowed_text
+
+
+def _argument(model: type[Arguments], name: str) -> Any:
+    """Return an optional config field that explains itself with the words of the plan's model."""
+    field = model.model_fields[name]
+    return Field(
+        default=None,
+        description=f"{field.description} Must be {allowed_text(field)}. Empty: as the plan says "
+        f"(the guide's default is {field.default!r}). Only where the plan lists it under ui_args.",
+    )
+
+
+class OperatorConfig(dg.Config):
+    """Base: fields are arguments of the plan, but for those in NOT_ARGUMENTS."""
+
+    NOT_ARGUMENTS: ClassVar[tuple[str, ...]] = ()
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the plan's arguments that were entered, without the empty ones."""
+        return {
+            name: value
+            for name, value in self.model_dump().items()
+            if value is not None and value != "" and name not in self.NOT_ARGUMENTS
+        }
+
+
+class ReadinessConfig(OperatorConfig):
+    """Arguments of the step readiness."""
+
+    ok_class: str | None = _argument(ReadinessArguments, "ok_class")
+    train_validate_column: str | None = _argument(ReadinessArguments, "train_validate_column")
+    validation_split_rate: float | None = _argument(ReadinessArguments, "validation_split_rate")
+    threshold_method: str | None = _argument(ReadinessArguments, "threshold_method")
+    num_minor_threshold: int | None = _argument(ReadinessArguments, "num_minor_threshold")
+    ratio_minor_threshold: float | None = _argument(ReadinessArguments, "ratio_minor_threshold")
+
+
+class TrainConfig(OperatorConfig):
+    """Arguments of the step train."""
+
+    model_name: str | None = _argument(TrainArguments, "model_name")
+    experiment_seed: int | None = _argument(TrainArguments, "experiment_seed")
+    img_size: list[int] | None = _argument(TrainArguments, "img_size")
+    batch_size: int | None = _argument(TrainArguments, "batch_size")
+    max_epochs: int | None = _argument(TrainArguments, "max_epochs")
+    accelerator: str | None = _argument(TrainArguments, "accelerator")
+    monitor_metric: str | None = _argument(TrainArguments, "monitor_metric")
+
+
+class ThresholdConfig(OperatorConfig):
+    """How the threshold is found; changing it needs no new training."""
+
+    NOT_ARGUMENTS: ClassVar[tuple[str, ...]] = ("chosen_threshold", "note")
+
+    percentile: float | None = _argument(TrainArguments, "percentile")
+    chosen_threshold: float | None = Field(
+        default=None,
+        description="A threshold on the raw score, picked from the threshold table (column threshold) for the sake of "
+        "recall or precision. Empty: it is learnt from the validation rows.",
+    )
+    note: str = Field(default="", description="Why this threshold was chosen; kept with the model version.")
+
+
+class PromotionConfig(dg.Config):
+    """Who serves next."""
+
+    promote_version: str = Field(
+        default="",
+        description="Number of the model version that shall serve, as MLflow shows it; 'previous' goes back to the one "
+        "before. Empty: the rule decides about the newest version.",
+    )
+    decided_by: str = Field(default="", description="Your name, where you chose the version; kept on the version.")
+
+
+class InspectionConfig(OperatorConfig):
+    """What is inspected, and how."""
+
+    NOT_ARGUMENTS: ClassVar[tuple[str, ...]] = ("folder", "batch_id")
+
+    inference_threshold: float | None = _argument(InferenceArguments, "inference_threshold")
+    save_anomaly_maps: bool | None = _argument(InferenceArguments, "save_anomaly_maps")
+    folder: str = Field(
+        default="",
+        description="Folder of images, or of a table and images, to inspect now. Empty: the plan's inference data.",
+    )
+    batch_id: str = Field(
+        default="",
+        description="A batch of landed images, filled in by the sensor. Leave it empty when you start a run by hand.",
+    )
+
+
+class DriftConfig(dg.Config):
+    """How far back the drift report looks."""
+
+    images: int = Field(default=200, ge=20, le=5000, description="How many of the newest inspected images to compare.")

@@ -1,0 +1,40 @@
+"""Everything that Dagster shows, put together in one place.
+
+Importing this module imports neither torch nor mlflow nor anomalib: every process that Dagster starts imports it, and
+they take ten seconds and more. A test holds this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from vad_dagster.assets import ALL_ASSETS
+from vad_dagster.io_manager import LineStore
+from vad_dagster.jobs import inspect_line, train_line, watch_line
+from vad_dagster.resources import MLflowTracking
+from vad_dagster.schedules import retrain_lines, watch_lines
+from vad_dagster.sensors import ALL_SENSORS
+
+
+def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Return the definitions of the code location.
+
+    Args:
+        resource_overrides: resources by name that take the place of the real ones (``io_manager``, ``tracking``), for
+            tests and tools.
+    """
+    return dg.Definitions(
+        assets=ALL_ASSETS,
+        jobs=[train_line, inspect_line, watch_line],
+        schedules=[retrain_lines, watch_lines],
+        sensors=ALL_SENSORS,
+        resources={"io_manager": LineStore(), "tracking": MLflowTracking(), **(resource_overrides or {})},
+        # one process a run: starting one for each step costs seconds, and a line's steps follow each other anyway
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

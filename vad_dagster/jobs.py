@@ -1,0 +1,65 @@
+"""The two jobs of a line, and the tags that bound them: one training and one inspection at a time on each line."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from vad_dagster.partitions import lines
+from vad_lib.errors import VadError
+from vad_lib.lines import Home
+
+TRAIN_TAG, INSPECT_TAG = "vad/train_line", "vad/inspect_line"
+"""Tags whose value is the line; ``dagster.yaml`` limits runs by them."""
+MAX_RUNTIME_TAG = "dagster/max_runtime"
+DEFAULT_TRAINING_SECONDS = 6 * 3600
+INSPECTION_SECONDS = 3600
+
+
+def training_tags(line: str) -> dict[str, str]:
+    """Return the tags of a training run: its place in the queue, and the time limit of the line's plan."""
+    from vad_lib.plan import read_plan
+
+    try:
+        plan = read_plan(Home.from_environment().line(line).plan_file)
+        seconds = round(plan.operation.training_timeout_hours * 3600)
+    except (VadError, OSError):
+        # the run itself says what is wrong with the plan, where it can be read
+        seconds = DEFAULT_TRAINING_SECONDS
+    return {TRAIN_TAG: line, MAX_RUNTIME_TAG: str(seconds)}
+
+
+def inspection_tags(line: str) -> dict[str, str]:
+    """Return the tags of an inspection run."""
+    return {INSPECT_TAG: line, MAX_RUNTIME_TAG: str(INSPECTION_SECONDS)}
+
+
+train_line = dg.define_asset_job(
+    "train_line",
+    selection=dg.AssetSelection.groups("data", "training", "registry"),
+    description="From the ground-truth table to a registered model and, where the rule allows it, a new champion.",
+    config=dg.PartitionedConfig(
+        partitions_def=lines, run_config_for_partition_key_fn=lambda _: {}, tags_for_partition_key_fn=training_tags
+    ),
+    executor_def=dg.in_process_executor,
+    tags={"vad/pipeline": "train"},
+)
+
+inspect_line = dg.define_asset_job(
+    "inspect_line",
+    selection=dg.AssetSelection.groups("inference"),
+    description="Scores images with the champion and writes the inference artifacts and the summary.",
+    config=dg.PartitionedConfig(
+        partitions_def=lines, run_config_for_partition_key_fn=lambda _: {}, tags_for_partition_key_fn=inspection_tags
+    ),
+    executor_def=dg.in_process_executor,
+    tags={"vad/pipeline": "inference"},
+)
+
+watch_line = dg.define_asset_job(
+    "watch_line",
+    selection=dg.AssetSelection.groups("monitoring"),
+    description="Compares the images and scores of late with those that the line's model was trained on.",
+    partitions_def=lines,
+    executor_def=dg.in_process_executor,
+    tags={"vad/pipeline": "monitoring"},
+)

@@ -1,0 +1,44 @@
+"""The plan of a line as assets and sensors ask for it, with what an operator entered in the launchpad."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import dagster as dg
+
+from vad_lib.errors import InputError
+from vad_lib.lines import Home, Line
+from vad_lib.plan import ExperimentalPlan, read_plan
+
+
+def plan_of(line: Line) -> ExperimentalPlan:
+    """Return the line's plan; it is read again only when the file has changed.
+
+    Raises:
+        InputError: there is no plan.
+        PlanError: it has faults; the message lists them.
+    """
+    try:
+        found = line.plan_file.stat()
+    except OSError as error:
+        raise InputError(
+            f"Line {line.name!r} has no readable plan at {line.plan_file} ({error.strerror}). Make the line with "
+            "`vad line add`, or put the plan there."
+        ) from error
+    return _read(line.plan_file, line.base_folder, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=256)
+def _read(file: Path, base_folder: Path, mtime_ns: int, size: int) -> ExperimentalPlan:
+    return read_plan(file, base_folder)
+
+
+def landing_folder(line: Line, plan: ExperimentalPlan) -> Path:
+    """Return the folder where images of the line land."""
+    return plan.landing_folder(line.inbox, line.base_folder)
+
+
+def line_of(context: dg.AssetExecutionContext) -> Line:
+    """Return the line that the run is about."""
+    return Home.from_environment().line(context.partition_key)

@@ -1,0 +1,101 @@
+"""Retraining and drift reports by the clock. Both are off until somebody switches them on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from vad_dagster.jobs import TRAIN_TAG, train_line, training_tags, watch_line
+from vad_dagster.partitions import LINES_PARTITION
+from vad_lib.errors import VadError
+from vad_lib.lines import Home
+
+
+def retraining_is_due(
+    now: float, *, interval_hours: float, last_training: float | None, in_progress: bool
+) -> tuple[bool, str]:
+    """Say whether a line is to be trained now, and why not.
+
+    Args:
+        now: seconds since the epoch.
+        interval_hours: least time from the start of one training to the start of the next.
+        last_training: when the last training began, successful or not; None where there was none.
+        in_progress: a training is queued or running.
+
+    >>> retraining_is_due(7200, interval_hours=6, last_training=3600, in_progress=False)
+    (False, 'the last training began 1.0 h ago, and 6 h have to pass')
+    """
+    if in_progress:
+        return False, "a training is queued or running"
+    if last_training is not None and now - last_training < interval_hours * 3600:
+        hours = (now - last_training) / 3600
+        return False, f"the last training began {hours:.1f} h ago, and {interval_hours:g} h have to pass"
+    return True, ""
+
+
+def last_training(instance: dg.DagsterInstance, line: str) -> tuple[float | None, bool]:
+    """Return when the line's last training run began, and whether one is still queued or running."""
+    records = instance.get_run_records(dg.RunsFilter(tags={TRAIN_TAG: line}), limit=1)
+    began = records[0].create_timestamp.replace(tzinfo=UTC).timestamp() if records else None
+    in_progress = bool(records) and not records[0].dagster_run.is_finished
+    newest = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=dg.AssetKey("trained_model"), asset_partitions=[line]), limit=1
+    ).records
+    if newest:
+        began = max(began or 0.0, newest[0].timestamp)
+    return began, in_progress
+
+
+@dg.schedule(
+    name="retrain_lines",
+    job=train_line,
+    cron_schedule="0 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Looks every hour at each line, and trains those whose last training began at least "
+    "retrain_interval_hours ago (argument of the plan's section operation, 6 by default).",
+)
+def retrain_lines(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+    from vad_lib.plan import read_plan
+
+    now = context.scheduled_execution_time or datetime.now(UTC)
+    requests, reasons = [], []
+    for line in Home.from_environment().lines():
+        if not context.instance.has_dynamic_partition(LINES_PARTITION, line.name):
+            reasons.append(f"{line.name}: not registered yet")
+            continue
+        try:
+            interval = read_plan(line.plan_file, line.base_folder).operation.retrain_interval_hours
+        except VadError as error:
+            reasons.append(f"{line.name}: {error}")
+            continue
+        began, in_progress = last_training(context.instance, line.name)
+        due, reason = retraining_is_due(
+            now.timestamp(), interval_hours=interval, last_training=began, in_progress=in_progress
+        )
+        if due:
+            requests.append(
+                dg.RunRequest(
+                    run_key=f"{line.name}:{now.isoformat()}",
+                    partition_key=line.name,
+                    tags={**training_tags(line.name), "vad/started_by": "schedule retrain_lines"},
+                )
+            )
+        else:
+            reasons.append(f"{line.name}: {reason}")
+    return requests or dg.SkipReason("; ".join(reasons) or "There is no line yet.")
+
+
+@dg.schedule(
+    name="watch_lines",
+    job=watch_line,
+    cron_schedule="30 5 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Writes a drift report for each line every morning.",
+)
+def watch_lines(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    for name in context.instance.get_dynamic_partitions(LINES_PARTITION):
+        yield dg.RunRequest(partition_key=name, tags={"vad/started_by": "schedule watch_lines"})

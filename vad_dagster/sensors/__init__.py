@@ -1,0 +1,8 @@
+"""What Dagster looks at by itself: folders of lines, landing folders, and who serves."""
+
+from vad_dagster.sensors.landing import landing_folders
+from vad_dagster.sensors.lines import line_folders
+
+ALL_SENSORS = [line_folders, landing_folders]
+
+__all__ = ["ALL_SENSORS", "landing_folders", "line_folders"]
