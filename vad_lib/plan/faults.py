@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from textwrap import fill
 
 from vad_lib.errors import PlanError
 
 LONGEST_SHOWN = 60
+WIDTH = 120
 
 
 @dataclass(frozen=True, order=True)
@@ -47,8 +49,9 @@ def faults_text(source: str, faults: list[Fault]) -> str:
     width = max(len(_line_text(fault)) for fault in faults)
     parts = [f"{source} cannot be used, it has {count}:"]
     for fault in faults:
-        text = fault.text.replace("\n", "\n" + " " * (width + 6))
-        parts.append(f"  {_line_text(fault):<{width}}  {fault.place}\n{' ' * (width + 6)}{text}")
+        indent = " " * (width + 6)
+        text = fill(fault.text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+        parts.append(f"  {_line_text(fault):<{width}}  {fault.place}\n{text}")
     return "\n".join(parts)
 
 

@@ -52,13 +52,13 @@ def read_plan(file: Path, base_folder: Path | None = None) -> ExperimentalPlan:
     Raises:
         PlanError: the file cannot be read, or the plan is wrong; the message lists every fault with its line.
     """
+    if Path(file).is_dir():
+        raise PlanError(f"{file} is a folder: give the plan in it, as in {Path(file) / 'experimental_plan.yaml'}.")
     try:
+        if Path(file).exists() and not Path(file).is_file():
+            raise PlanError(f"{file} is no plain file.")  # a pipe would be waited for, for ever
         with Path(file).open("rb") as opened:
             data = opened.read(LARGEST_FILE + 1)
-    except IsADirectoryError:
-        raise PlanError(
-            f"{file} is a folder: give the plan in it, as in {Path(file) / 'experimental_plan.yaml'}."
-        ) from None
     except OSError as error:
         raise PlanError(f"{file} cannot be read: {error.strerror or error}.") from None
     return parse_plan(decode(data, str(file)), source=str(file), base_folder=base_folder or Path(file).resolve().parent)

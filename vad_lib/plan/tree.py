@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -68,7 +69,7 @@ def decode(data: bytes, source: str) -> str:
     """
     if len(data) > LARGEST_FILE:
         raise PlanError(
-            f"{source} has {len(data):,} bytes; a plan has a few thousand, and at most {LARGEST_FILE:,} are read. "
+            f"{source} is too long for a plan, which has a few thousand bytes; at most {LARGEST_FILE:,} are read. "
             "Is it the right file?"
         )
     try:
@@ -209,12 +210,13 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def _not_yaml(error: yaml.YAMLError, text: str, source: str, tabbed: int = 0) -> str:
+def _not_yaml(error: Any, text: str, source: str, tabbed: int = 0) -> str:
     """Say where the text stops being YAML, with the line itself, and the usual causes."""
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return f"{source}, line {line}: there is a character that cannot stand in YAML (code {error.character!r})."
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    begun = getattr(error, "context_mark", None)
+    mark = getattr(error, "problem_mark", None) or begun
     lines = text.split("\n")
     if mark is None or mark.line >= len(lines):
         return f"{source} is not valid YAML: {error}"
@@ -229,4 +231,8 @@ def _not_yaml(error: yaml.YAMLError, text: str, source: str, tabbed: int = 0) ->
     if mark.column < LONGEST_EXCERPT:
         excerpt += f"\n  {' ' * len(number)} | {' ' * mark.column}^"
     problem = getattr(error, "problem", None) or "it cannot be read"
+    if begun and begun.line != mark.line and "<block end>" in problem:
+        problem = f"this line does not line up with what begins in line {begun.line + 1}"
+    elif begun and begun.line != mark.line:
+        problem += f" ({error.context}, which begins in line {begun.line + 1})"
     return f"{source}, line {number}: the file is not valid YAML here: {problem}.\n{excerpt}\n{advice}"

@@ -1,0 +1,109 @@
+"""Where the folders are that a plan names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vad_lib.errors import InputError, PlanError
+from vad_lib.plan import ExperimentalPlan, parse_plan, read_plan
+
+
+def plan_with(base: Path, **paths: str) -> ExperimentalPlan:
+    keys = "".join(f"- {key}: {value}\n" for key, value in paths.items())
+    return parse_plan(f"external_path:\n{keys}", base_folder=base)
+
+
+@pytest.mark.parametrize(
+    ("written", "real"),
+    [
+        ("./data/train/", "project/data/train"),
+        ("data/train", "project/data/train"),
+        (".\\data\\train", "project/data/train"),
+        ("./project/data/train", "project/data/train"),  # written from the folder above
+        ("./solution/data/train", "project/data/train"),  # the project is the solution folder
+        ("./solution/data/train", "project/solution/data/train"),
+        ("../elsewhere", "elsewhere"),
+    ],
+)
+@pytest.mark.spec("V13.01")
+def test_a_relative_folder_is_found(tmp_path: Path, written: str, real: str) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / real).mkdir(parents=True, exist_ok=True)
+    plan = plan_with(tmp_path / "project", load_train_data_path=written)
+    assert plan.train_data_folder() == (tmp_path / real).resolve()
+
+
+def test_an_absolute_folder_and_another_base_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "a" / "sub").mkdir(parents=True)
+    plan = plan_with(Path("nowhere"), load_train_data_path=str(tmp_path / "a"), load_inference_data_path="sub")
+    assert plan.train_data_folder() == (tmp_path / "a").resolve()
+    assert plan.inference_data_folder(tmp_path / "a") == (tmp_path / "a" / "sub").resolve()
+
+
+@pytest.mark.spec("V13.03")
+def test_the_default_inference_folder_is_test_and_else_inference(tmp_path: Path) -> None:
+    plan = plan_with(tmp_path)
+    (tmp_path / "sample_data" / "train").mkdir(parents=True)
+    assert plan.train_data_folder().name == "train"
+    with pytest.raises(InputError):
+        plan.inference_data_folder()
+    (tmp_path / "sample_data" / "inference").mkdir()
+    assert plan.inference_data_folder().name == "inference"
+    (tmp_path / "sample_data" / "test").mkdir()
+    assert plan.inference_data_folder().name == "test"
+
+
+@pytest.mark.spec("V13.03")
+def test_a_given_folder_is_never_replaced_by_another(tmp_path: Path) -> None:
+    (tmp_path / "sample_data" / "inference").mkdir(parents=True)
+    with pytest.raises(InputError):
+        plan_with(tmp_path, load_inference_data_path="./sample_data/test").inference_data_folder()
+
+
+def test_a_folder_that_is_nowhere_is_named_with_all_places_that_were_tried(tmp_path: Path) -> None:
+    base = tmp_path / "project"
+    with pytest.raises(InputError) as caught:
+        plan_with(base, load_train_data_path="./solution/data").train_data_folder()
+    for tried in (base / "solution" / "data", tmp_path / "solution" / "data", base / "data"):
+        assert str(tried) in str(caught.value)
+    assert "load_train_data_path" in str(caught.value)
+
+
+@pytest.mark.spec("V13.02")
+def test_a_file_in_place_of_a_folder_is_refused_even_without_a_telling_name(tmp_path: Path) -> None:
+    (tmp_path / "table").write_text("image_path,label\n")
+    file = tmp_path / "experimental_plan.yaml"
+    file.write_text("external_path:\n- load_train_data_path: table\n")
+    with pytest.raises(PlanError, match=r"line 2  external_path > load_train_data_path\s+'table' is a file"):
+        read_plan(file)
+    file.write_text("external_path:\n- load_train_data_path: late\n")
+    plan = read_plan(file)
+    (tmp_path / "late").write_text("came later")
+    with pytest.raises(PlanError, match="give the folder that holds it"):
+        plan.train_data_folder()
+
+
+def test_a_folder_whose_name_looks_like_a_table_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "export.csv").mkdir()
+    assert plan_with(tmp_path, load_train_data_path="export.csv").train_data_folder().name == "export.csv"
+
+
+@pytest.mark.spec("V12.07")
+def test_empty_save_paths_mean_the_defaults(tmp_path: Path) -> None:
+    plan = plan_with(tmp_path, save_train_artifacts_path="", save_inference_artifacts_path="out/inference")
+    assert plan.train_artifacts_folder(tmp_path / "train_artifacts") == tmp_path / "train_artifacts"
+    assert plan.inference_artifacts_folder(tmp_path / "x") == tmp_path / "out" / "inference"
+    assert plan.landing_folder(tmp_path / "inbox") == tmp_path / "inbox"
+
+
+def test_a_path_that_no_system_has_is_a_fault(tmp_path: Path) -> None:
+    for path in ("x" * 5000, '"a\\0b"'):
+        with pytest.raises(PlanError, match="cannot be a path"):
+            plan_with(tmp_path, load_train_data_path=path)
+
+
+def test_the_model_path_of_the_other_tool_is_noticed(tmp_path: Path) -> None:
+    assert any("load_model_path" in notice for notice in plan_with(tmp_path, load_model_path="m").notices)
+    assert not any("load_model_path" in notice for notice in plan_with(tmp_path, load_model_path="").notices)
