@@ -59,7 +59,6 @@ watch_line = dg.define_asset_job(
     "watch_line",
     selection=dg.AssetSelection.groups("monitoring"),
     description="Compares the images and scores of late with those that the line's model was trained on.",
-    partitions_def=lines,
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "monitoring"},
 )
