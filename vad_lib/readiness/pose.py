@@ -33,6 +33,7 @@ LEAST_SIMILARITY = 0.5
 CLEARLY_BETTER = 0.02
 
 Plane = npt.NDArray[np.float32]
+Spectrum = npt.NDArray[np.complex64]
 
 
 def estimate_pose(files: Sequence[str | Path]) -> pd.DataFrame:
@@ -119,27 +120,29 @@ def _window() -> Plane:
 WINDOW = _window()
 
 
-def _spectrum(plane: Plane) -> npt.NDArray[np.complex64]:
+def _spectrum(plane: Plane) -> Spectrum:
     """Of the windowed plane with mean 0 and norm 1: products of two are correlations."""
+    import scipy.fft  # keeps float32, unlike numpy's
+
     centred = (plane - np.average(plane, weights=WINDOW)) * WINDOW
     norm = float(np.linalg.norm(centred))
-    return np.fft.rfft2(centred / norm if norm > 1e-3 else centred * 0).astype(np.complex64)
+    return scipy.fft.rfft2((centred / norm if norm > 1e-3 else centred * 0).astype(np.float32))
 
 
-def _turned(median: Plane) -> list[npt.NDArray[np.complex64]]:
+def _turned(median: Plane) -> Spectrum:
+    """Return the conjugate spectra of the median image turned by each of ANGLES, (angles, height, width / 2 + 1)."""
     from scipy.ndimage import rotate
 
-    return [
-        _spectrum(median if angle == 0 else rotate(median, angle, reshape=False, order=1, mode="nearest"))
-        for angle in ANGLES
-    ]
+    turned = (rotate(median, angle, reshape=False, order=1, mode="nearest") if angle else median for angle in ANGLES)
+    return np.stack([_spectrum(plane).conj() for plane in turned])
 
 
-def _compare(plane: Plane, references: list[npt.NDArray[np.complex64]]) -> tuple[float, tuple[float, float], float]:
+def _compare(plane: Plane, references: Spectrum) -> tuple[float, tuple[float, float], float]:
     """Return the angle, the shift (down, right) and the correlation of the best match."""
-    spectrum = _spectrum(plane)
-    maps = [np.fft.irfft2(spectrum * reference.conj(), s=(SIDE, SIDE)) for reference in references]
-    peaks = np.array([correlation.max() for correlation in maps])
+    import scipy.fft
+
+    maps = scipy.fft.irfft2(_spectrum(plane) * references, s=(SIDE, SIDE))
+    peaks = maps.max(axis=(1, 2))
     straight = int(np.flatnonzero(ANGLES == 0)[0])
     best = int(peaks.argmax())
     if peaks[best] - peaks[straight] < CLEARLY_BETTER:
@@ -147,7 +150,7 @@ def _compare(plane: Plane, references: list[npt.NDArray[np.complex64]]) -> tuple
     return float(ANGLES[best]), _peak_position(maps[best]), float(peaks[best])
 
 
-def _peak_position(correlation: npt.NDArray[np.float64]) -> tuple[float, float]:
+def _peak_position(correlation: Plane) -> tuple[float, float]:
     """Of the highest value, between the pixels by a parabola through its neighbours; negative past the middle."""
     row, column = np.unravel_index(int(correlation.argmax()), correlation.shape)
     position = []
