@@ -27,6 +27,7 @@ SAMPLE = 64
 LEAST_IMAGES = 10
 SIDE = 224
 ANGLES = np.arange(-12, 13)
+COARSE = 3  # every third angle first, then those around the best
 MOST_ROTATION = 3.0
 MOST_SHIFT = 1.0
 LEAST_SIMILARITY = 0.5
@@ -139,15 +140,27 @@ def _turned(median: Plane) -> Spectrum:
 
 def _compare(plane: Plane, references: Spectrum) -> tuple[float, tuple[float, float], float]:
     """Return the angle, the shift (down, right) and the correlation of the best match."""
+    spectrum = _spectrum(plane)
+    straight = int(np.flatnonzero(ANGLES == 0)[0])
+    coarse = np.arange(0, len(ANGLES), COARSE)
+    maps = _correlations(spectrum, references[coarse])
+    peaks = maps.max(axis=(1, 2))
+    first = int(peaks.argmax())
+    upright = straight // COARSE
+    if peaks[first] - peaks[upright] < CLEARLY_BETTER:
+        return 0.0, _peak_position(maps[upright]), float(peaks[upright])
+    around = np.arange(max(0, coarse[first] - COARSE + 1), min(len(ANGLES), coarse[first] + COARSE))
+    maps = _correlations(spectrum, references[around])
+    peaks = maps.max(axis=(1, 2))
+    best = int(peaks.argmax())
+    return float(ANGLES[around[best]]), _peak_position(maps[best]), float(peaks[best])
+
+
+def _correlations(spectrum: Spectrum, references: Spectrum) -> Plane:
+    """Return the correlation with each reference at every shift, (references, height, width)."""
     import scipy.fft
 
-    maps = scipy.fft.irfft2(_spectrum(plane) * references, s=(SIDE, SIDE))
-    peaks = maps.max(axis=(1, 2))
-    straight = int(np.flatnonzero(ANGLES == 0)[0])
-    best = int(peaks.argmax())
-    if peaks[best] - peaks[straight] < CLEARLY_BETTER:
-        best = straight
-    return float(ANGLES[best]), _peak_position(maps[best]), float(peaks[best])
+    return scipy.fft.irfft2(spectrum * references, s=(SIDE, SIDE))
 
 
 def _peak_position(correlation: Plane) -> tuple[float, float]:
