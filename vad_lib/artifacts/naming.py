@@ -1,0 +1,88 @@
+"""File names in the artifact trees: readable, safe, and never twice the same.
+
+One rule for pictures: they keep the whole name of the image that they were made from, its extension included (so
+``good/a.png`` and ``good/a.jpg`` stay two files), and are written in the format that it names. Only where the extension
+is neither png nor jpg, ``.png`` is put behind it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+# Room for '~12345' and for what file managers add, within the 255 bytes of common file systems.
+_MOST_BYTES = 230
+_MOST_LABEL_BYTES = 60
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def heatmap_name(image_path: str, true_label: str, predicted: str, taken: set[str]) -> str:
+    """Return ``{true label}_{predicted}_{original name}``, such as 'scratch_OK_image7.jpg', and add it to ``taken``."""
+    return unique_name(image_path, taken, prefix=f"{safe_label(true_label)}_{predicted}_")
+
+
+def unique_name(image_path: str, taken: set[str], prefix: str = "", *, picture: bool = True) -> str:
+    """Return a name for a file made from an image, different from all in ``taken``, and add it there.
+
+    The image's own name if it is free; else with the folders before it, nearest first ('good-image0.png'); else with a
+    number. Names that differ only in letter case, or in how an accent is encoded, count as the same.
+
+    Args:
+        image_path: as in the table; only its parts are used, nothing is opened.
+        taken: the names so far in this folder, as this function notes them.
+        prefix: put before the name.
+        picture: add '.png' where the extension is not one of a picture.
+    """
+    for candidate in _candidates(image_path):
+        name = prefix + candidate
+        if picture and PurePosixPath(candidate).suffix.lower() not in _PICTURE_SUFFIXES:
+            name += ".png"
+        name = _shortened(name)
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key not in taken:
+            taken.add(key)
+            return name
+    raise AssertionError("unreachable: numbers do not end")
+
+
+def safe_label(label: str) -> str:
+    """Return a label as one part of a file name: letters, digits, '-', '+' and '.' inside; the rest becomes '-'.
+
+    >>> safe_label("../x"), safe_label("a/b"), safe_label("broken large")
+    ('x', 'a-b', 'broken-large')
+    """
+    cleaned = re.sub(r"[^\w.+-]+", "-", unicodedata.normalize("NFC", str(label))).strip("-._")
+    return _cut(cleaned, _MOST_LABEL_BYTES) or "unlabelled"
+
+
+def _candidates(image_path: str) -> Iterator[str]:
+    parts = [_safe_part(part) for part in re.split(r"[/\\]+", str(image_path)) if part not in ("", ".", "..")] or [
+        "image"
+    ]
+    for depth in range(1, len(parts) + 1):
+        yield "-".join(parts[-depth:])
+    path = PurePosixPath(parts[-1])
+    number = 2
+    while True:
+        yield f"{path.stem}~{number}{path.suffix}"
+        number += 1
+
+
+def _safe_part(part: str) -> str:
+    """Replace what some file system or shell takes for something else; a leading dot would hide the file."""
+    cleaned = "".join("_" if not c.isprintable() or c in '<>:"|?*' else c for c in part)
+    return "_" + cleaned if cleaned.startswith((".", "-")) else cleaned
+
+
+def _shortened(name: str) -> str:
+    if len(name.encode()) <= _MOST_BYTES:
+        return name
+    suffix = PurePosixPath(name).suffix
+    suffix = suffix if len(suffix.encode()) <= 12 else ""
+    return _cut(name.removesuffix(suffix), _MOST_BYTES - len(suffix.encode())) + suffix
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    return text.encode()[:most_bytes].decode(errors="ignore")
