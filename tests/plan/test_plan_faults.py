@@ -79,7 +79,7 @@ REFUSED = [  # (stage, argument, refused, accepted)
     ),
     pytest.param("train", "experiment_seed", ["-1", "a", "4294967296"], ["0", "7"], marks=pytest.mark.spec("V14.10")),
     pytest.param(
-        "train", "img_size", ["[256]", "[1, 2, 3]", "10", "[32, 4000]", "a"], ["64"], marks=pytest.mark.spec("V14.11")
+        "train", "img_size", ["[[256]]", "[1, 2, 3]", "10", "[32, 4000]", "a"], ["64"], marks=pytest.mark.spec("V14.11")
     ),
     pytest.param("train", "batch_size", ["0", "true", "4.5", "-4"], ["1", "4.0"], marks=pytest.mark.spec("V14.13")),
     pytest.param("train", "max_epochs", ["0", "many"], ["1"], marks=pytest.mark.spec("V14.14")),
@@ -197,9 +197,10 @@ def test_a_wrong_structure_is_named(text: str, advice: str) -> None:
     assert advice in fault_of(text)
 
 
-def test_what_an_operator_cannot_change_is_refused_in_ui_args() -> None:
-    assert "Arguments of this step that may be listed: model_name" in fault_of(plan_text(ui="[batch_size]"))
+def test_what_cannot_be_listed_in_ui_args_is_refused() -> None:
+    assert "An operator cannot change it" in fault_of(plan_text(ui="[model_parameters]"))
     assert "It belongs to step readiness" in fault_of(plan_text(ui="[ok_class]"))
+    assert "Did you mean model_name?" in fault_of(plan_text(ui="[modelname]"))
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,11 @@ def test_a_path_that_no_system_has_is_a_fault(tmp_path: Path) -> None:
             plan_with(tmp_path, load_train_data_path=path)
 
 
+def test_a_name_that_is_too_long_for_the_system_is_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        plan_with(tmp_path, load_train_data_path="x" * 300).train_data_folder()
+
+
 def test_the_model_path_of_the_other_tool_is_noticed(tmp_path: Path) -> None:
     assert any("load_model_path" in notice for notice in plan_with(tmp_path, load_model_path="m").notices)
     assert not any("load_model_path" in notice for notice in plan_with(tmp_path, load_model_path="").notices)

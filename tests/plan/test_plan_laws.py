@@ -73,7 +73,7 @@ def models(model: type[Arguments]) -> st.SearchStrategy[Any]:
 plans = st.builds(
     lambda train, ui, **parts: ExperimentalPlan.assemble(train_as_written=train, ui_args=frozenset(ui), **parts),
     train=models(TrainArguments),
-    ui=st.sets(st.sampled_from(["ok_class", "model_name"])),
+    ui=st.sets(st.sampled_from(["ok_class", "model_name", "batch_size", "encoding", "inference_threshold"])),
     input=models(InputArguments),
     readiness=models(ReadinessArguments),
     inference_input=models(InputArguments),

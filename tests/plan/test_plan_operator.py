@@ -28,6 +28,20 @@ def test_a_value_of_an_operator_wins_and_is_recorded() -> None:
     assert plan.train.model_name == "fastflow"
 
 
+def test_an_argument_beyond_the_guides_may_be_listed_and_is_noticed() -> None:
+    plan = parse_plan(plan_text(ui="[batch_size, img_size]"))
+    assert any("batch_size" in notice and "the guide does not foresee" in notice for notice in plan.notices)
+    assert plan.with_operator_arguments("train", {"batch_size": 8, "img_size": [256]}).train.batch_size == 8
+
+
+def test_a_copy_with_other_paths_is_another_plan() -> None:
+    plan = parse_plan(plan_text())
+    before = plan.digest
+    copy = plan.model_copy(update={"paths": plan.paths.model_copy(update={"train_data": "elsewhere"})})
+    assert copy.digest != before
+    assert copy != plan
+
+
 def test_nothing_given_changes_nothing() -> None:
     plan = parse_plan(plan_text(ui="[model_name]"))
     assert plan.with_operator_arguments("train", {"model_name": None, "batch_size": None}) == plan

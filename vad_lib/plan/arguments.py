@@ -183,6 +183,8 @@ class TrainArguments(Arguments):
     def _size_as_written(cls, value: Any) -> Any:
         if isinstance(value, str) and (pair := _SIZE_TEXT.fullmatch(value)):
             return pair.group(1), pair.group(2)
+        if isinstance(value, list | tuple) and len(value) == 1:
+            return value[0]
         return value
 
     @field_validator("img_size")

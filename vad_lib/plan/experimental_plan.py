@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,7 +96,9 @@ class ExperimentalPlan(BaseModel):
     operation: OperationArguments = OperationArguments()
     paths: ExternalPath = ExternalPath()
 
-    ui_args: frozenset[str] = Field(frozenset(), description="Names of the arguments that an operator may change.")
+    ui_args: frozenset[str] = Field(
+        frozenset(), description="Names of the arguments that an operator may change, in any step."
+    )
     ui_args_detail: tuple[UiArgumentDetail, ...] = ()
     notices: tuple[str, ...] = Field((), description="What the user should know: aliases, ignored sections, changes.")
     changes: tuple[ArgumentChange, ...] = Field((), description="Train arguments that were changed, and why.")
@@ -121,7 +122,7 @@ class ExperimentalPlan(BaseModel):
         stages = {stage.name: getattr(self, stage.name).model_dump(mode="json") for stage in (*STAGES, OPERATION)}
         return {"external_path": self.paths.model_dump(mode="json"), **stages}
 
-    @cached_property
+    @property  # not cached: model_copy would carry the old value along
     def digest(self) -> str:
         """sha256 of all that has an effect, as canonical JSON; 64 hexadecimal digits."""
         content = {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -13,6 +12,9 @@ from vad_lib.plan.arguments import ModelParameters
 from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath
 from vad_lib.plan.fields import allowed_text, extra
 from vad_lib.plan.stages import OPERATION, PATH_KEYS, STAGES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("step", "argument", "value", "source", "default", "allowed", "ui", "meaning", "where", "user_setting")
 
@@ -31,6 +33,8 @@ def explain(plan: ExperimentalPlan) -> pd.DataFrame:
         where: 'line 34' of the plan, and what was asked for where that was changed.
         user_setting: True where the guide asks every user to look at it.
     """
+    import pandas as pd  # here, so that reading a plan stays quick
+
     changed = {f"train.{change.argument}": change for change in plan.changes}
     rows = []
     for stage, name, field in _arguments():
@@ -41,7 +45,7 @@ def explain(plan: ExperimentalPlan) -> pd.DataFrame:
         if key in changed:
             where.append(f"asked for {as_written(changed[key].old)}: {changed[key].reason}")
         source = "operator" if key in plan.operator_given else "plan" if key in plan.given else "default"
-        may_change = bool(extra(field, "ui")) and name in plan.ui_args
+        may_change = not group and name in plan.ui_args
         value = as_written(getattr(holder or getattr(plan, step), name))
         argument = next((path for path, own in PATH_KEYS.items() if own == name), name)
         rows.append(

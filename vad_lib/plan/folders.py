@@ -36,6 +36,22 @@ def names_a_table(written: str) -> bool:
     return PurePosixPath(written.replace("\\", "/")).suffix.lower() in TABLE_SUFFIXES
 
 
+def is_folder(path: Path) -> bool:
+    """Tell whether there is a folder; a path that the system refuses (too long a name, no permission) is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether there is a file; as ``is_folder``."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def data_folder(key: str, written: list[str], base: Path, source: str) -> Path:
     """Return the first existing folder.
 
@@ -49,9 +65,9 @@ def data_folder(key: str, written: list[str], base: Path, source: str) -> Path:
     """
     tried = [candidate for path in written for candidate in candidates(path, base)]
     for candidate in tried:
-        if candidate.is_file():
+        if is_file(candidate):
             raise PlanError(f"{source}: {key} names the file {candidate}: give the folder that holds it.")
-        if candidate.is_dir():
+        if is_folder(candidate):
             return candidate.resolve()
     listed = "\n".join(f"  {candidate}" for candidate in dict.fromkeys(tried))
     raise InputError(

@@ -211,7 +211,6 @@ class _Reader:
         return stage.model(**check_arguments(stage.model, values, self._findings, place, written))
 
     def _read_ui_args(self, stage: Stage, entry: Entry) -> None:
-        may = operator_arguments(stage.model)
         items = entry.value.items if isinstance(entry.value, Sequence) else (entry.value,)
         names: list[tuple[str, int]] = []
         for item in items:
@@ -223,12 +222,16 @@ class _Reader:
                 self._findings.fault(item.line, f"{stage.place} > ui_args", "List the names of arguments.")
         for name, line in names:
             right = spellings(stage.model).get(name)
-            if right in may:
-                self._ui_args.add(right)
-            elif right:
-                allowed = ", ".join(may) or "none"
-                text = f"An operator cannot change it. Arguments of this step that may be listed: {allowed}."
+            if right == "model_parameters":
+                text = "An operator cannot change it: it has no single value."
                 self._findings.fault(line, f"{stage.place} > ui_args > {name}", text)
+            elif right:
+                self._ui_args.add(right)
+                if right not in operator_arguments(stage.model):
+                    self._findings.notice(
+                        f"line {line}: an operator may change {right}, as the plan lists it; "
+                        "the guide does not foresee it."
+                    )
             elif name.casefold() not in ("", "none"):
                 self._findings.fault(line, f"{stage.place} > ui_args > {name}", advice_for_unknown(name, stage))
 
@@ -265,9 +268,9 @@ class _Reader:
 
     def _is_file(self, written: str) -> bool:
         places = folders.candidates(written, self._base_folder) if self._base_folder else []
-        if any(place.is_dir() for place in places):
+        if any(folders.is_folder(place) for place in places):
             return False
-        return folders.names_a_table(written) or any(place.is_file() for place in places)
+        return folders.names_a_table(written) or any(folders.is_file(place) for place in places)
 
     def _read_details(self, section: Entry | None) -> tuple[UiArgumentDetail, ...]:
         if section is None:

@@ -43,8 +43,8 @@ def dump_plan(plan: ExperimentalPlan, *, comments: bool = False) -> str:
             lines += [f"        - step: {stage.step}", "          args:"]
             # at inference most readiness arguments have no meaning: no comments invite to set them
             lines += _argument_lines(model, "            ", comments and stage is not INFERENCE_READINESS, bullet=True)
-            listed = [name for name in operator_arguments(stage.model) if name in plan.ui_args]
-            if listed and not stage.name.startswith("inference"):
+            listed = [name for name in stage.model.model_fields if name in plan.ui_args]
+            if listed and not stage.name.startswith("inference_"):  # a name counts in both pipelines
                 lines += ["          ui_args:", *(f"            - {name}" for name in listed)]
         lines.append("")
     lines += ["operation:", *_argument_lines(plan.operation, "    ", comments, bullet=False)]
