@@ -131,6 +131,7 @@ def _item(row: Row[Any], folder: Path, number: int) -> Item:
         begun=row.begun,
         begun_alone=row.begun_alone,
         trouble=row.reason or "",
+        folder=folder,
     )
 
 

@@ -57,6 +57,8 @@ def claim(
     recorded = recorded_contents(connection, line, model_version, contents)
     wanted = [sha for sha in dict.fromkeys(contents) if sha not in recorded]
     mine: set[str] = set()
+    # What nobody came back for, such as content that was given up.
+    connection.execute(delete(claims).where(claims.c.line == line, claims.c.expires_at <= now))
     for part in chunks(wanted):
         held = connection.execute(
             select(claims.c.sha256, claims.c.owner, claims.c.expires_at).where(

@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vad_lib.errors import UnreadableImageError
+from vad_lib.errors import UnreadableImageError, UnsafePathError
 from vad_lib.images.decoding import DecodedImage, decode_bytes
-from vad_lib.images.paths import read_regular_file
+from vad_lib.images.paths import read_regular_file, resolve_inside
 from vad_lib.inspection.results import Item, Refusal
+from vad_lib.landing.scanning import LEAVES_FOLDER
 from vad_lib.landing.ticking import VANISHED
 
 
@@ -25,9 +26,14 @@ class ReadItem:
 def read_item(item: Item) -> ReadItem | Refusal:
     """Read and decode the file of an item, or say why that cannot be done."""
     try:
+        if item.folder is not None:
+            # A link may have taken the file's place since the folder was looked at.
+            resolve_inside(item.folder, item.image_path)
         before = _version_of(item.file)
         data = read_regular_file(item.file)
         after = _version_of(item.file)
+    except UnsafePathError:
+        return Refusal(item, LEAVES_FOLDER, "a symbolic link that leaves the folder")
     except OSError as error:
         return _unread(item, error, error.strerror or str(error))
     except UnreadableImageError as error:

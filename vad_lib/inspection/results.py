@@ -18,7 +18,8 @@ class Item:
     """One file to inspect.
 
     ``seq`` and ``key`` are those of its landing, where it landed; ``begun`` counts inspections that died with it in
-    hand, ``begun_alone`` those in which nothing else was.
+    hand, ``begun_alone`` those in which nothing else was, and ``trouble`` is what the last one could say about it. A
+    file that landed must lie in ``folder``.
     """
 
     row: int
@@ -31,6 +32,7 @@ class Item:
     begun: int = 0
     begun_alone: int = 0
     trouble: str = ""
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
