@@ -46,7 +46,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 td { overflow-wrap: anywhere; } code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }
 .matrix td, .matrix th { border: 1px solid var(--line); padding: 10px 18px; text-align: center; }
 .matrix .hit { background: #dcfce7; } .matrix .slip { background: #fee2e2; }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(360px, 1fr)); gap: 14px; }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 14px; }
 .sheet img { width: 100%; border: 1px solid var(--line); border-radius: 6px; display: block; }
 img.graph { max-width: 100%; width: 1000px; } .warn { border-left: 4px solid var(--odd); background: #fff7ed;
   padding: 8px 14px; margin: 10px 0; } .error { border-color: var(--bad); background: #fef2f2; }
