@@ -48,7 +48,6 @@ def read(target: Path) -> tuple[str, str]:
     return (target / "first").read_text(), (target / "deep/second").read_text()
 
 
-@pytest.mark.spec("V11", "V12")
 def test_a_writer_that_is_killed_leaves_the_last_good_tree(tmp_path: Path) -> None:
     target = tmp_path / "artifacts"
     publish(target, "old")

@@ -95,7 +95,10 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class TrainTree:
-    """Where things lie in a published tree; all paths lead through the target, so they stay right."""
+    """Where things lie in a published tree; all paths lead through the target, so they stay right.
+
+    ``heatmaps`` is by row, those of most interest first: misses, false alarms, then the most anomalous.
+    """
 
     folder: Path
     checkpoint: Path
@@ -166,13 +169,18 @@ def write_train_tree(
             (folders["report"] / "report.html").write_text(report, encoding="utf-8")
             logger.info("train artifacts: %s", target)
     place = Path(target)
+    names = {one.row: one.name for one in saved}
     return TrainTree(
         folder=place,
         checkpoint=place / "models/train" / checkpoint.name,
         report=place / "report/report.html",
         output=place / "output/output.csv",
         threshold_graph=place / "extra_output/train" / graph.name if graph else None,
-        heatmaps={one.row: place / "extra_output/train/images" / one.name for one in saved},
+        heatmaps={
+            int(row): place / "extra_output/train/images" / names[row]
+            for row in in_order_of_interest(rows)["row"]
+            if row in names
+        },
         evaluation=evaluation,
     )
 
