@@ -61,6 +61,7 @@ def test_labels_stay_readable(label: str, name: str) -> None:
         ("./good/image0.png", "abnormal_OK_image0.png"),
         ("a/b.JPEG", "abnormal_OK_b.JPEG"),
         ("a/b.bmp", "abnormal_OK_b.bmp.png"),
+        ("a/b", "abnormal_OK_b.png"),
         ("..", "abnormal_OK_image.png"),
     ],
 )
@@ -72,3 +73,17 @@ def test_a_taken_name_gets_its_folder_and_then_a_number() -> None:
     taken: set[str] = set()
     paths = ["a/x.png", "b/x.png", "c/b/x.png", "b/x.png", "b/x.png"]
     assert [unique_name(path, taken) for path in paths] == ["x.png", "b-x.png", "c-b-x.png", "x~2.png", "x~3.png"]
+
+
+def test_names_that_are_too_long_stay_apart_and_keep_their_extension() -> None:
+    taken: set[str] = set()
+    names = [unique_name(f"{'불' * 300}{end}.jpg", taken, prefix="good_NG_") for end in ("", "a", "b", "c")]
+    assert len(set(names)) == 4
+    assert all(name.endswith(".jpg") and len(name.encode()) <= 255 for name in names)
+
+
+def test_many_equal_names_are_told_apart_quickly() -> None:
+    taken: set[str] = set()
+    names = [unique_name("x.png", taken) for _ in range(3000)]
+    assert names[-1] == "x~3000.png"
+    assert len(set(names)) == 3000

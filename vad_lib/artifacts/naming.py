@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import PurePosixPath
 
-# Room for '~12345' and for what file managers add, within the 255 bytes of common file systems.
+# Room for what file managers add, within the 255 bytes of common file systems.
 _MOST_BYTES = 230
 _MOST_LABEL_BYTES = 60
+_MOST_SUFFIX_BYTES = 12
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -35,16 +36,27 @@ def unique_name(image_path: str, taken: set[str], prefix: str = "", *, picture: 
         prefix: put before the name.
         picture: add '.png' where the extension is not one of a picture.
     """
-    for candidate in _candidates(image_path):
-        name = prefix + candidate
-        if picture and PurePosixPath(candidate).suffix.lower() not in _PICTURE_SUFFIXES:
-            name += ".png"
-        name = _shortened(name)
-        key = unicodedata.normalize("NFC", name).casefold()
-        if key not in taken:
-            taken.add(key)
-            return name
-    raise AssertionError("unreachable: numbers do not end")
+    parts = _parts(image_path)
+    for depth in range(1, len(parts) + 1):
+        name = _file_name(prefix, "-".join(parts[-depth:]), picture)
+        if _key(name) not in taken:
+            break
+    else:
+        name = _numbered(lambda number: _file_name(prefix, parts[-1], picture, number), taken)
+    taken.add(_key(name))
+    return name
+
+
+def _numbered(name_of: Callable[[int], str], taken: set[str]) -> str:
+    """Return the first free name from 2 on. Numbers are taken in order, so doubling and halving finds it quickly."""
+    high = 2
+    while _key(name_of(high)) in taken:
+        high *= 2
+    low = high // 2  # taken, or 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _key(name_of(middle)) in taken else (low, middle)
+    return name_of(high)
 
 
 def safe_label(label: str) -> str:
@@ -57,31 +69,30 @@ def safe_label(label: str) -> str:
     return _cut(cleaned, _MOST_LABEL_BYTES) or "unlabelled"
 
 
-def _candidates(image_path: str) -> Iterator[str]:
-    parts = [_safe_part(part) for part in re.split(r"[/\\]+", str(image_path)) if part not in ("", ".", "..")] or [
-        "image"
-    ]
-    for depth in range(1, len(parts) + 1):
-        yield "-".join(parts[-depth:])
-    path = PurePosixPath(parts[-1])
-    number = 2
-    while True:
-        yield f"{path.stem}~{number}{path.suffix}"
-        number += 1
+def _parts(image_path: str) -> list[str]:
+    parts = [_safe_part(part) for part in re.split(r"[/\\]+", str(image_path)) if part not in ("", ".", "..")]
+    return parts or ["image"]
+
+
+def _file_name(prefix: str, name: str, picture: bool, number: int | None = None) -> str:
+    """Put a name together; what is cut where it is too long is neither the number nor the extension."""
+    suffix = PurePosixPath(name).suffix
+    if len(suffix.encode()) > _MOST_SUFFIX_BYTES:
+        suffix = ""
+    stem = name.removesuffix(suffix)
+    end = "" if number is None else f"~{number}"
+    end += suffix if not picture or suffix.lower() in _PICTURE_SUFFIXES else f"{suffix}.png"
+    return _cut(prefix + stem, _MOST_BYTES - len(end.encode())) + end
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _safe_part(part: str) -> str:
     """Replace what some file system or shell takes for something else; a leading dot would hide the file."""
     cleaned = "".join("_" if not c.isprintable() or c in '<>:"|?*' else c for c in part)
     return "_" + cleaned if cleaned.startswith((".", "-")) else cleaned
-
-
-def _shortened(name: str) -> str:
-    if len(name.encode()) <= _MOST_BYTES:
-        return name
-    suffix = PurePosixPath(name).suffix
-    suffix = suffix if len(suffix.encode()) <= 12 else ""
-    return _cut(name.removesuffix(suffix), _MOST_BYTES - len(suffix.encode())) + suffix
 
 
 def _cut(text: str, most_bytes: int) -> str:
