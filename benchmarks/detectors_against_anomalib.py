@@ -1,0 +1,247 @@
+"""Our detectors beside the same models run through plain anomalib: same files, weights, size, seed, coreset, epochs.
+
+Prints image AUROC, seconds of the fit and milliseconds an image, ours, anomalib's, and the ratio. Ends with status 1
+where ours has a lower AUROC or misses its floor. The test images of each set choose nothing: FastFlow keeps the epoch
+of the smallest training loss here, anomalib keeps its last.
+
+    python benchmarks/detectors_against_anomalib.py --data FOLDER [--sets bottle-patchcore …] [--quick]
+
+FOLDER holds ``mvtec_bottle``, ``magnetic_tile`` and ``weights`` (see tests/conftest.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+warnings.filterwarnings("ignore")
+
+SEED = 42
+SIZE = (256, 256)
+LAYERS = ("layer2", "layer3")
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. ``reason`` says why an argument is not the plan's default."""
+
+    name: str
+    folder: str
+    model: str
+    floor: float
+    ratio: float = 0.1
+    epochs: int = 15
+    quick_epochs: int = 4
+    quick_ratio: float = 0.01
+    reason: str = ""
+
+
+CASES = (
+    Case("bottle-patchcore", "mvtec_bottle", "patchcore", 0.995),
+    Case("bottle-fastflow", "mvtec_bottle", "fastflow", 0.97),
+    Case(
+        "magnetic-patchcore",
+        "magnetic_tile",
+        "patchcore",
+        0.94,
+        ratio=0.01,
+        quick_ratio=0.002,
+        reason="coreset 1 % for both: anomalib's selection of 10 % of 779,264 patches takes hours",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one side reached."""
+
+    auroc: float
+    fit_seconds: float
+    image_milliseconds: float
+    scores: dict[str, float]
+
+
+def files_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the training and the test images of a set."""
+    train = sorted(file for file in (folder / "train" / "good").iterdir() if file.is_file())
+    test = sorted(file for file in (folder / "test").glob("*/*") if file.is_file())
+    return train, test
+
+
+def labels_of(test: list[Path]) -> list[bool]:
+    """Return True for each anomalous test image."""
+    return [file.parent.name != "good" for file in test]
+
+
+def run_ours(case: Case, train: list[Path], test: list[Path], store: Path, ratio: float, epochs: int) -> Result:
+    """Fit and score with the detectors of this project."""
+    from PIL import Image
+    from sklearn.metrics import roc_auc_score
+
+    from vad_lib.backbones.weights import resolve_backbone_weights
+    from vad_lib.detectors.fastflow.detector import FastFlow
+    from vad_lib.detectors.images import ImageDataset
+    from vad_lib.detectors.patchcore.detector import PatchCore
+    from vad_lib.preprocessing import Preprocessing
+
+    def dataset(files: list[Path]) -> ImageDataset:
+        shapes = [Image.open(file).size[::-1] for file in files]
+        return ImageDataset(files, Preprocessing(SIZE), shapes=shapes)
+
+    weights = resolve_backbone_weights("resnet18", store)
+    detector: Any
+    if case.model == "patchcore":
+        detector = PatchCore(weights, LAYERS, ratio, SEED, BATCH)
+    else:
+        detector = FastFlow(weights, max_epochs=epochs, batch_size=BATCH, monitor_metric="loss", seed=SEED)
+    start = time.perf_counter()
+    detector.fit(dataset(train))
+    fit_seconds = time.perf_counter() - start
+    scores: dict[str, float] = {}
+    images = dataset(test)
+    start = time.perf_counter()
+    for batch in images.batches(BATCH):
+        found = detector.score(batch.images).scores
+        scores.update({str(test[index]): float(score) for index, score in zip(batch.indices, found, strict=True)})
+    seconds = time.perf_counter() - start
+    auroc = roc_auc_score(labels_of(test), [scores[str(file)] for file in test])
+    return Result(float(auroc), fit_seconds, 1000 * seconds / len(test), scores)
+
+
+def run_anomalib(case: Case, folder: Path, test: list[Path], store: Path, ratio: float, epochs: int) -> Result:
+    """Fit and score with anomalib's own models and Engine; only the weights are put in by hand."""
+    from anomalib.data import Folder
+    from anomalib.engine import Engine
+    from anomalib.models import Fastflow, Patchcore
+    from lightning.pytorch import seed_everything
+    from sklearn.metrics import roc_auc_score
+
+    from vad_lib.backbones.build import load_weights
+    from vad_lib.backbones.weights import resolve_backbone_weights
+
+    for name in ("anomalib", "lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    seed_everything(SEED, verbose=False)
+    bare = {"post_processor": False, "evaluator": False, "visualizer": False}
+    weights = resolve_backbone_weights("resnet18", store)
+    model: Any
+    if case.model == "patchcore":
+        model = Patchcore(
+            backbone="resnet18",
+            layers=LAYERS,
+            pre_trained=False,
+            coreset_sampling_ratio=ratio,
+            pre_processor=Patchcore.configure_pre_processor(image_size=SIZE),
+            **bare,
+        )
+        load_weights(model.model.feature_extractor.feature_extractor, weights)
+    else:
+        pre_processor = Fastflow.configure_pre_processor(image_size=SIZE)
+        model = Fastflow(backbone="resnet18", pre_trained=False, pre_processor=pre_processor, **bare)
+        load_weights(model.model.feature_extractor, weights)
+    data = Folder(
+        name=case.name,
+        root=folder,
+        normal_dir="train/good",
+        normal_test_dir="test/good",
+        abnormal_dir=sorted({f"test/{file.parent.name}" for file in test if file.parent.name != "good"}),
+        train_batch_size=BATCH,
+        eval_batch_size=BATCH,
+        num_workers=0,
+        val_split_mode="none",
+        seed=SEED,
+    )
+    with tempfile.TemporaryDirectory() as work:
+        engine = Engine(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=epochs,
+            default_root_dir=work,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        start = time.perf_counter()
+        engine.fit(model=model, datamodule=data)
+        fit_seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        batches = engine.predict(model=model, dataloaders=data.test_dataloader()) or []
+        seconds = time.perf_counter() - start
+    scores = {
+        str(file): float(score)
+        for batch in batches
+        for file, score in zip(batch.image_path, batch.pred_score.flatten().tolist(), strict=True)
+    }
+    auroc = roc_auc_score(labels_of(test), [scores[str(file)] for file in test])
+    return Result(float(auroc), fit_seconds, 1000 * seconds / len(test), scores)
+
+
+def main() -> int:
+    """Run the comparisons."""
+    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAD_TEST_DATA", beside)))
+    parser.add_argument("--sets", nargs="+", choices=[case.name for case in CASES], default=None)
+    parser.add_argument("--quick", action="store_true", help="small coresets and few epochs: minutes, not an hour")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file as well")
+    options = parser.parse_args()
+    import torch
+
+    threads = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
+    print(f"torch {torch.__version__}, {threads}, resnet18, {SIZE}, seed {SEED}")
+    failed, table = False, []
+    for case in CASES:
+        if options.sets and case.name not in options.sets:
+            continue
+        folder = options.data / case.folder
+        if not folder.is_dir():
+            print(f"{case.name}: left out, there is no {folder}")
+            continue
+        train, test = files_of(folder)
+        ratio = case.quick_ratio if options.quick else case.ratio
+        epochs = case.quick_epochs if options.quick else case.epochs
+        setting = f"coreset {ratio:.1%}" if case.model == "patchcore" else f"{epochs} epochs"
+        print(f"\n{case.name}: {len(train)} training and {len(test)} test images, {setting}. {case.reason}", flush=True)
+        ours = run_ours(case, train, test, options.data / "weights", ratio, epochs)
+        print_row("ours", ours)
+        theirs = run_anomalib(case, folder, test, options.data / "weights", ratio, epochs)
+        print_row("anomalib", theirs)
+        ratios = [ours.fit_seconds / theirs.fit_seconds, ours.image_milliseconds / theirs.image_milliseconds]
+        print(f"  {'ours / anomalib':<16} {ours.auroc - theirs.auroc:+9.4f} {ratios[0]:12.3f} {ratios[1]:12.3f}")
+        if case.model == "patchcore":
+            worst = max(abs(ours.scores[key] - value) / value for key, value in theirs.scores.items())
+            print(f"  largest relative difference of a score: {worst:.1e}")
+        # anomalib's float32 cancellation moves scores by up to some 1e-4; a swapped pair of images is not a defect.
+        if ours.auroc < max(case.floor if not options.quick else 0.0, theirs.auroc - 1e-3):
+            print(f"  FAILED: wanted at least {case.floor} and anomalib's own")
+            failed = True
+        table.append({"case": case.name, "setting": setting, "ours": row(ours), "anomalib": row(theirs)})
+        if options.json:
+            options.json.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    return int(failed)
+
+
+def row(result: Result) -> dict[str, float]:
+    """Return a result's figures."""
+    return {"auroc": result.auroc, "fit_seconds": result.fit_seconds, "image_milliseconds": result.image_milliseconds}
+
+
+def print_row(who: str, result: Result) -> None:
+    """Print one side's figures."""
+    times = f"{result.fit_seconds:10.1f} s fit {result.image_milliseconds:10.1f} ms/image"
+    print(f"  {who:<16} AUROC {result.auroc:.4f} {times}", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

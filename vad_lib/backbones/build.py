@@ -1,0 +1,127 @@
+"""Building a backbone that returns the features of chosen layers, with every weight it needs loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import timm
+import torch
+from torch import nn
+
+from vad_lib.backbones.shipped import register_architectures
+from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.errors import ModelFormatError, PlanError
+
+
+def create_backbone(weights: BackboneWeights, layers: Sequence[str] | Sequence[int]) -> nn.Module:
+    """Return a network with ``feature_info`` that maps (N, 3, H, W) to a list of feature maps, shallowest first.
+
+    Layers beyond the deepest one asked for are not built, so their weights need not be in the file. Where ``weights``
+    has no file (a saved model brings its own tensors, or random weights are allowed), nothing is loaded.
+
+    Args:
+        weights: what ``resolve_backbone_weights`` found.
+        layers: names of layers, such as ``layer2``, or their indices in timm's list.
+
+    Raises:
+        PlanError: the backbone has no such layer; lists those it has.
+        ModelFormatError: the file lacks weights that these layers need, or has them in other shapes.
+    """
+    register_architectures()
+    indices = [layer if isinstance(layer, int) else layer_index(weights, layer) for layer in layers]
+    network = timm.create_model(
+        weights.name, pretrained=False, features_only=True, out_indices=sorted(indices), **weights.create_kwargs
+    )
+    if weights.file is not None:
+        load_weights(network, weights)
+    return freeze(network)
+
+
+def layer_names(weights: BackboneWeights) -> list[str]:
+    """Return the names of the layers whose features can be taken, shallowest first."""
+    register_architectures()
+    with torch.device("meta"):  # names only: no memory, no random numbers
+        network = timm.create_model(weights.name, pretrained=False, features_only=True, **weights.create_kwargs)
+    return [str(info["module"]) for info in network.feature_info.info]
+
+
+def layer_index(weights: BackboneWeights, layer: str) -> int:
+    """Return the index of a layer in timm's list.
+
+    Raises:
+        PlanError: the backbone has no such layer; lists those it has.
+    """
+    names = layer_names(weights)
+    if layer not in names:
+        raise PlanError(
+            f"patchcore_layers names {layer!r}, but the layers of {weights.name} are {', '.join(names)} "
+            "(shallowest first)."
+        )
+    return names.index(layer)
+
+
+def load_weights(network: nn.Module, weights: BackboneWeights) -> None:
+    """Load the file's tensors; what the network has no place for is left out, what it needs must be there.
+
+    Raises:
+        ModelFormatError: see ``create_backbone``.
+    """
+    # timm flattens stages of a feature network (stages_0 for stages.0), so keys are compared without their dots.
+    source = {key.replace(".", "_"): value for key, value in weights.load_state_dict().items()}
+    wanted = network.state_dict()
+    found = {key: source[flat] for key in wanted if (flat := key.replace(".", "_")) in source}
+    missing = sorted(key for key in wanted if key not in found and not key.endswith("num_batches_tracked"))
+    if missing:
+        raise ModelFormatError(
+            f"{weights.file} lacks {len(missing)} of {len(wanted)} weights that {weights.name} needs for these layers, "
+            f"such as {missing[0]}. Use a shallower layer, or put a complete file in its place."
+        )
+    wrong = [key for key, value in found.items() if value.shape != wanted[key].shape]
+    if wrong:
+        raise ModelFormatError(
+            f"{weights.file} is not for {weights.name}: {wrong[0]} has shape {tuple(found[wrong[0]].shape)}, "
+            f"wanted is {tuple(wanted[wrong[0]].shape)}."
+        )
+    network.load_state_dict(found, strict=False)
+
+
+def freeze(network: nn.Module) -> nn.Module:
+    """Switch off training behaviour and gradients."""
+    network.eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network
+
+
+class Normalise(nn.Module):
+    """Subtracts the mean of the weights' training images and divides by their deviation; (N, 3, H, W) in 0..1."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, weights: BackboneWeights) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(weights.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(weights.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (images - self.mean) / self.std
+
+
+def resolve_device(accelerator: str) -> torch.device:
+    """Return the torch device of the plan's ``accelerator``.
+
+    Raises:
+        PlanError: gpu was asked for and torch sees none. There is no silent fallback: a fit that was planned for
+            minutes would take hours.
+    """
+    if accelerator == "cpu":
+        return torch.device("cpu")
+    if accelerator == "gpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator == "gpu":
+        raise PlanError(
+            "accelerator is gpu, but torch finds no CUDA device on this machine "
+            f"(torch {torch.__version__}). Set accelerator: cpu, or run where there is a GPU."
+        )
+    raise PlanError(f"accelerator is {accelerator!r}; it can be cpu or gpu.")

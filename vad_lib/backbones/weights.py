@@ -1,0 +1,323 @@
+"""Finding the weights of a backbone. Nothing is ever trained on random weights by accident.
+
+The order, and there is no other place that looks for weights:
+
+1. a path in the plan;
+2. the weights store, by timm's model name (``store``);
+3. timm's own download, where the network allows; what comes is kept in the store, so the next run needs no network;
+4. the backbone shipped with the package (``shipped``), which may be another one than asked for: ``asked_for`` differs
+   from ``name`` then, and whoever trains must say so loudly.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from vad_lib.backbones.shipped import shipped_backbones
+from vad_lib.backbones.store import (
+    SUFFIXES,
+    architecture_of,
+    find_in_store,
+    put_in_store,
+    read_sidecar,
+    sha256_of,
+    sidecar_of,
+    weight_files,
+)
+from vad_lib.errors import InputError, ModelFormatError, WeightsMissingError
+from vad_lib.lines import Home
+
+if TYPE_CHECKING:
+    import torch
+
+Source = Literal["plan", "store", "timm", "shipped", "random"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+RANDOM_WEIGHTS_VARIABLE = "VAD_ALLOW_RANDOM_WEIGHTS"
+CONNECT_SECONDS = 3.0
+"""How long to wait for a sign of a network before a download is given up."""
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """The weights of one backbone, found.
+
+    Attributes:
+        name: timm's name of the architecture.
+        file: the weight file; None for random weights.
+        source: which step of the order found them.
+        sha256: of the file; empty for random weights.
+        create_kwargs: further arguments of ``timm.create_model``.
+        mean: of the three channels, on values in 0..1; subtracted before the network.
+        std: of the three channels; divided by.
+        asked_for: what the plan named.
+        layers: layer names that stand in for the plan's, in the same order, for a shipped backbone of another
+            architecture; empty where the plan's are used.
+    """
+
+    name: str
+    file: Path | None
+    source: Source
+    sha256: str
+    create_kwargs: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    asked_for: str = ""
+    layers: tuple[str, ...] = ()
+
+    def load_state_dict(self) -> dict[str, torch.Tensor]:
+        """Read the tensors; nothing is unpickled.
+
+        Raises:
+            ModelFormatError: the file is damaged, or holds anything but tensors.
+        """
+        if self.file is None:
+            raise ModelFormatError(f"{self.name} has no weight file.")
+        return read_state_dict(self.file)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a model file says about its backbone."""
+        return {
+            "name": self.name,
+            "asked_for": self.asked_for or self.name,
+            "source": self.source,
+            "file": self.file.name if self.file else None,
+            "sha256": self.sha256,
+            "create_kwargs": self.create_kwargs,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> BackboneWeights:
+        """Inverse of ``to_json``; the file is known by name only, because a saved model holds the tensors itself."""
+        return cls(
+            name=content["name"],
+            file=None,
+            source=content["source"],
+            sha256=content["sha256"],
+            create_kwargs=dict(content["create_kwargs"]),
+            mean=tuple(content["mean"]),
+            std=tuple(content["std"]),
+            asked_for=content["asked_for"],
+        )
+
+
+def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> BackboneWeights:
+    """Find the weights of a backbone, in the order that this module's docstring gives.
+
+    Args:
+        name_or_path: timm's name of a model, such as ``resnet18``, or the path of a weight file.
+        store: the weights store; the home's by default.
+
+    Raises:
+        WeightsMissingError: they are nowhere; says which file is wanted, where to put it, and the commands.
+        ModelFormatError: the file does not match the sha256 of its sidecar.
+        InputError: no such architecture, or several files of the store fit.
+    """
+    folder = store if store is not None else Home.from_environment().weights_folder
+    asked = str(name_or_path)
+    if Path(asked).suffix in SUFFIXES or "/" in asked or os.sep in asked:
+        return _from_path(Path(asked).expanduser(), folder)
+    if file := find_in_store(asked, folder):
+        return _from_file(file, asked, "store")
+    if asked in shipped_backbones():
+        return shipped_backbones()[asked]
+    if os.environ.get(RANDOM_WEIGHTS_VARIABLE) == "1":
+        return BackboneWeights(asked, None, "random", "", asked_for=asked)
+    if not _is_timm_model(asked):
+        raise InputError(f"timm knows no model {asked!r}.{_nearest(asked)} `vad weights list` shows what is here.")
+    try:
+        return _from_file(fetch_weights(asked, store=folder), asked, "timm")
+    except WeightsMissingError:
+        for shipped in shipped_backbones().values():
+            return BackboneWeights(**{**shipped.__dict__, "asked_for": asked})
+        raise
+
+
+def list_weights(store: Path | None = None) -> list[BackboneWeights]:
+    """Return every backbone that can be had without a network: the store's, then the shipped ones."""
+    folder = store if store is not None else Home.from_environment().weights_folder
+    found = []
+    for file in weight_files(folder):
+        name = architecture_of(file)
+        if name is not None:
+            found.append(_from_file(file, name, "store"))
+    return [*found, *shipped_backbones().values()]
+
+
+def add_weights(file: Path, name: str | None = None, *, store: Path | None = None) -> BackboneWeights:
+    """Copy a weight file into the store, after reading it, and record its sha256.
+
+    Args:
+        file: a safetensors file or a checkpoint of tensors only.
+        name: timm's name of the architecture; found from the file's name or sidecar where None.
+        store: the weights store; the home's by default.
+
+    Raises:
+        InputError: no such file, or its architecture is not clear.
+        ModelFormatError: it is not a file of tensors.
+    """
+    folder = store if store is not None else Home.from_environment().weights_folder
+    if not file.is_file() or file.suffix not in SUFFIXES:
+        raise InputError(f"{file} is not a weight file: it must exist and end in {', '.join(SUFFIXES)}.")
+    architecture = name or architecture_of(file)
+    if architecture is None or not _is_timm_model(architecture):
+        raise InputError(
+            f"{architecture or file.name!r} is not the name of a timm model: add --name with the architecture of the "
+            f"file.{_nearest(architecture or file.stem)}"
+        )
+    read_state_dict(file)
+    return _from_file(put_in_store(file, architecture, folder), architecture, "store")
+
+
+def fetch_weights(name: str, *, store: Path | None = None) -> Path:
+    """Download weights through timm into the store and return the file.
+
+    Raises:
+        InputError: timm has no such model.
+        WeightsMissingError: there is no network, or timm has no pretrained weights for the model.
+    """
+    folder = store if store is not None else Home.from_environment().weights_folder
+    if not _is_timm_model(name):
+        raise InputError(f"timm knows no model {name!r}.{_nearest(name)}")
+    if reason := _why_no_download(name):
+        raise WeightsMissingError(_missing_message(name, folder, reason))
+    import timm
+    from safetensors.torch import save_file
+
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub client raises many kinds; each means that nothing came
+        raise WeightsMissingError(_missing_message(name, folder, f"the download failed ({error})")) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    downloaded = folder / f".{name}.download.safetensors"
+    try:
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, downloaded)
+        facts = {"mean": list(model.pretrained_cfg["mean"]), "std": list(model.pretrained_cfg["std"])}
+        return put_in_store(downloaded, name, folder, facts)
+    finally:
+        downloaded.unlink(missing_ok=True)
+
+
+def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
+    """Read a file of tensors by name, without unpickling anything else.
+
+    Raises:
+        ModelFormatError: the file is damaged, or holds anything but tensors.
+    """
+    import torch
+
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged archives raise many kinds
+        raise ModelFormatError(f"{file} cannot be read as weights ({error}). Copy or fetch it again.") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):
+        raise ModelFormatError(f"{file} does not hold named tensors: it is not a state dict.")
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _from_path(file: Path, folder: Path) -> BackboneWeights:
+    if not file.is_file():
+        raise WeightsMissingError(
+            f"The plan names the weight file {file}, which is not there. Put it there, or give the name of a timm "
+            f"model and put its weights in {folder} with `vad weights add FILE`."
+        )
+    name = architecture_of(file)
+    if name is None:
+        raise InputError(
+            f"{file.name} does not say which timm model it is for: begin its name with the model's name, or write "
+            f'{{"architecture": "..."}} to {sidecar_of(file).name} beside it.'
+        )
+    return _from_file(file, str(file), "plan", name)
+
+
+def _from_file(file: Path, asked_for: str, source: Source, name: str | None = None) -> BackboneWeights:
+    facts = read_sidecar(file)
+    digest = sha256_of(file)
+    if (wanted := facts.get("sha256")) and wanted.lower() != digest:
+        raise ModelFormatError(
+            f"{file} is not the file that was put there: its sha256 is {digest}, {sidecar_of(file).name} says {wanted}."
+            " Add or fetch it again."
+        )
+    architecture = name or str(facts.get("architecture", asked_for))
+    mean, std = _normalisation(architecture, facts)
+    return BackboneWeights(
+        architecture,
+        file,
+        source,
+        digest,
+        dict(facts.get("create_kwargs", {})),
+        mean,
+        std,
+        asked_for,
+        tuple(facts.get("layers", ())),
+    )
+
+
+def _normalisation(architecture: str, facts: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if "mean" in facts and "std" in facts:
+        return tuple(facts["mean"]), tuple(facts["std"])
+    import timm
+
+    # anomalib normalises for ImageNet whatever timm says; the two agree for the networks that the guide names, except
+    # that timm's default weights for deit and cait say the same too.
+    config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    return (tuple(config.mean), tuple(config.std)) if config else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _is_timm_model(name: str) -> bool:
+    import timm
+
+    return timm.is_model(name.split(".")[0])
+
+
+def _nearest(name: str) -> str:
+    import difflib
+
+    import timm
+
+    close = difflib.get_close_matches(name, timm.list_models(), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _why_no_download(name: str) -> str:
+    """Return why a download need not be tried, found in seconds rather than by the client's retries; '' if it may."""
+    import timm
+    from huggingface_hub import constants
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        return "timm has no pretrained weights for it"
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        return "downloads are switched off (HF_HUB_OFFLINE)"
+    endpoint = urlsplit(constants.ENDPOINT)
+    proxy = urlsplit(getproxies().get("https", ""))
+    host, port = (proxy.hostname, proxy.port or 80) if proxy.hostname else (endpoint.hostname, endpoint.port or 443)
+    try:
+        socket.create_connection((host or "", port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        return f"there is no network ({error})"
+    return ""
+
+
+def _missing_message(name: str, folder: Path, reason: str) -> str:
+    return (
+        f"Weights of the backbone {name} are missing, and {reason}. Wanted: {name}.safetensors or {name}.pth in "
+        f"{folder} (the folder is VAD_WEIGHTS, or weights under VAD_HOME). Where there is a network, "
+        f"`vad weights fetch {name}` puts it there; then copy the file here and run `vad weights add FILE`."
+    )

@@ -1,0 +1,1 @@
+"""FastFlow: normalising flows over the features of a frozen backbone."""

@@ -1,0 +1,120 @@
+"""The folder of a detector: ``model.safetensors`` and ``detector.json``. Nothing in it is pickled.
+
+``detector.json`` holds the sha256 of the tensors and of its own contents, so a damaged, half-written or mixed-up folder
+is told apart from a good one before anything is computed with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vad_lib.backbones.store import sha256_of
+from vad_lib.errors import ModelFormatError
+
+if TYPE_CHECKING:
+    import torch
+
+TENSORS_FILE = "model.safetensors"
+DESCRIPTION_FILE = "detector.json"
+FORMAT_VERSION = 1
+
+
+def write_model_folder(folder: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
+    """Write both files; the description last, so that a folder that has it is whole.
+
+    Args:
+        folder: made where absent; files of the same names are replaced.
+        tensors: by name.
+        description: plain JSON; ``format_version``, ``tensors_sha256`` and ``contents_sha256`` are added.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = [folder / f".{name}.partial" for name in (TENSORS_FILE, DESCRIPTION_FILE)]
+    try:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial[0])
+        text = description_text({**description, "tensors_sha256": sha256_of(partial[0])})
+        partial[1].write_text(text, encoding="utf-8")
+        os.replace(partial[0], folder / TENSORS_FILE)
+        os.replace(partial[1], folder / DESCRIPTION_FILE)
+    finally:
+        for file in partial:
+            file.unlink(missing_ok=True)
+
+
+def read_model_folder(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read and verify both files.
+
+    Raises:
+        ModelFormatError: one is missing, damaged, from another model, or of a version that this one cannot read.
+    """
+    description = read_description(folder)
+    tensors_file = folder / TENSORS_FILE
+    if not tensors_file.is_file():
+        raise ModelFormatError(f"{folder} has no {TENSORS_FILE}: the model is incomplete. Train or copy it again.")
+    digest = sha256_of(tensors_file)
+    if digest != description["tensors_sha256"]:
+        raise ModelFormatError(
+            f"{tensors_file} has the sha256 {digest}, but {DESCRIPTION_FILE} beside it says "
+            f"{description['tensors_sha256']}: the file is damaged or belongs to another model. Copy the folder again."
+        )
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(tensors_file), description
+    except Exception as error:  # safetensors raises its own kind
+        raise ModelFormatError(f"{tensors_file} cannot be read ({error}).") from error
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read and verify ``detector.json`` alone.
+
+    Raises:
+        ModelFormatError: see ``read_model_folder``.
+    """
+    file = folder / DESCRIPTION_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelFormatError(f"{folder} has no {DESCRIPTION_FILE}: it is not the folder of a model.") from error
+    except (OSError, ValueError) as error:
+        raise ModelFormatError(f"{file} cannot be read as JSON ({error}). Copy the folder again.") from error
+    return verify_description(content, str(file))
+
+
+def description_text(description: dict[str, Any]) -> str:
+    """Return a description as JSON text, with its format version and checksum added."""
+    content = {**description, "format_version": FORMAT_VERSION}
+    content["contents_sha256"] = contents_digest(content)
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def verify_description(content: Any, source: str) -> dict[str, Any]:
+    """Check version and checksum of a description.
+
+    Raises:
+        ModelFormatError: it is not a description, or was changed by hand, or is of another version.
+    """
+    if not isinstance(content, dict) or "contents_sha256" not in content:
+        raise ModelFormatError(f"{source} is not the description of a model.")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ModelFormatError(
+            f"{source} is of format {content.get('format_version')}, this version reads {FORMAT_VERSION}. "
+            "Train the line again, or use the version that wrote it."
+        )
+    if contents_digest(content) != content["contents_sha256"]:
+        raise ModelFormatError(
+            f"{source} was changed after it was written: its contents do not match contents_sha256. "
+            "Copy the folder again; to change a threshold, use the threshold table."
+        )
+    return content
+
+
+def contents_digest(description: dict[str, Any]) -> str:
+    """Return the sha256 of a description without its own checksum."""
+    content = {key: value for key, value in description.items() if key != "contents_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()

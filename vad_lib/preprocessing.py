@@ -1,0 +1,106 @@
+"""From decoded pixels to what a detector sees: three channels, one size, values in 0..1.
+
+Normalisation with the backbone's mean and deviation is not here: it belongs to the weights, so the detector does it.
+Decoding is not here either (``vad_lib.images.decoding``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vad_lib.errors import ModelFormatError, PlanError
+from vad_lib.findings import ArgumentChange
+
+if TYPE_CHECKING:
+    import torch
+
+ImageSize = int | tuple[int, int]
+"""Pixels: (height, width), or the length of the shorter side with the aspect ratio kept."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image is brought to the size that the detector was trained on.
+
+    Attributes:
+        image_size: (height, width) in pixels: the image is stretched to it. One number: the shorter side becomes that
+            long and the aspect ratio is kept, so images of different aspect come out in different shapes and are
+            batched by shape.
+    """
+
+    image_size: ImageSize
+
+    def __post_init__(self) -> None:
+        sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
+        if min(sides) < 1:
+            raise PlanError(f"img_size is {self.image_size}: every side must be at least 1 pixel.")
+
+    def shape_for(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) after preparation of an image of ``height`` x ``width`` pixels.
+
+        >>> Preprocessing((256, 320)).shape_for(100, 50), Preprocessing(64).shape_for(100, 50)
+        ((256, 320), (128, 64))
+        """
+        if not isinstance(self.image_size, int):
+            return self.image_size
+        if height <= width:
+            return self.image_size, max(1, round(width * self.image_size / height))
+        return max(1, round(height * self.image_size / width)), self.image_size
+
+    def prepare(self, pixels: np.ndarray) -> torch.Tensor:
+        """Turn pixels into a detector's input.
+
+        Args:
+            pixels: uint8, (height, width) grey or (height, width, 3) RGB. Grey becomes three equal channels.
+
+        Returns:
+            float32 (3, H, W) in 0..1, resized bilinearly with antialiasing, as torchvision's ``Resize`` does.
+        """
+        import torch
+        from torch.nn import functional
+
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255.0)
+        shape = self.shape_for(image.shape[1], image.shape[2])
+        if shape == tuple(image.shape[1:]):
+            return image
+        resized = functional.interpolate(image[None], size=shape, mode="bilinear", align_corners=False, antialias=True)
+        return resized[0].clamp_(0.0, 1.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``from_json`` needs."""
+        size = self.image_size
+        return {"image_size": size if isinstance(size, int) else list(size), "resize": "bilinear, antialiased"}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Preprocessing:
+        """Inverse of ``to_json``.
+
+        Raises:
+            ModelFormatError: the content is not that of a preprocessing.
+        """
+        try:
+            size = content["image_size"]
+            return cls(int(size) if isinstance(size, int) else (int(size[0]), int(size[1])))
+        except (KeyError, TypeError, IndexError, ValueError, PlanError) as error:
+            raise ModelFormatError(f"The model's preprocessing section is not usable: {error!r}.") from error
+
+
+def resolve_image_size(
+    asked: ImageSize, fixed: tuple[int, int] | None, reason: str = ""
+) -> tuple[ImageSize, tuple[ArgumentChange, ...]]:
+    """Return the image size in force and the change that led to it.
+
+    Args:
+        asked: ``img_size`` of the plan.
+        fixed: (height, width) where the model takes one size only, else None.
+        reason: why it is fixed.
+    """
+    if fixed is None or asked == fixed:
+        return asked, ()
+    shown = asked if isinstance(asked, int) else list(asked)
+    return fixed, (ArgumentChange(argument="img_size", old=shown, new=list(fixed), reason=reason),)

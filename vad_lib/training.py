@@ -1,0 +1,184 @@
+"""The train step: from a validated dataset and the plan's arguments to a fitted detector and validation scores.
+
+Nothing is written here but what the caller asks for, and nothing is half written: a fit that is stopped, by an
+exception in ``progress`` or by the keyboard, leaves no file and no half-fitted detector behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vad_lib.augmentation import Augmentation
+from vad_lib.errors import InputError, ReadinessError
+from vad_lib.findings import ArgumentChange
+from vad_lib.preprocessing import Preprocessing, resolve_image_size
+from vad_lib.progress import Progress, ProgressMeter, silent
+from vad_lib.tables import ValidationScores
+
+if TYPE_CHECKING:
+    from vad_lib.backbones.weights import BackboneWeights
+    from vad_lib.detectors.base import Detector, DetectorFacts, Epoch, FitReport
+    from vad_lib.plan.arguments import TrainArguments
+    from vad_lib.readiness.dataset import ValidatedDataset
+
+
+@dataclass(frozen=True)
+class FittedDetector:
+    """What a fit gives.
+
+    Attributes:
+        detector: fitted.
+        preprocessing: brings images to the detector's size.
+        report: epochs, the metric that decided, numbers.
+        seconds: of the fit, reading of the images included.
+        arguments: in force, after all automatic changes.
+        weights: the backbone's. Say it loudly where ``weights.source`` is 'shipped' and the plan asked for another, or
+            'random'.
+        changes: arguments that were changed automatically here (readiness has its own).
+        notices: what the user should know.
+        unreadable: reasons by path, of training images that could not be read any more; they were left out.
+        n_train: images that were learnt from.
+    """
+
+    detector: Detector
+    preprocessing: Preprocessing
+    report: FitReport
+    seconds: float
+    arguments: TrainArguments
+    weights: BackboneWeights
+    n_train: int
+    changes: tuple[ArgumentChange, ...] = ()
+    notices: tuple[str, ...] = ()
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> DetectorFacts:
+        """What kind of detector it is."""
+        return self.detector.facts
+
+    @property
+    def history(self) -> tuple[Epoch, ...]:
+        """One entry an epoch; empty for PatchCore."""
+        return self.report.epochs
+
+
+def fit_detector(
+    dataset: ValidatedDataset,
+    train: TrainArguments,
+    *,
+    weights_store: Path | None = None,
+    progress: Progress = silent,
+    work_folder: Path | None = None,
+) -> FittedDetector:
+    """Fit the detector that the plan asks for on the training rows.
+
+    The same rows, arguments, seed, thread count and library versions give the same detector, bit for bit on the CPU.
+
+    Args:
+        dataset: after readiness; its ``monitor_metric`` is the one in force.
+        train: the plan's train arguments.
+        weights_store: where backbone weights lie; the home's by default.
+        progress: told of every step, with an estimate; an exception raised in it stops the fit.
+        work_folder: where the fitted detector is saved at the end, in a folder ``detector``; nowhere by default.
+
+    Raises:
+        WeightsMissingError: the backbone's weights are not on this machine; before any image is read.
+        PlanError: arguments that cannot be used on this machine or with this backbone.
+        ReadinessError: no training row.
+        InputError: no training image can be read.
+    """
+    from vad_lib.detectors.images import ImageDataset
+    from vad_lib.detectors.registry import create_detector, fixed_input_size
+
+    start = time.monotonic()
+    rows, valid_rows = dataset.train_rows, dataset.valid_rows
+    if not len(rows):
+        raise ReadinessError("There is no normal training image: nothing can be learnt.")
+    size, changes = resolve_image_size(train.img_size, *fixed_input_size(train))
+    arguments = train.model_copy(update={"img_size": size, "monitor_metric": dataset.monitor_metric})
+    detector = create_detector(arguments, weights_store=weights_store)
+    preprocessing = Preprocessing(size)
+    augmentation = Augmentation.from_arguments(arguments, grey=bool((rows["channels"] == 1).all()))
+    images = ImageDataset.from_rows(rows, preprocessing, augmentation)
+    validation = ImageDataset.from_rows(valid_rows, preprocessing) if len(valid_rows) else None
+    detector.fit(images, validation=validation, progress=progress)
+    unreadable = {str(images.files[index]): reason for index, reason in sorted(images.unreadable.items())}
+    notices = [*(augmentation.notices if augmentation else ()), *detector.report.notices]
+    if unreadable:
+        notices.append(f"{len(unreadable)} training images could not be read any more and were left out.")
+    if work_folder is not None:
+        detector.save(work_folder / "detector")
+    return FittedDetector(
+        detector=detector,
+        preprocessing=preprocessing,
+        report=detector.report,
+        seconds=time.monotonic() - start,
+        arguments=arguments,
+        weights=detector.weights,
+        n_train=len(images) - len(unreadable),
+        changes=changes,
+        notices=tuple(notices),
+        unreadable=unreadable,
+    )
+
+
+def score_rows(
+    detector: Detector,
+    preprocessing: Preprocessing,
+    rows: pd.DataFrame,
+    batch_size: int = 4,
+    progress: Progress = silent,
+    *,
+    on_map: Callable[[int, npt.NDArray[np.float32]], None] | None = None,
+) -> pd.DataFrame:
+    """Score labelled rows.
+
+    Args:
+        detector: fitted.
+        preprocessing: the one it was fitted with.
+        rows: ``tables.ValidatedRows`` with labels, such as ``dataset.valid_rows``.
+        batch_size: images read at once; no effect on any score.
+        progress: told of every batch.
+        on_map: called with each row number and its map, float32 (H, W), in the order of scoring.
+
+    Returns:
+        ``tables.ValidationScores`` in the order of ``rows``. Rows whose image cannot be read any more are left out and
+        listed in ``.attrs["unreadable"]`` as [{'row', 'image_path', 'reason'}].
+
+    Raises:
+        InputError: a row has no label, or none can be read.
+    """
+    from vad_lib.detectors.images import ImageDataset
+
+    if rows["is_anomalous"].isna().any():
+        raise InputError("A validation row has no label; scores without labels come from InspectionModel.")
+    images = ImageDataset.from_rows(rows, preprocessing)
+    scores = np.full(len(images), np.nan)
+    meter = ProgressMeter(progress, "Scoring", len(images))
+    numbers = rows["row"].to_numpy()
+    for batch in images.batches(batch_size):
+        result = detector.score(batch.images, with_maps=on_map is not None)
+        scores[batch.indices] = result.scores
+        if on_map is not None and result.maps is not None:
+            for index, anomaly_map in zip(batch.indices, result.maps, strict=True):
+                on_map(int(numbers[index]), anomaly_map)
+        meter.advance(len(batch.indices))
+    read = np.array([index not in images.unreadable for index in range(len(images))], dtype=bool)
+    if len(rows) and not read.any():
+        raise InputError(f"None of the {len(rows)} images can be read any more, {rows['file'].iloc[0]} for one.")
+    table = rows[["row", "image_path", "file", "label", "is_anomalous"]].assign(raw_score=scores)[read]
+    table = table.astype({"is_anomalous": bool}).reset_index(drop=True)
+    validated = ValidationScores.validate(table)
+    validated.attrs["unreadable"] = [
+        {"row": int(numbers[index]), "image_path": str(rows["image_path"].iloc[index]), "reason": reason}
+        for index, reason in sorted(images.unreadable.items())
+    ]
+    return validated
