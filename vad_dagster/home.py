@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).resolve().parent
 INSTALLED_MARK = "# Installed by vad"
 MODULE = "vad_dagster.definitions"
 CODE_LOCATION = "vad"
+WORKSPACE = PACKAGE / "workspace.yaml"
 
 NO_TELEMETRY = {
     "DAGSTER_DISABLE_TELEMETRY": "1",
@@ -108,8 +109,14 @@ def dagster_command(port: int = 3000, host: str = "127.0.0.1") -> tuple[list[str
     It is started in DAGSTER_HOME, because `dagster dev` warns where the current folder holds another dagster.yaml.
     """
     folder = Path(os.environ.get("DAGSTER_HOME") or Home.from_environment().dagster_folder).expanduser().resolve()
-    command = [executable("dagster"), "dev", "--module-name", MODULE, "--host", host, "--port", str(port)]
-    return [*command, "--working-directory", str(PACKAGE.parent)], folder
+    # by the workspace file, which names the location: a run is launched only by a daemon that knows its location's name
+    command = [executable("dagster"), "dev", "--workspace", str(WORKSPACE), "--host", host, "--port", str(port)]
+    return command, folder
+
+
+def daemon_command() -> list[str]:
+    """Return the command that starts the daemon alone."""
+    return [executable("dagster-daemon"), "run", "--workspace", str(WORKSPACE)]
 
 
 def mlflow_command(port: int = 5000, host: str = "127.0.0.1", home: Home | None = None) -> list[str]:

@@ -58,12 +58,11 @@ class Place:
     @contextmanager
     def daemon(self) -> Iterator[subprocess.Popen[bytes]]:
         """A Dagster daemon with its code server, in a process group of its own."""
-        from vad_dagster.home import PACKAGE, executable, prepare_home
+        from vad_dagster.home import daemon_command, prepare_home
         from vad_lib.lines import Home
 
         self.environment |= {"DAGSTER_HOME": prepare_home(Home(self.home))["DAGSTER_HOME"]}
-        command = [executable("dagster-daemon"), "run", "--workspace", str(PACKAGE / "workspace.yaml")]
-        process = self.start(command, self.home / "daemon.log")
+        process = self.start(daemon_command(), self.home / "daemon.log")
         try:
             yield process
         finally:

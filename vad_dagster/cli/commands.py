@@ -181,17 +181,16 @@ def _finish(outcome: RunOutcome, line: Line, done: str, pipeline: str) -> None:
 def facts(outcome: RunOutcome) -> dict[str, str]:
     """Return the few numbers of a run that belong on its last lines, as far as they are known."""
     wanted = {
-        "trained_model": ("version", "model"),
-        "model_evaluation": ("image_auroc", "f1"),
-        "threshold_table": ("threshold",),
-        "champion_model": ("champion", "decision"),
+        "model_evaluation": ("model version", "image_auroc", "f1", "threshold"),
+        "champion_model": ("version", "why"),
+        "inference_outputs": ("model version", "images", "OK", "NG", "refused"),
         "inference_summary": ("result", "score"),
-        "inference_outputs": ("kept_aside",),
     }
     found = {}
     for asset, names in wanted.items():
         for name in names:
             value = outcome.metadata.get(asset, {}).get(name)
             if value is not None:
-                found[name.replace("_", " ")] = f"{value:.4g}" if isinstance(value, float) else str(value)
+                label = "serving" if (asset, name) == ("champion_model", "version") else name.replace("_", " ")
+                found[label] = f"{value:.4g}" if isinstance(value, float) else str(value)
     return found
