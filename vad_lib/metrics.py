@@ -63,7 +63,9 @@ def evaluate(scores: ArrayLike, is_anomalous: ArrayLike, predicted: ArrayLike) -
     if flags.any() and not flags.all():
         from sklearn.metrics import average_precision_score, roc_auc_score
 
-        auroc, average = float(roc_auc_score(flags, values)), float(average_precision_score(flags, values))
+        # Sums of rounded parts may end just beyond 1.
+        auroc = min(float(roc_auc_score(flags, values)), 1.0)
+        average = min(float(average_precision_score(flags, values)), 1.0)
     return Evaluation(
         n=len(values),
         tp=tp,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vad_lib.artifacts.checkpoint import restore_model_folder, write_checkpoint
 from vad_lib.artifacts.inference_tree import InferenceTree, InspectionRecord, write_inference_tree
 from vad_lib.artifacts.naming import heatmap_name, safe_label, unique_name
 from vad_lib.artifacts.publishing import publish_tree
@@ -18,10 +17,8 @@ __all__ = [
     "heatmap_name",
     "heatmap_rows",
     "publish_tree",
-    "restore_model_folder",
     "safe_label",
     "unique_name",
-    "write_checkpoint",
     "write_inference_tree",
     "write_train_tree",
 ]

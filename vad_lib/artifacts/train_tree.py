@@ -27,7 +27,6 @@ import pandas as pd
 from pydantic import BaseModel
 
 from vad_lib import __version__
-from vad_lib.artifacts.checkpoint import write_checkpoint
 from vad_lib.artifacts.pictures import Maps, SavedHeatmap, in_order_of_interest, rows_with_heatmaps, save_heatmaps
 from vad_lib.artifacts.publishing import publish_tree
 from vad_lib.artifacts.records import collect_logs, copy_logs, extend_history, write_json
@@ -150,7 +149,7 @@ def write_train_tree(
             _log_what_happened(record, evaluation)
             write_json(folders["models/readiness"] / "readiness_config.json", record.dataset.config())
             checkpoint = folders["models/train"] / f"{record.model_name}_model.ckpt"
-            write_checkpoint(record.model_folder, checkpoint)
+            _write_checkpoint(record.model_folder, checkpoint)
             # Relative to its own folder, so that the tree can be moved.
             write_json(folders["models/train"] / "best_model_path.json", {"best_model_path": checkpoint.name})
             write_json(folders["models/train"] / "train_config.json", _train_config(record))
@@ -189,6 +188,14 @@ def heatmap_rows(record: TrainingRecord) -> pd.DataFrame:
     """Return the validation rows that get a heatmap: all that are anomalous and all that were decided NG."""
     rows = record.judged()
     return rows[rows_with_heatmaps(rows["is_anomalous"], rows["predicted"])].reset_index(drop=True)
+
+
+def _write_checkpoint(model_folder: Path, file: Path) -> None:
+    """Put the model folder into one file, which ``InspectionModel.load_checkpoint`` reads."""
+    from vad_lib.detectors.storage import read_model_folder, write_checkpoint
+
+    tensors, description = read_model_folder(model_folder)
+    write_checkpoint(file, tensors, description)
 
 
 def _write_performance(tree: Path, record: TrainingRecord, rows: pd.DataFrame, evaluation: Evaluation) -> Path | None:
