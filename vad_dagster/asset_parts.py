@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from vad_dagster.checks import readable_failure
+from vad_lib.lines import Line
 from vad_lib.plan import ExperimentalPlan
 from vad_lib.progress import Progress, ProgressUpdate
+
+logger = logging.getLogger(__name__)
 
 QUALITY_TEAM, ML_TEAM = "team:quality", "team:ml"
 PREVIEW_ROWS = 10
@@ -44,6 +50,20 @@ def log_progress(context: dg.AssetExecutionContext) -> Progress:
             context.log.info(str(update))
 
     return write
+
+
+@contextmanager
+def step(context: dg.AssetExecutionContext, line: Line) -> Iterator[Path]:
+    """Frame the work of an asset: errors for the user become readable failures, and its log goes to the artifacts.
+
+    Yields the folder that gathers the log of all steps of this run.
+    """
+    from vad_lib.artifacts.records import collect_logs
+
+    folder = line.folder / "logs" / context.run.run_id
+    with readable_failure(), collect_logs(folder):
+        logger.info("step %s of line %s", context.asset_key.to_user_string(), line.name)
+        yield folder
 
 
 def plan_metadata(plan: ExperimentalPlan) -> dict[str, Any]:
@@ -83,6 +103,19 @@ def links_markdown(links: Mapping[str, str | Path]) -> dg.MarkdownMetadataValue:
     """Return links to pages and folders as markdown."""
     lines = []
     for name, target in links.items():
-        address = target.resolve().as_uri() if isinstance(target, Path) else target
+        address = target.absolute().as_uri() if isinstance(target, Path) else target
         lines.append(f"- [{html.escape(name)}]({address})")
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def thumbnails(files: Sequence[Path], width: int = 480) -> dg.MarkdownMetadataValue:
+    """Return pictures as markdown with the bytes inside, so that the UI shows them without reaching the files."""
+    from PIL import Image
+
+    from vad_lib.heatmaps import thumbnail_markdown
+
+    pictures = []
+    for file in files:
+        with Image.open(file) as picture:
+            pictures.append(thumbnail_markdown(picture.convert("RGB"), file.name, width))
+    return dg.MetadataValue.md("\n\n".join(pictures))

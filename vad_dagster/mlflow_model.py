@@ -33,25 +33,12 @@ class VisualAnomalyModel(mlflow.pyfunc.PythonModel):
         self.model = InspectionModel.load(Path(context.artifacts["model"]))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        from vad_lib.thresholds import decide
-
         threshold = float((params or {}).get("inference_threshold", 0.5))
         with tempfile.TemporaryDirectory(prefix="vad_predict_") as folder:
             files = [_as_file(row, Path(folder), number) for number, row in enumerate(model_input.to_dict("records"))]
-            results = sorted(self.model.predict_files(files), key=lambda result: result.index)
-        rows = []
-        for result in results:
-            scored = result.error is None
-            rows.append(
-                {
-                    "raw_score": result.raw_score if scored else None,
-                    "p": result.p if scored else None,
-                    "certainty": result.certainty if scored else None,
-                    "predicted": str(decide([result.p], threshold)[0]) if scored else None,
-                    "error": None if scored else str(result.error),
-                }
-            )
-        frame = pd.DataFrame(rows, columns=["raw_score", "p", "certainty", "predicted", "error"])
+            results = list(self.model.predict_files(files, inference_threshold=threshold))
+        columns = ["raw_score", "p", "certainty", "predicted", "error"]
+        frame = pd.DataFrame([[getattr(result, name) for name in columns] for result in results], columns=columns)
         return frame.astype({"raw_score": float, "p": float, "certainty": float})
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from vad_lib.metrics import Evaluation
+from vad_lib.models import InspectionModel, ModelInfo
+from vad_lib.plan import TrainArguments
+from vad_lib.preprocessing import Preprocessing
 from vad_lib.promotion import PromotionDecision
 from vad_lib.thresholds import Calibration, Threshold
+
+if TYPE_CHECKING:
+    from vad_lib.detectors.base import Detector
+    from vad_lib.heatmaps import HeatmapScale
+    from vad_lib.training import FittedDetector
 
 RECORD_FILE = "record.json"
 
@@ -28,6 +37,89 @@ class Record(BaseModel):
     @classmethod
     def load(cls, folder: Path) -> Self:
         return cls.model_validate_json((folder / RECORD_FILE).read_text(encoding="utf-8"))
+
+
+class _TrainedRecord(Record):
+    info: ModelInfo
+    train: TrainArguments
+    preprocessing: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    numbers: dict[str, float]
+    run_id: str
+    plan_digest: str
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A fitted detector and everything about its fit that later steps tell.
+
+    Attributes:
+        detector: fitted.
+        preprocessing: from pixels to its input.
+        info: what the model says about itself.
+        train: the arguments in force, after automatic changes.
+        epochs: one mapping of numbers an epoch; empty for a detector without epochs.
+        numbers: counts and sizes of the fit worth showing.
+        run_id: the MLflow run.
+        plan_digest: of the plan in force.
+    """
+
+    detector: Detector
+    preprocessing: Preprocessing
+    info: ModelInfo
+    train: TrainArguments
+    epochs: list[dict[str, Any]]
+    numbers: dict[str, float]
+    run_id: str
+    plan_digest: str
+
+    @classmethod
+    def of_fit(cls, fitted: FittedDetector, ok_class: str, *, line: str, run_id: str, plan_digest: str) -> TrainedModel:
+        """Keep what a fit gave."""
+        return cls(
+            detector=fitted.detector,
+            preprocessing=fitted.preprocessing,
+            info=ModelInfo.of_fit(fitted, ok_class, line=line, mlflow_run_id=run_id, plan_digest=plan_digest),
+            train=fitted.arguments,
+            epochs=[asdict(epoch) for epoch in fitted.history],
+            numbers=dict(fitted.report.numbers),
+            run_id=run_id,
+            plan_digest=plan_digest,
+        )
+
+    def with_threshold(self, learnt: LearntThreshold, scale: HeatmapScale | None = None) -> InspectionModel:
+        """Return the model that inspects."""
+        return InspectionModel(
+            self.detector, self.preprocessing, learnt.threshold, learnt.calibration, self.info, scale
+        )
+
+    def save(self, folder: Path) -> None:
+        self.detector.save(folder / "detector")
+        _TrainedRecord(
+            info=self.info,
+            train=self.train,
+            preprocessing=self.preprocessing.to_json(),
+            epochs=self.epochs,
+            numbers=self.numbers,
+            run_id=self.run_id,
+            plan_digest=self.plan_digest,
+        ).save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainedModel:
+        from vad_lib.detectors.registry import load_detector
+
+        record = _TrainedRecord.load(folder)
+        return cls(
+            detector=load_detector(folder / "detector", accelerator=record.train.accelerator),
+            preprocessing=Preprocessing.from_json(record.preprocessing),
+            info=record.info,
+            train=record.train,
+            epochs=record.epochs,
+            numbers=record.numbers,
+            run_id=record.run_id,
+            plan_digest=record.plan_digest,
+        )
 
 
 class _ThresholdRecord(Record):
@@ -62,6 +154,7 @@ class ModelEvaluation(Record):
     evaluation: Evaluation
     champion_version: str = Field(default="", description="The version that served when this one was evaluated.")
     champion: Evaluation | None = Field(default=None, description="The champion on the same rows.")
+    champion_problem: str = Field(default="", description="Why the champion could not be measured, if so.")
     threshold_version: str
     plan_digest: str
     automatic_promotion: bool
@@ -88,16 +181,12 @@ class InspectionOutcome:
     facts: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        import json
-
         self.predictions.to_parquet(folder / "predictions.parquet", index=False)
         self.refused.to_parquet(folder / "refused.parquet", index=False)
         (folder / RECORD_FILE).write_text(json.dumps(self.facts, indent=2, default=str), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> InspectionOutcome:
-        import json
-
         return cls(
             pd.read_parquet(folder / "predictions.parquet"),
             pd.read_parquet(folder / "refused.parquet"),

@@ -32,7 +32,12 @@ class PromotionDecision(BaseModel):
 
 
 def decide_promotion(
-    challenger: Performance, champion: Performance | None, *, automatic: bool, tolerance: float = 0.0
+    challenger: Performance,
+    champion: Performance | None,
+    *,
+    automatic: bool,
+    tolerance: float = 0.0,
+    unmeasured: str = "",
 ) -> PromotionDecision:
     """Decide whether the challenger becomes the champion.
 
@@ -45,7 +50,11 @@ def decide_promotion(
         champion: performance of the serving model on the same rows; None where none serves.
         automatic: the plan's ``automatic_promotion``.
         tolerance: how much lower a number may be.
+        unmeasured: why a serving model could not be measured on these rows; empty where it could. A person decides
+            then: what cannot be compared cannot be found not worse.
     """
+    if unmeasured:
+        return PromotionDecision(promote=False, rule="person_decides", reason=unmeasured)
     if champion is None:
         return PromotionDecision(promote=True, rule="first_version", reason="It is the line's first model.")
     compared = []

@@ -48,3 +48,9 @@ def test_with_normal_rows_only_the_share_called_ok_counts() -> None:
     champion = Performance(None, None, accuracy=0.8)
     assert decide_promotion(Performance(None, None, accuracy=0.8), champion, automatic=True).promote
     assert not decide_promotion(Performance(None, None, accuracy=0.7), champion, automatic=True).promote
+
+
+def test_a_champion_that_cannot_be_measured_is_not_replaced_by_a_rule() -> None:
+    decision = decide_promotion(Performance(1.0, 1.0), None, automatic=True, unmeasured="its folder is gone")
+    assert not decision.promote
+    assert decision.reason == "its folder is gone"

@@ -1,5 +1,20 @@
 """The assets of a line, by group."""
 
 from vad_dagster.assets.data import ground_truth, validated_dataset
+from vad_dagster.assets.inference import inference_outputs, inference_summary
+from vad_dagster.assets.monitoring import drift_report
+from vad_dagster.assets.registry import champion_model
+from vad_dagster.assets.training import model_evaluation, threshold_table, trained_model, validation_scores
 
-ALL_ASSETS = [ground_truth, validated_dataset]
+ALL_ASSETS = [
+    ground_truth,
+    validated_dataset,
+    trained_model,
+    validation_scores,
+    threshold_table,
+    model_evaluation,
+    champion_model,
+    inference_outputs,
+    inference_summary,
+    drift_report,
+]

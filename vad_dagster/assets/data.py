@@ -7,8 +7,16 @@ from typing import Any
 
 import dagster as dg
 
-from vad_dagster.asset_parts import CODE_VERSION, QUALITY_TEAM, log_progress, plan_metadata, preview_table, step_tags
-from vad_dagster.checks import check_spec, plain_result, readable_failure, result_of_rule, schema_result, stopped
+from vad_dagster.asset_parts import (
+    CODE_VERSION,
+    QUALITY_TEAM,
+    log_progress,
+    plan_metadata,
+    preview_table,
+    step,
+    step_tags,
+)
+from vad_dagster.checks import check_spec, plain_result, result_of_rule, schema_result, stopped
 from vad_dagster.configuration import ReadinessConfig
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
@@ -53,7 +61,7 @@ def ground_truth(
     context: dg.AssetExecutionContext,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[InputTable]]:
     line = line_of(context)
-    with readable_failure():
+    with step(context, line):
         plan = plan_of(line)
         try:
             table = read_input(plan.train_data_folder(line.base_folder), plan.input, pipeline="train")
@@ -103,14 +111,15 @@ def ground_truth(
 def validated_dataset(
     context: dg.AssetExecutionContext, config: ReadinessConfig, ground_truth: InputTable
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[ValidatedDataset]]:
-    with readable_failure():
-        plan = plan_of(line_of(context)).with_operator_arguments("readiness", config.arguments())
-    try:
-        dataset = prepare_training_data(ground_truth, plan.readiness, plan.train, log_progress(context))
-    except ReadinessError as error:
-        for name in READINESS_RULES:
-            yield result_of_rule("validated_dataset", name, error.findings)
-        raise stopped(error.findings, "Readiness") from None
+    line = line_of(context)
+    with step(context, line):
+        plan = plan_of(line).with_operator_arguments("readiness", config.arguments())
+        try:
+            dataset = prepare_training_data(ground_truth, plan.readiness, plan.train, log_progress(context))
+        except ReadinessError as error:
+            for name in READINESS_RULES:
+                yield result_of_rule("validated_dataset", name, error.findings)
+            raise stopped(error.findings, "Readiness") from None
     for name in READINESS_RULES:
         yield result_of_rule("validated_dataset", name, dataset.findings)
     yield schema_result("validated_dataset", "rows_schema", ValidatedRows, dataset.rows)

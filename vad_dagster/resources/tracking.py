@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,15 +128,15 @@ class TrackedRun:
         if present:
             mlflow.log_metrics(present, step=step)
 
-    def curve(self, rows: list[Mapping[str, Any]]) -> None:
-        """Record one row of numbers an epoch."""
+    def curve(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Record one row of numbers an epoch; ``number`` is the epoch's."""
         for number, row in enumerate(rows):
-            step = int(row.get("epoch", number))
+            step = int(row.get("number", number + 1))
             self.metrics(
                 {
                     name: value
                     for name, value in row.items()
-                    if name != "epoch" and isinstance(value, int | float) and not isinstance(value, bool)
+                    if name != "number" and isinstance(value, int | float) and not isinstance(value, bool)
                 },
                 step=step,
             )

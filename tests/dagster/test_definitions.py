@@ -1,0 +1,139 @@
+"""The graph, as other people's bookmarks and scripts know it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+
+import dagster as dg
+import pytest
+
+from vad_dagster.definitions import build_defs, defs
+
+GRAPH = {
+    "ground_truth": ("data", set()),
+    "validated_dataset": ("data", {"ground_truth"}),
+    "trained_model": ("training", {"validated_dataset"}),
+    "validation_scores": ("training", {"trained_model", "validated_dataset"}),
+    "threshold_table": ("training", {"validation_scores", "validated_dataset"}),
+    "model_evaluation": (
+        "training",
+        {"trained_model", "validation_scores", "threshold_table", "validated_dataset"},
+    ),
+    "champion_model": ("registry", {"model_evaluation"}),
+    "inference_outputs": ("inference", {"champion_model"}),
+    "inference_summary": ("inference", {"inference_outputs"}),
+    "drift_report": ("monitoring", {"inference_outputs", "validated_dataset", "validation_scores"}),
+}
+
+
+def graph() -> dg.AssetsDefinition:
+    return defs.resolve_asset_graph()  # type: ignore[return-value]
+
+
+@pytest.mark.spec("V1.01", "V1.02", "V1.04")
+def test_keys_groups_and_dependencies_are_what_they_were() -> None:
+    found = {
+        node.key.to_user_string(): (node.group_name, {parent.to_user_string() for parent in node.parent_keys})
+        for node in graph().asset_nodes
+    }
+    assert found == GRAPH
+
+
+@pytest.mark.spec("V1.01", "V1.02")
+def test_the_steps_of_the_guide_follow_each_other() -> None:
+    """Train: input, readiness, train. Inference: input, readiness, inference, output."""
+    steps: dict[str, list[str]] = {"train": [], "inference": []}
+    for key in graph().toposorted_asset_keys:
+        tags = graph().get(key).tags
+        for step in tags.get("vad/step", "").split("."):
+            pipeline = steps.get(tags.get("vad/pipeline", ""), [])
+            if step and step not in pipeline[-1:]:
+                pipeline.append(step)
+    assert steps == {
+        "train": ["input", "readiness", "train"],
+        "inference": ["input", "readiness", "inference", "output"],
+    }
+
+
+def test_every_asset_explains_itself() -> None:
+    for node in graph().asset_nodes:
+        assert len(node.description or "") > 40, node.key
+        assert node.owners, node.key
+        assert node.kinds, node.key
+        assert node.code_version, node.key
+        assert isinstance(node.partitions_def, dg.DynamicPartitionsDefinition), node.key
+
+
+def test_tables_show_their_columns_with_descriptions() -> None:
+    schema = graph().get(dg.AssetKey("threshold_table")).metadata["dagster/column_schema"]
+    columns = {column.name: column.description for column in schema.columns}
+    assert columns["p"]
+    assert "inference_threshold" in columns["p"]
+
+
+@pytest.mark.spec("V9.07")
+def test_checks_are_partitioned_and_what_makes_work_impossible_blocks() -> None:
+    checks = {key.name: graph().get_check_spec(key) for key in graph().asset_check_keys}
+    assert {name for name, spec in checks.items() if spec.blocking} == {
+        *("readable_table", "missing_columns", "no_rows_left", "ok_class", "normal_rows_to_split", "backbone_weights"),
+        *("rows_schema", "scores_schema", "table_schema", "predictions_schema"),
+    }
+    assert all(spec.partitions_def is not None and spec.description for spec in checks.values())
+    assert {"channels", "resolution", "normal_image_count"} <= set(checks)
+
+
+def test_jobs_sensors_and_schedules_are_switched_as_promised() -> None:
+    repository = defs.get_repository_def()
+    assert {"train_line", "inspect_line", "watch_line"} <= set(repository.job_names)
+    for sensor in repository.sensor_defs:
+        assert sensor.default_status == dg.DefaultSensorStatus.RUNNING, sensor.name
+    for schedule in repository.schedule_defs:
+        assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED, schedule.name
+    train = repository.get_job("train_line")
+    assert {key.to_user_string() for key in train.asset_layer.executable_asset_keys} == {
+        name for name, (group, _) in GRAPH.items() if group in ("data", "training", "registry")
+    }
+    assert graph().get(dg.AssetKey("trained_model")).pools == {"training"}
+
+
+def test_the_launchpad_explains_each_field() -> None:
+    job = defs.resolve_job_def("train_line")
+    fields = job.run_config_schema.config_type.fields["ops"].config_type.fields["trained_model"].config_type.fields
+    model_name = fields["config"].config_type.fields["model_name"]
+    assert "fastflow or patchcore" in (model_name.description or "")
+    assert not model_name.is_required
+
+
+def test_a_resource_can_be_swapped() -> None:
+    manager = dg.InMemoryIOManager()
+    assert build_defs(resource_overrides={"io_manager": manager}).resources["io_manager"] is manager
+
+
+def test_loading_costs_little_and_warns_of_nothing() -> None:
+    """Every process that Dagster starts loads the definitions; torch and its friends would add ten seconds to each."""
+    code = (
+        "import sys, json, warnings; warnings.simplefilter('always'); import dagster\n"
+        "import warnings as w\n"
+        "with w.catch_warnings(record=True) as caught:\n"
+        "    w.simplefilter('always')\n"
+        "    import vad_dagster.definitions as d; d.defs.get_repository_def()\n"
+        "heavy = [m for m in ('torch', 'torchvision', 'anomalib', 'mlflow', 'timm', 'matplotlib', 'sklearn', 'skimage',"
+        " 'scipy') if m in sys.modules]\n"
+        "told = sorted({str(c.message) for c in caught if c.category.__module__.startswith('dagster')})\n"
+        "print(json.dumps([heavy, told]))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    heavy, told = json.loads(answer.stdout.splitlines()[-1])
+    assert heavy == []
+    assert told == []
+
+
+def test_no_deprecated_or_unstable_interface_is_used() -> None:
+    with warnings.catch_warnings():
+        for category in (dg.BetaWarning, dg.PreviewWarning, dg.SupersessionWarning):
+            warnings.simplefilter("error", category=category)
+        warnings.filterwarnings("error", message=".*deprecated and will be removed in.*")
+        build_defs().get_repository_def()

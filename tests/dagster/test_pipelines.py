@@ -1,0 +1,394 @@
+"""A small line from its table to a champion and to predictions, through the real jobs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pytest
+import yaml
+from conftest import PLAN, draw_tile
+
+from vad_dagster.definitions import build_defs
+from vad_dagster.registry import CHALLENGER, CHAMPION, PREVIOUS, LineRegistry
+from vad_dagster.resources import MLflowTracking
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.lines import Home
+
+DEFS = build_defs()
+
+
+def run(
+    instance: dg.DagsterInstance,
+    job: str,
+    config: Mapping[str, Any] | None = None,
+    selection: list[str] | None = None,
+    line: str = "gravel",
+) -> dg.ExecuteInProcessResult:
+    return DEFS.resolve_job_def(job).execute_in_process(
+        instance=instance,
+        partition_key=line,
+        run_config={"ops": {asset: {"config": values} for asset, values in (config or {}).items()}},
+        asset_selection=[dg.AssetKey(name) for name in selection] if selection else None,
+        raise_on_error=False,
+    )
+
+
+def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    found = {event.asset_key.path[-1]: event for event in result.get_asset_materialization_events()}
+    return {name: value.value for name, value in found[asset].materialization.metadata.items()}
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    texts = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            told = data.user_failure_data.description if data.user_failure_data else None
+            texts.append(told or (data.error.to_string() if data.error else ""))
+    return "\n".join(texts)
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    return {check.check_name: check for check in result.get_asset_check_evaluations()}
+
+
+@pytest.fixture(scope="module")
+def trained(gravel_home: Home, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    result = run(instance, "train_line")
+    assert result.success, failure(result)
+    return result
+
+
+@pytest.fixture(scope="module")
+def inspected(trained: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    result = run(instance, "inspect_line")
+    assert result.success, failure(result)
+    return result
+
+
+@pytest.mark.spec("V1.01", "V4.07", "V4.09", "V11.12")
+def test_training_goes_from_the_table_to_a_champion(trained: dg.ExecuteInProcessResult, gravel_home: Home) -> None:
+    page = metadata(trained, "model_evaluation")
+    assert page["n"] == page["tp"] + page["fp"] + page["tn"] + page["fn"] > 8
+    assert 0 <= page["image_auroc"] <= 1
+    assert "data:image/jpeg;base64," in page["heatmaps"]
+    assert "/#/models/vad-gravel/versions/1" in page["links"]
+    assert metadata(trained, "champion_model")["why"] == "It is the line's first model."
+    tree = gravel_home.line("gravel").train_artifacts
+    assert (tree / "models" / "train" / "patchcore_model.ckpt").is_file()
+    assert len(pd.read_csv(tree / "output" / "output.csv")) == page["n"]
+    log = (tree / "log" / "pipeline.log").read_text()
+    for asset in ("validated_dataset", "trained_model", "threshold_table", "model_evaluation"):
+        assert f"step {asset} of line gravel" in log
+
+
+@pytest.mark.spec("V1.03")
+def test_values_lie_in_readable_files_and_nothing_is_pickled(
+    trained: dg.ExecuteInProcessResult, gravel_home: Home
+) -> None:
+    store = gravel_home.line("gravel").store
+    assert (store / "trained_model" / "detector" / "model.safetensors").is_file()
+    files = [file for file in store.rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} <= {".parquet", ".json", ".safetensors"}
+
+
+def test_random_weights_are_a_warning_on_the_model(trained: dg.ExecuteInProcessResult) -> None:
+    check = checks(trained)["backbone_weights"]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert "random" in (check.description or "")
+
+
+def test_checks_carry_the_line_and_broken_requirements_are_shown_without_stopping(
+    trained: dg.ExecuteInProcessResult,
+) -> None:
+    found = checks(trained)
+    assert {check.partition for check in found.values()} == {"gravel"}
+    few = found["normal_image_count"]
+    assert not few.passed
+    assert few.severity == dg.AssetCheckSeverity.ERROR
+    assert not few.blocking
+
+
+def test_the_run_in_mlflow_tells_the_whole_story(trained: dg.ExecuteInProcessResult, gravel_home: Home) -> None:
+    tracking = MLflowTracking()
+    version = LineRegistry(tracking, "gravel").champion()
+    client = tracking.connect()
+    recorded = client.get_run(version.run_id)
+    assert recorded.info.status == "FINISHED"
+    assert recorded.data.tags["dagster.partition"] == "gravel"
+    assert recorded.data.tags["dagster.run_id"] == trained.run_id
+    assert recorded.data.params["model_name"] == "patchcore"
+    assert recorded.data.params["patchcore_coreset_sampling_ratio"] == "0.1"
+    assert {"image_auroc", "f1", "threshold", "fit_seconds", "rows_train"} <= set(recorded.data.metrics)
+    inputs = {entry.tags[0].value: entry.dataset for entry in recorded.inputs.dataset_inputs}
+    assert set(inputs) == {"training", "validation"}
+    artifacts = {file.path for file in client.list_artifacts(version.run_id)}
+    assert {"plan", "report", "threshold", "heatmaps", "system.json", "readiness_config.json"} <= artifacts
+    assert "contact_sheet.jpg" in {
+        file.path.split("/")[-1] for file in client.list_artifacts(version.run_id, "heatmaps")
+    }
+
+
+def test_a_version_describes_itself(trained: dg.ExecuteInProcessResult, gravel_home: Home) -> None:
+    version = LineRegistry(MLflowTracking(), "gravel").version(1)
+    assert CHAMPION in version.aliases
+    assert version.tags["promoted_by"] == "rule: first_version"
+    assert version.tags["backbone_source"] == "random"
+    for heading in (
+        "### Data",
+        "### On the validation rows",
+        "### Threshold",
+        "### Weights",
+        "### Where it comes from",
+    ):
+        assert heading in version.description
+    assert f"/runs/{trained.run_id}" in version.description
+
+
+@pytest.mark.spec("V1.02", "V5.01", "V5.02", "V5.03", "V5.05", "V5.08", "V2.05")
+def test_inspection_takes_the_champion_and_writes_summary_and_results(
+    inspected: dg.ExecuteInProcessResult, gravel_home: Home
+) -> None:
+    page = metadata(inspected, "inference_outputs")
+    assert (page["images"], page["without a prediction"]) == (6, 0)
+    assert page["model version"] == "vad-gravel/1"
+    tree = gravel_home.line("gravel").inference_artifacts
+    summary = yaml.safe_load((tree / "score" / "inference_summary.yaml").read_text())
+    assert summary["result"] == metadata(inspected, "inference_summary")["result"] == f"OK:{page['OK']} NG:{page['NG']}"
+    assert summary["version"] == "vad-gravel/1"
+    assert not list((tree / "output").glob("*confusion*"))
+    assert InspectionDatabase.of(gravel_home).count_predictions("gravel") == 6
+
+
+def test_inspecting_again_scores_nothing_twice(
+    inspected: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
+) -> None:
+    page = metadata(run(instance, "inspect_line"), "inference_outputs")
+    assert (page["scored now"], page["known before"]) == (0, 6)
+
+
+def test_a_broken_image_is_named_and_the_others_have_results(
+    inspected: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    draw_tile(50).save(tmp_path / "fine.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    result = run(instance, "inspect_line", {"inference_outputs": {"folder": str(tmp_path)}})
+    assert result.success, failure(result)
+    check = checks(result)["all_images_decided"]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert "broken.png" in str(check.metadata["examples"])
+    assert metadata(result, "inference_outputs")["images"] == 2
+
+
+@pytest.mark.spec("V13.07")
+def test_an_operator_may_set_what_the_plan_lists_and_nothing_else(
+    inspected: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
+) -> None:
+    result = run(instance, "inspect_line", {"inference_outputs": {"inference_threshold": 0.000001}})
+    page = metadata(result, "inference_outputs")
+    assert page["NG"] == 6
+    assert page["set by the operator"] == {"inference.inference_threshold": "1e-06"}
+    refused = run(instance, "inspect_line", {"inference_outputs": {"save_anomaly_maps": True}})
+    assert not refused.success
+    assert "save_anomaly_maps" in failure(refused)
+    assert "ui_args" in failure(refused)
+
+
+def test_a_new_threshold_makes_a_version_without_a_fit_and_a_person_promotes_it(
+    inspected: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, gravel_home: Home
+) -> None:
+    """Order matters: this is the only test that changes who serves."""
+    weights = gravel_home.line("gravel").store / "trained_model" / "detector" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    later = ["threshold_table", "model_evaluation", "champion_model"]
+    config = {"threshold_table": {"chosen_threshold": 0.01, "note": "Miss nothing."}}
+    result = run(instance, "train_line", config, later)
+    assert result.success, failure(result)
+    assert weights.stat().st_mtime_ns == before
+    registry = LineRegistry(MLflowTracking(), "gravel")
+    second = registry.at(CHALLENGER)
+    assert second is not None
+    assert second.number == "2"
+    assert second.tags["threshold_method"] == "chosen"
+    assert registry.champion().number == "1"
+    assert "is worse on the same rows" in metadata(result, "champion_model")["why"]
+    child = MLflowTracking().connect().get_run(second.run_id)
+    assert child.data.tags["mlflow.parentRunId"] == registry.champion().run_id
+    assert "vad-gravel/1" in metadata(result, "model_evaluation")["beside the champion"]
+
+    nameless = run(instance, "train_line", {"champion_model": {"promote_version": "2"}}, ["champion_model"])
+    assert "decided_by" in failure(nameless)
+    by_person = {"champion_model": {"promote_version": "2", "decided_by": "Kim"}}
+    assert run(instance, "train_line", by_person, ["champion_model"]).success
+    assert registry.champion().number == "2"
+    assert registry.champion().tags["promoted_by"] == "person: Kim"
+    previous = registry.at(PREVIOUS)
+    assert previous is not None
+    assert previous.number == "1"
+
+    page = metadata(run(instance, "inspect_line"), "inference_outputs")
+    assert (page["model version"], page["NG"]) == ("vad-gravel/2", 6)
+    back = {"champion_model": {"promote_version": "previous", "decided_by": "Kim"}}
+    assert run(instance, "train_line", back, ["champion_model"]).success
+    assert registry.champion().number == "1"
+
+
+def test_the_drift_report_compares_what_was_inspected(
+    inspected: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
+) -> None:
+    result = run(instance, "watch_line")
+    assert result.success, failure(result)
+    assert metadata(result, "drift_report")["images compared"] == 7
+    assert "no_drift" in checks(result)
+
+
+def test_the_champion_loads_and_predicts_in_a_fresh_process(
+    trained: dg.ExecuteInProcessResult, gravel_home: Home, tmp_path: Path
+) -> None:
+    """Away from the repository, so that the model's own copy of the code has to do."""
+    image = gravel_home.line("gravel").folder / "inference" / "tile40.png"
+    code = (
+        "import base64, json, mlflow, pandas as pd, pathlib, sys\n"
+        "model = mlflow.pyfunc.load_model('models:/vad-gravel@champion')\n"
+        f"file = {str(image)!r}\n"
+        "by_path = model.predict(pd.DataFrame({'image_path': [file, '/nowhere.png']}))\n"
+        "encoded = base64.b64encode(pathlib.Path(file).read_bytes()).decode()\n"
+        "frame = pd.DataFrame({'image_base64': [encoded]})\n"
+        "by_bytes = model.predict(frame, params={'inference_threshold': 0.999999})\n"
+        "print(json.dumps([by_path.to_dict('records'), by_bytes.to_dict('records')]))\n"
+    )
+    from vad_dagster.home import prepare_home
+
+    environment = prepare_home(gravel_home)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    (good, missing), (same,) = json.loads(answer.stdout.splitlines()[-1])
+    assert good["predicted"] in ("OK", "NG")
+    assert good["error"] is None
+    assert missing["predicted"] is None
+    assert missing["error"]
+    assert same["raw_score"] == pytest.approx(good["raw_score"], abs=0)
+    assert same["predicted"] == "OK"
+
+
+@pytest.fixture
+def second_line(gravel_home: Home, instance: dg.DagsterInstance) -> Path:
+    """A copy of the line whose data a test may spoil."""
+    folder = gravel_home.line("spoilt").folder
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(gravel_home.line("gravel").folder / "train", folder / "train")
+    (folder / "experimental_plan.yaml").write_text(PLAN)
+    instance.add_dynamic_partitions("line", ["spoilt"])
+    return folder
+
+
+@pytest.mark.spec("V3.02", "V9.02")
+def test_a_missing_column_stops_the_run_and_the_check_names_it(second_line: Path, instance: dg.DagsterInstance) -> None:
+    table = second_line / "train" / "train.csv"
+    pd.read_csv(table).rename(columns={"label": "lable"}).to_csv(table, index=False)
+    result = run(instance, "train_line", line="spoilt")
+    assert not result.success
+    check = checks(result)["missing_columns"]
+    assert not check.passed
+    assert "no column 'label'" in check.description
+    assert "'lable'" in check.description
+    assert {event.asset_key.path[-1] for event in result.get_asset_materialization_events()} == {"ground_truth"}
+
+
+@pytest.mark.spec("V3.04")
+def test_a_wrong_normal_label_is_told_in_the_check_and_in_the_failure(
+    second_line: Path, instance: dg.DagsterInstance
+) -> None:
+    (second_line / "experimental_plan.yaml").write_text(PLAN.replace("ok_class: good", "ok_class: goood"))
+    result = run(instance, "train_line", line="spoilt")
+    check = checks(result)["ok_class"]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.ERROR
+    assert "'goood' is not among the labels" in check.description
+    assert "Readiness stopped" in failure(result)
+    assert "'good'" in failure(result)
+
+
+@pytest.mark.spec("V3.01", "V3.03")
+def test_dropped_rows_are_examples_of_their_check(second_line: Path, instance: dg.DagsterInstance) -> None:
+    table = second_line / "train" / "train.csv"
+    rows = pd.read_csv(table)
+    rows.loc[0, "label"] = None
+    rows.loc[1, "image_path"] = "./good/nowhere.png"
+    rows.to_csv(table, index=False)
+    result = run(instance, "train_line", line="spoilt", selection=["ground_truth", "validated_dataset"])
+    assert result.success, failure(result)
+    found = checks(result)
+    assert not found["missing_values"].passed
+    assert found["missing_values"].severity == dg.AssetCheckSeverity.WARN
+    records = found["missing_file"].metadata["examples"].records
+    assert "nowhere.png" in str(records)
+    assert metadata(result, "validated_dataset")["dropped rows"] == 2
+
+
+@pytest.mark.spec("D4", "V9.07")
+def test_an_enforced_requirement_stops_training(second_line: Path, instance: dg.DagsterInstance) -> None:
+    plan = PLAN.replace("ok_class: good\n", "ok_class: good\n            enforce_requirements: true\n")
+    (second_line / "experimental_plan.yaml").write_text(plan)
+    result = run(instance, "train_line", line="spoilt")
+    assert not result.success
+    assert "normal_image_count" in failure(result)
+    allowed = plan.replace(
+        "enforce_requirements: true", "enforce_requirements: true\n            allow_small_dataset: true"
+    )
+    (second_line / "experimental_plan.yaml").write_text(allowed)
+    again = run(instance, "train_line", line="spoilt", selection=["ground_truth", "validated_dataset"])
+    assert again.success, failure(again)
+
+
+@pytest.mark.spec("V13.09")
+def test_a_wrong_plan_and_a_missing_table_fail_with_their_own_words(
+    second_line: Path, instance: dg.DagsterInstance
+) -> None:
+    (second_line / "train" / "train.csv").unlink()
+    result = run(instance, "train_line", line="spoilt")
+    assert "holds no csv file" in failure(result)
+    assert "holds no csv file" in checks(result)["readable_table"].description
+    (second_line / "experimental_plan.yaml").write_text(PLAN.replace("percentile:", "percentil:"))
+    assert "'percentile'" in failure(run(instance, "train_line", line="spoilt")) or "percentile" in failure(
+        run(instance, "train_line", line="spoilt")
+    )
+
+
+def test_training_stops_before_it_starts_without_weights(
+    second_line: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS")
+    plan = PLAN.replace("patchcore_backbone: resnet18", "patchcore_backbone: resnet34")
+    (second_line / "experimental_plan.yaml").write_text(plan)
+    from vad_lib.backbones.shipped import shipped_backbones
+
+    result = run(instance, "train_line", line="spoilt")
+    check = checks(result)["backbone_weights"]
+    assert not check.passed
+    if shipped_backbones():
+        assert check.severity == dg.AssetCheckSeverity.WARN
+        assert "stands in" in check.description
+    else:
+        assert check.severity == dg.AssetCheckSeverity.ERROR
+        assert "vad weights fetch resnet34" in check.description
+        assert "vad weights fetch resnet34" in failure(result)
+        assert not result.success
+
+
+def test_inspecting_a_line_without_a_champion_says_what_to_do(second_line: Path, instance: dg.DagsterInstance) -> None:
+    result = run(instance, "inspect_line", line="spoilt")
+    assert "has no champion" in failure(result)
+    assert "train it first" in failure(result)

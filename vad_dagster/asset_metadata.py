@@ -1,0 +1,114 @@
+"""What the pages of the training assets show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pandas as pd
+
+from vad_dagster.checks import plain_result
+from vad_dagster.registry import Version
+from vad_dagster.values import TrainedModel
+from vad_lib.metrics import Evaluation
+from vad_lib.progress import format_seconds
+
+if TYPE_CHECKING:
+    from vad_lib.artifacts import TrainingRecord, TrainTree
+    from vad_lib.backbones.weights import BackboneWeights
+
+COMPARED = ("image_auroc", "f1", "precision", "recall", "accuracy", "tp", "fp", "tn", "fn")
+
+
+def weights_result(asset: str, check: str, weights: BackboneWeights) -> dg.AssetCheckResult:
+    """Say where the backbone's weights are from; a stand-in or random weights are a warning."""
+    asked = weights.asked_for or weights.name
+    problem = None
+    if weights.source == "random":
+        problem = f"{weights.name} has random weights (VAD_ALLOW_RANDOM_WEIGHTS): for tests only, never for use."
+    elif weights.source == "shipped" and asked != weights.name:
+        problem = (
+            f"Weights of {asked} are not on this machine: the backbone {weights.name}, which comes with the package, "
+            f"stands in. `vad weights fetch {asked}` or `vad weights add FILE` brings what the plan asks for."
+        )
+    return plain_result(
+        asset,
+        check,
+        problem,
+        fine=f"{weights.name} from {weights.source}" + (f": {weights.file.name}." if weights.file else "."),
+        severity="warn",
+        sha256=weights.sha256 or "none",
+        source=weights.source,
+    )
+
+
+def fit_metadata(model: TrainedModel) -> dict[str, Any]:
+    """Return what the page of the trained model shows: detector, backbone, time, the numbers of the fit."""
+    metadata: dict[str, Any] = {
+        "detector": model.train.model_name,
+        "backbone": f"{model.info.backbone.get('name')} ({model.info.backbone.get('source')})",
+        "images learnt from": model.info.n_train,
+        "fit seconds": model.info.fit_seconds,
+        "time": format_seconds(model.info.fit_seconds),
+        **{name.replace("_", " "): value for name, value in model.numbers.items()},
+    }
+    if model.epochs:
+        metadata["epochs"] = dg.MetadataValue.table(
+            [
+                dg.TableRecord({name: value for name, value in row.items() if isinstance(value, int | float | str)})
+                for row in model.epochs
+            ]
+        )
+        metadata["last loss"] = float(model.epochs[-1].get("loss", float("nan")))
+    if model.info.notices:
+        metadata["notices"] = dg.MetadataValue.md("\n".join(f"- {notice}" for notice in model.info.notices))
+    return metadata
+
+
+def score_metadata(scores: pd.DataFrame) -> dict[str, Any]:
+    """Return quartiles of the raw scores of normal and anomalous rows, as a table."""
+    records = []
+    for name, part in (("normal", scores[~scores["is_anomalous"]]), ("anomalous", scores[scores["is_anomalous"]])):
+        if len(part):
+            quantiles = part["raw_score"].quantile([0, 0.25, 0.5, 0.75, 1])
+            names = ("lowest", "first quarter", "middle", "third quarter", "highest")
+            numbers = {label: round(float(value), 6) for label, value in zip(names, quantiles, strict=True)}
+            records.append(dg.TableRecord({"rows": name, "count": len(part), **numbers}))
+    return {"raw scores": dg.MetadataValue.table(records)} if records else {}
+
+
+def around_chosen(table: pd.DataFrame, rows: int = 5) -> pd.DataFrame:
+    """Return the chosen row of a threshold table and its neighbours."""
+    place = int(table["chosen"].to_numpy().argmax()) if len(table) else 0
+    return table.iloc[max(0, place - rows) : place + rows + 1]
+
+
+def side_by_side(
+    evaluation: Evaluation, champion: Version | None, of_champion: Evaluation | None, problem: str
+) -> dg.MetadataValue:
+    """Return this model's numbers beside the champion's as markdown."""
+    if champion is None:
+        return dg.MetadataValue.md("There is no champion yet.")
+    if of_champion is None:
+        return dg.MetadataValue.md(problem)
+    lines = [f"| | this model | {champion.label} |", "|---|---|---|"]
+    for name in COMPARED:
+        new, old = getattr(evaluation, name), getattr(of_champion, name)
+        if new is not None or old is not None:
+            lines.append(f"| {name} | {_number(new)} | {_number(old)} |")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def most_telling(tree: TrainTree, record: TrainingRecord, most: int) -> list[Path]:
+    """Return up to ``most`` heatmaps: misses first, then false alarms, then hits."""
+    from vad_lib.artifacts.train_tree import in_order_of_interest
+
+    rows = in_order_of_interest(record.judged())["row"]
+    return [tree.heatmaps[int(row)] for row in rows if int(row) in tree.heatmaps][:most]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"

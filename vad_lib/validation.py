@@ -1,0 +1,95 @@
+"""A finished model on validation rows: which maps are drawn, and how another model fares on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from vad_lib.heatmaps import HeatmapScale, learn_heatmap_scale
+from vad_lib.metrics import Evaluation, evaluate
+from vad_lib.progress import Progress, silent
+from vad_lib.tables import NG
+
+if TYPE_CHECKING:
+    from vad_lib.models import InspectionModel
+
+SCALE_IMAGES = 30
+"""So many maps of images decided OK, and as many of NG ones, are enough to learn a colour scale."""
+
+
+class ValidationMaps:
+    """Anomaly maps of validation rows, kept in a folder because together they may not fit in memory.
+
+    Attributes:
+        scale: the colour scale of the model version; None for a detector without maps.
+        files: row -> ``.npy`` file, float32 (H, W).
+    """
+
+    def __init__(self, scale: HeatmapScale | None, files: Mapping[int, Path]) -> None:
+        self.scale = scale
+        self.files = dict(files)
+
+    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        for row, file in self.files.items():
+            yield row, np.load(file, allow_pickle=False)
+
+
+def make_validation_maps(
+    model: InspectionModel, judged: pd.DataFrame, folder: Path, *, heatmaps: bool = True, progress: Progress = silent
+) -> ValidationMaps:
+    """Compute the maps that are drawn, and enough others to learn the colour scale from.
+
+    Args:
+        model: with threshold and calibration.
+        judged: ``tables.ValidationScores`` with the column ``predicted``.
+        folder: where maps go.
+        heatmaps: also those of every anomalous row and every row decided NG, not only what the scale needs.
+        progress: told about each image.
+    """
+    ng = judged["predicted"] == NG
+    drawn = judged["is_anomalous"] | ng if heatmaps else pd.Series(False, index=judged.index)
+    needed = pd.Series(False, index=judged.index)
+    for part in (judged[ng], judged[~ng]):
+        needed[part.sample(min(len(part), SCALE_IMAGES), random_state=0).index] = True
+    rows = judged[drawn | needed].reset_index(drop=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[int, Path] = {}
+    flags: list[bool] = []
+    for result in model.predict_files([Path(file) for file in rows["file"]], progress=progress, with_maps=True):
+        if result.map is None:
+            continue
+        row = rows.loc[result.index]
+        file = folder / f"{int(row['row'])}.npy"
+        np.save(file, np.asarray(result.map, dtype=np.float32), allow_pickle=False)
+        files[int(row["row"])] = file
+        flags.append(bool(row["predicted"] == NG))
+    if not files:
+        return ValidationMaps(None, {})
+    scale = learn_heatmap_scale((np.load(file, allow_pickle=False) for file in files.values()), flags)
+    keep = set(judged.loc[drawn, "row"].astype(int))
+    return ValidationMaps(scale, {row: file for row, file in files.items() if row in keep})
+
+
+def evaluate_on_rows(model: InspectionModel, rows: pd.DataFrame, *, progress: Progress = silent) -> Evaluation:
+    """Return the performance of a model on labelled rows, at its own threshold.
+
+    Args:
+        model: any version.
+        rows: ``tables.ValidatedRows`` with labels; files that cannot be read any more are left out.
+        progress: told about each image.
+    """
+    flags = rows["is_anomalous"].astype(bool).to_numpy()
+    scores: list[float] = []
+    predicted: list[str] = []
+    known: list[bool] = []
+    for result in model.predict_files([Path(file) for file in rows["file"]], progress=progress):
+        if result.raw_score is not None and result.predicted is not None:
+            scores.append(result.raw_score)
+            predicted.append(result.predicted)
+            known.append(bool(flags[result.index]))
+    return evaluate(scores, known, predicted)
