@@ -158,7 +158,7 @@ def run_anomalib(case: Case, folder: Path, test: list[Path], store: Path, ratio:
         train_batch_size=BATCH,
         eval_batch_size=BATCH,
         num_workers=0,
-        val_split_mode="none",
+        val_split_mode="same_as_test",
         seed=SEED,
     )
     with tempfile.TemporaryDirectory() as work:
@@ -166,9 +166,9 @@ def run_anomalib(case: Case, folder: Path, test: list[Path], store: Path, ratio:
             accelerator="cpu",
             devices=1,
             max_epochs=epochs,
+            limit_val_batches=0,
             default_root_dir=work,
             logger=False,
-            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )

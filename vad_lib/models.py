@@ -281,23 +281,9 @@ class InspectionModel:
 
     def save_checkpoint(self, file: Path) -> None:
         """Write one file that ``torch.load(..., weights_only=True)`` reads: {'state_dict', 'detector_json'}."""
-        import os
+        from vad_lib.detectors.storage import write_checkpoint
 
-        import torch
-
-        from vad_lib.detectors.storage import description_text
-
-        content = {
-            "state_dict": {key: value.detach().cpu() for key, value in self.detector.state_dict().items()},
-            "detector_json": description_text(self.describe()),
-        }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        try:
-            torch.save(content, partial)
-            os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_checkpoint(file, self.detector.state_dict(), self.describe())
 
     @classmethod
     def load_checkpoint(cls, file: Path, *, accelerator: str = "cpu") -> InspectionModel:
@@ -306,19 +292,10 @@ class InspectionModel:
         Raises:
             ModelFormatError: it is not such a file, or is damaged.
         """
-        import json
+        from vad_lib.detectors.storage import read_checkpoint
 
-        import torch
-
-        from vad_lib.detectors.storage import verify_description
-
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-            description = json.loads(content["detector_json"])
-            tensors = content["state_dict"]
-        except Exception as error:  # damaged archives raise many kinds
-            raise ModelFormatError(f"{file} is not a checkpoint of this software ({error}).") from error
-        return cls._from(verify_description(description, str(file)), tensors, accelerator)
+        tensors, description = read_checkpoint(file)
+        return cls._from(description, tensors, accelerator)
 
     @classmethod
     def _from(cls, description: dict[str, Any], tensors: dict[str, torch.Tensor], accelerator: str) -> InspectionModel:

@@ -70,6 +70,39 @@ def read_model_folder(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
         raise ModelFormatError(f"{tensors_file} cannot be read ({error}).") from error
 
 
+def write_checkpoint(file: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
+    """Write one file of tensors and text, whole or not at all."""
+    import torch
+
+    content = {
+        "state_dict": {key: value.detach().cpu() for key, value in tensors.items()},
+        "detector_json": description_text(description),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        torch.save(content, partial)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_checkpoint(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read what ``write_checkpoint`` wrote; nothing but tensors and text is read from it.
+
+    Raises:
+        ModelFormatError: it is not such a file, or is damaged.
+    """
+    import torch
+
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        tensors, description = content["state_dict"], json.loads(content["detector_json"])
+    except Exception as error:  # damaged archives raise many kinds
+        raise ModelFormatError(f"{file} is not a checkpoint of this software ({error}).") from error
+    return tensors, verify_description(description, str(file))
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """Read and verify ``detector.json`` alone.
 

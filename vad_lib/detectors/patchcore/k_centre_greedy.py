@@ -101,7 +101,7 @@ class _Selection:
         while self.taken < self.count:
             value, position = torch.max(bound, dim=0)
             farthest = float(value)
-            if farthest <= 0.0:
+            if farthest <= 0.0 and ceiling <= 0.0:
                 return False
             if farthest <= ceiling:
                 break
