@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import pytest
 from brightness_model import POISON, BrightnessModel, write_image
+from conftest import Plant
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -80,6 +81,51 @@ class PoisonableModel(BrightnessModel):
             self.db.dead = True
             raise Death
         return super().predict_pixels(images, with_maps=with_maps)
+
+
+@pytest.mark.parametrize("after_commit", [False, True], ids=["before its commit", "after its commit"])
+def test_a_death_in_any_transaction_of_an_inspection_leaves_what_the_next_can_finish(
+    plant: Plant, tmp_path: Path, after_commit: bool
+) -> None:
+    for i in range(4):
+        write_image(plant.inbox / f"{i}.png", 50 + 20 * i)
+    shutil.copy(plant.inbox / "0.png", plant.inbox / "copy.png")
+    (plant.inbox / "broken.png").write_bytes(b"broken")
+    batch = plant.land_batch()
+    untouched = Path(shutil.copytree(plant.line.folder.parent.parent, tmp_path / "untouched"))
+    died = True
+    transactions = 0
+    while died:
+        home = Home(Path(shutil.copytree(untouched, tmp_path / f"{transactions}")))
+        url = f"sqlite:///{home.root}/inspection.db"
+        settings = {"model_version": "1", "line": home.line("bottles"), "batch_id": batch, "batch_size": 2}
+        # The batch knows its folder, which is the one of the first home: only the database is another.
+        mortal = MortalDatabase(url, transactions, after_commit)
+        try:
+            with patch("vad_lib.inspection.core.new_owner", lambda: f"{_place()}:1:dead:0"):
+                inspect_batch(mortal, BrightnessModel(), **settings)  # type: ignore[arg-type]
+        except Death:
+            pass
+        died = mortal.dead
+        db = InspectionDatabase(url)
+        model = BrightnessModel()
+        before = db.count_predictions("bottles")
+        result = inspect_batch(db, model, **settings)  # type: ignore[arg-type]
+        # Files that were in hand at a death come last, so either of the two equal ones may come first.
+        assert {*result.predictions["image_path"]} | {"0.png", "copy.png"} == {
+            "0.png",
+            "1.png",
+            "2.png",
+            "3.png",
+            "copy.png",
+        }
+        assert sorted(result.refused["rule"]) == ["duplicate", "unreadable_image"]
+        assert len(result.predictions) == 4
+        assert model.images == 4 - before
+        assert db.count_predictions("bottles") == 4
+        assert db.kept_aside("bottles")["kept_file"].notna().all()
+        transactions += 1
+    assert transactions > 8, "begin, claim and record of each chunk, and what is kept aside"
 
 
 class Landing(RuleBasedStateMachine):

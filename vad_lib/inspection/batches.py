@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,34 +63,27 @@ def inspect_batch(
         Exception: what the detector raised, where it could score nothing at all (no file is blamed).
     """
     started = time.monotonic()
+    scored = inspect_pending(
+        db,
+        model,
+        model_version=model_version,
+        line=line,
+        batch_id=batch_id,
+        inference_threshold=inference_threshold,
+        run_id=run_id,
+        lane=lane,
+        batch_size=batch_size,
+        maps_folder=maps_folder,
+        progress=progress,
+    ).scored
     batch, rows = _load(db, line.name, batch_id)
     folder = Path(batch.folder)
-    items = [_item(row, folder, number) for number, row in rows]
-    pending = [item for item, (_, row) in zip(items, rows, strict=True) if row.state == PENDING]
-    facts = PredictionFacts(line.name, model_version, inference_threshold, lane, batch_id, run_id)
-    scored = 0
-    if pending:
-        _make_sure_of(folder)
-        inspection = Inspection(
-            db,
-            model,
-            facts,
-            LandedLedger(db, line.name),
-            batch_size=batch_size,
-            maps_folder=maps_folder,
-            progress=progress,
-            vouched=_has_predictions(db, line.name, batch_id, model_version),
-        )
-        scored = inspection.run(pending).scored
-    keep_aside(db, line, batch_id, folder)
-
-    _, rows = _load(db, line.name, batch_id)
     done = {number: row.sha256 for number, row in rows if row.state == DONE}
     frame, map_files, versions = predictions_table(
         db,
-        [item for item in items if item.row in done],
+        [_item(row, folder, number) for number, row in rows if row.state == DONE],
         done,
-        facts,
+        PredictionFacts(line.name, model_version, inference_threshold, lane, batch_id, run_id),
         maps_folder,
     )
     return InspectionResult(
@@ -104,6 +98,54 @@ def inspect_batch(
     )
 
 
+@dataclass(frozen=True)
+class Progressed:
+    """How far one call got: images that it scored, and landings of the batch that could not be decided now."""
+
+    scored: int
+    left: int
+
+
+def inspect_pending(
+    db: InspectionDatabase,
+    model: Scorer,
+    *,
+    model_version: str,
+    line: Line,
+    batch_id: str,
+    inference_threshold: float = 0.5,
+    run_id: str | None = None,
+    lane: str = "run",
+    batch_size: int = 8,
+    maps_folder: Path | None = None,
+    progress: Progress = silent,
+) -> Progressed:
+    """Inspect what a batch has not decided yet, as ``inspect_batch`` does, without making tables of all of it.
+
+    Args and errors are those of ``inspect_batch``.
+    """
+    batch, rows = _load(db, line.name, batch_id)
+    folder = Path(batch.folder)
+    pending = [_item(row, folder, number) for number, row in rows if row.state == PENDING]
+    scored = decided = 0
+    if pending:
+        _make_sure_of(folder)
+        inspection = Inspection(
+            db,
+            model,
+            PredictionFacts(line.name, model_version, inference_threshold, lane, batch_id, run_id),
+            LandedLedger(db, line.name),
+            batch_size=batch_size,
+            maps_folder=maps_folder,
+            progress=progress,
+            vouched=_has_predictions(db, line.name, batch_id, model_version),
+        )
+        outcome = inspection.run(pending)
+        scored, decided = outcome.scored, len(outcome.contents) + len(outcome.refusals)
+    keep_aside(db, line, batch_id, folder)
+    return Progressed(scored, len(pending) - decided)
+
+
 def _load(db: InspectionDatabase, line: str, batch_id: str) -> tuple[Row[Any], list[tuple[int, Row[Any]]]]:
     """Return the batch and its landings, numbered in order of path: the numbers are the same in each attempt."""
     with db.reading() as connection:
@@ -115,10 +157,9 @@ def _load(db: InspectionDatabase, line: str, batch_id: str) -> tuple[Row[Any], l
                 f"The line {line} has no batch {batch_id!r} in {db.url}. Batches are formed by the landing sensor; to "
                 "inspect a folder of your own choice, use `vad inspect`."
             )
-        rows = connection.execute(
-            select(landings).where(landings.c.batch_id == batch_id).order_by(landings.c.path, landings.c.seq)
-        ).all()
-    return batch, list(enumerate(rows))
+        rows = connection.execute(select(landings).where(landings.c.batch_id == batch_id)).all()
+    # Not sorted by the database: each orders text by rules of its own.
+    return batch, list(enumerate(sorted(rows, key=lambda row: (row.path, row.seq))))
 
 
 def _item(row: Row[Any], folder: Path, number: int) -> Item:
