@@ -12,6 +12,8 @@ from typing import NamedTuple
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 TEMPORARY_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".swp", "~")
 IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini"})
+RESULT_SUFFIX = ".vad.json"
+"""Of files that say beside an image what became of it."""
 MAX_DEPTH = 64
 
 LEAVES_FOLDER = "leaves_folder"
@@ -89,6 +91,8 @@ def scan_folder(folder: Path, *, skip_folders: Collection[Path] = ()) -> Scan:
             with os.scandir(place) as entries:
                 for entry in entries:
                     name = entry.name
+                    if name.endswith(RESULT_SUFFIX):
+                        continue
                     if is_temporary(name):
                         temporary += not entry.is_dir(follow_symlinks=False)
                         continue
