@@ -97,5 +97,8 @@ def retrain_lines(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] 
     description="Writes a drift report for each line every morning.",
 )
 def watch_lines(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+    now = context.scheduled_execution_time or datetime.now(UTC)
     for name in context.instance.get_dynamic_partitions(LINES_PARTITION):
-        yield dg.RunRequest(partition_key=name, tags={"vad/started_by": "schedule watch_lines"})
+        yield dg.RunRequest(
+            run_key=f"{name}:{now.isoformat()}", partition_key=name, tags={"vad/started_by": "schedule watch_lines"}
+        )

@@ -111,3 +111,19 @@ def test_a_run_whose_process_died_is_found_by_the_launcher(prepared: dict[str, s
         gone.wait()
         instance.report_engine_event("started", run, EngineEventData.in_process(gone.pid))
         assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+
+
+def test_one_training_at_a_time_on_a_fresh_instance(prepared: dict[str, str]) -> None:
+    """What a run asks before it starts a step of a pool, on an instance where nobody has set a limit by hand."""
+    from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+    from dagster._core.test_utils import create_run_for_test
+
+    with dg.DagsterInstance.get() as instance:
+        first, second = (create_run_for_test(instance, job_name="train_line") for _ in range(2))
+        with InstanceConcurrencyContext(instance, first) as one, InstanceConcurrencyContext(instance, second) as two:
+            assert one.claim("training", "trained_model")
+            assert not two.claim("training", "trained_model")
+            assert two.has_pending_claims()
+            one.free_step("trained_model")
+            instance.event_log_storage.free_concurrency_slots_for_run(first.run_id)
+            assert instance.event_log_storage.get_concurrency_info("training").slot_count == 1

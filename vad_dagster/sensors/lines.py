@@ -30,7 +30,8 @@ def compare_lines(folders: Collection[str] | None, known: Collection[str]) -> Li
     LineChanges(add=['a'], remove=['c'], reason='')
     """
     if folders is None:
-        return LineChanges([], [], f"The folder of lines cannot be read; the {len(known)} known lines stay.")
+        stay = f"; the {len(known)} known lines stay" if known else ", so there is no line yet"
+        return LineChanges([], [], f"The folder of lines cannot be read{stay}.")
     add, remove = sorted(set(folders) - set(known)), sorted(set(known) - set(folders))
     reason = "" if add or remove else f"{len(known)} lines, as before."
     return LineChanges(add, remove, reason)

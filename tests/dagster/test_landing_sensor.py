@@ -1,0 +1,204 @@
+"""The sensor on landing folders: a shell, tried with real run records."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from conftest import draw_tile, make_line
+from dagster._core.test_utils import create_run_for_test
+
+from vad_dagster.definitions import build_defs
+from vad_dagster.io_manager import store_folder
+from vad_dagster.sensors.landing import landing_folders, lines_from, run_state
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.landing import RunState
+from vad_lib.lines import Home, Line
+
+
+@pytest.fixture
+def line(vad_home: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
+    monkeypatch.delenv("VAD_INSPECTION_DB", raising=False)
+    return make_line(Home(vad_home), normal=1, scratched=0)
+
+
+def champion(line: Line) -> None:
+    store_folder(line.name, "champion_model").mkdir(parents=True)
+
+
+def land(line: Line, name: str, number: int = 40, seconds_ago: float = 60) -> Path:
+    file = line.inbox / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draw_tile(number).save(file)
+    moment = time.time() - seconds_ago
+    os.utime(file, (moment, moment))
+    return file
+
+
+def tick(instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+    result = landing_folders(dg.build_sensor_context(instance, cursor=cursor))
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def launch(instance: dg.DagsterInstance, request: dg.RunRequest, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+    tags = {**request.tags, "dagster/partition": request.partition_key or ""}
+    return create_run_for_test(instance, job_name="inspect_line", tags=tags, status=status)
+
+
+@pytest.fixture
+def instance() -> dg.DagsterInstance:
+    ephemeral = dg.DagsterInstance.ephemeral()
+    ephemeral.add_dynamic_partitions("line", ["gravel"])
+    return ephemeral
+
+
+def test_without_a_champion_images_wait_and_the_tick_says_so(line: Line, instance: dg.DagsterInstance) -> None:
+    land(line, "a.png")
+    result = tick(instance)
+    assert not result.run_requests
+    assert "gravel: no champion yet" in str(result.skip_reason)
+
+
+def test_new_images_of_any_depth_become_one_run(line: Line, instance: dg.DagsterInstance) -> None:
+    champion(line)
+    for name in ("a.png", "deep/er/b.JPG", "c.jpeg"):
+        land(line, name)
+    result = tick(instance)
+    (request,) = result.run_requests or []
+    assert request.partition_key == "gravel"
+    assert request.tags["vad/inspect_line"] == "gravel"
+    assert request.tags["vad/images"] == "3"
+    assert request.run_key == request.tags["vad/batch_key"]
+    config = request.run_config["ops"]["inference_outputs"]["config"]
+    assert config == {"batch_id": request.tags["vad/batch"]}
+    assert len(InspectionDatabase.from_environment().landings("gravel", batch_id=config["batch_id"])) == 3
+
+
+def test_a_file_that_is_being_written_is_left_alone_until_it_stands_still(
+    line: Line, instance: dg.DagsterInstance
+) -> None:
+    champion(line)
+    file = land(line, "a.png", seconds_ago=0)
+    first = tick(instance)
+    assert "1 still being written" in str(first.skip_reason)
+    past = time.time() - 10
+    os.utime(file, (past, past))
+    assert len(tick(instance, first.cursor).run_requests or []) == 1
+
+
+def test_a_request_that_was_never_launched_is_made_again_under_the_same_key(
+    line: Line, instance: dg.DagsterInstance
+) -> None:
+    champion(line)
+    land(line, "a.png")
+    first = (tick(instance).run_requests or [])[0]
+    second = (tick(instance).run_requests or [])[0]
+    assert first.run_key == second.run_key
+
+
+def test_while_a_run_works_nothing_is_asked_for_twice(line: Line, instance: dg.DagsterInstance) -> None:
+    champion(line)
+    land(line, "a.png")
+    request = (tick(instance).run_requests or [])[0]
+    launch(instance, request, dg.DagsterRunStatus.STARTED)
+    result = tick(instance)
+    assert not result.run_requests
+    assert "its run is at work" in str(result.skip_reason)
+
+
+def test_a_batch_whose_run_failed_is_asked_for_again_under_another_key(
+    line: Line, instance: dg.DagsterInstance
+) -> None:
+    champion(line)
+    land(line, "a.png")
+    request = (tick(instance).run_requests or [])[0]
+    run = launch(instance, request, dg.DagsterRunStatus.FAILURE)
+    again = (tick(instance).run_requests or [])[0]
+    assert again.tags["vad/batch"] == request.tags["vad/batch"]
+    assert again.run_key != request.run_key
+    instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
+    assert run_state(instance, str(request.run_key)) == RunState("failed", will_retry=True)
+
+
+def test_a_reset_cursor_repeats_nothing(line: Line, instance: dg.DagsterInstance) -> None:
+    champion(line)
+    land(line, "a.png")
+    request = (tick(instance).run_requests or [])[0]
+    launch(instance, request, dg.DagsterRunStatus.STARTED)
+    assert not tick(instance, cursor=None).run_requests
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        (dg.DagsterRunStatus.STARTING, "active"),
+        (dg.DagsterRunStatus.CANCELING, "active"),
+        (dg.DagsterRunStatus.SUCCESS, "succeeded"),
+        (dg.DagsterRunStatus.CANCELED, "cancelled"),
+    ],
+)
+def test_run_states_are_told_in_the_words_of_the_ledger(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus, state: str
+) -> None:
+    assert run_state(instance, "b.1") is None
+    create_run_for_test(instance, tags={"vad/batch_key": "b.1"}, status=status)
+    found = run_state(instance, "b.1")
+    assert found is not None
+    assert found.status == state
+
+
+def test_a_line_with_a_wrong_plan_does_not_hold_up_the_others(
+    line: Line, vad_home: Path, instance: dg.DagsterInstance
+) -> None:
+    champion(line)
+    land(line, "a.png")
+    make_line(Home(vad_home), "broken", plan="user_parameters: 7\n", normal=1, scratched=0)
+    instance.add_dynamic_partitions("line", ["broken"])
+    result = tick(instance)
+    assert [request.partition_key for request in result.run_requests or []] == ["gravel"]
+
+
+def test_lines_take_turns_and_a_late_tick_goes_on_where_it_stopped(
+    line: Line, vad_home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_line(Home(vad_home), "second", normal=1, scratched=0)
+    instance.add_dynamic_partitions("line", ["second"])
+    monkeypatch.setattr("vad_dagster.sensors.landing.SECONDS_PER_TICK", -1.0)
+    cursor = tick(instance).cursor
+    assert json.loads(str(cursor))["next"] == "gravel"
+    names = [each.name for each in lines_from(Home(vad_home).lines(), "h")]
+    assert names == ["second", "gravel"]
+
+
+@pytest.mark.timeout(300)
+def test_a_landed_batch_is_inspected_whole(gravel_home: Home, instance: dg.DagsterInstance) -> None:
+    """Good, broken and repeated files; one prediction a content, a reason for each other file."""
+    defs = build_defs()
+    trained = defs.resolve_job_def("train_line").execute_in_process(instance=instance, partition_key="gravel")
+    assert trained.success
+    line = gravel_home.line("gravel")
+    for number in range(3):
+        land(line, f"tile {number} “ü”.png", number + 50)
+    land(line, "again.png", 50)
+    broken = land(line, "broken.png")
+    broken.write_bytes(b"")
+    os.utime(broken, (1, 1))
+    (request,) = tick(instance).run_requests or []
+    job = defs.resolve_job_def("inspect_line")
+    result = job.execute_in_process(
+        instance=instance, partition_key="gravel", run_config=request.run_config, tags=request.tags
+    )
+    assert result.success
+    db = InspectionDatabase.of(gravel_home)
+    assert len(db.predictions("gravel")) == 3
+    assert set(db.kept_aside("gravel")["rule"]) == {"duplicate", "unreadable_image"}
+    table = (line.inference_artifacts / "output" / "output.csv").read_text()
+    assert "broken.png" in table
+    assert "the same content as" in table
+    tick(instance)
+    assert set(db.batches("gravel")["state"]) == {"closed"}
