@@ -49,14 +49,14 @@ class MortalDatabase(InspectionDatabase):
         self.dead = False
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
         if self.dead:
             raise Death
         self.left -= 1
         self.dead = self.left < 0
         if self.dead and not self.after_commit:
             raise Death
-        with super().writing() as connection:
+        with super().writing(durable=durable) as connection:
             yield connection
         if self.dead:
             raise Death

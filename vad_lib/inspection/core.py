@@ -88,6 +88,10 @@ class Inspection:
             InputError: nothing at all could be read (a share that went away): no file is blamed for it.
             Exception: what the detector raised, where it could score nothing at all.
         """
+        with self._db.kept_open():
+            return self._run(items)
+
+    def _run(self, items: Sequence[Item]) -> Outcome:
         meter = ProgressMeter(self._progress, "inspecting", len(items))
         try:
             postponed: list[_Elsewhere] = []
@@ -186,7 +190,7 @@ class Inspection:
         if not read:
             return ours, known, elsewhere, duplicates
         now = utc_now()
-        with self._db.writing() as connection:
+        with self._db.writing(durable=False) as connection:
             unique = []
             for each in read:
                 first = self._ledger.own_content(connection, each.item, each.image, now)

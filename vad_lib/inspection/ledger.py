@@ -121,7 +121,7 @@ class LandedLedger:
         """Count one inspection more that may die with these in hand."""
         alone = len(chunk) == 1
         self._alone.update((item.row, alone) for item in chunk)
-        with self._db.writing() as connection:
+        with self._db.writing(durable=False) as connection:
             _of(connection, chunk, begun=landings.c.begun + 1, begun_alone=landings.c.begun_alone + int(alone))
 
     def give_back(self, chunk: Sequence[Item], also: Also | None = None) -> None:

@@ -34,6 +34,7 @@ class InspectionDatabase:
     def __init__(self, url: str) -> None:
         self.engine = create_inspection_engine(url)
         self._reader = self.engine.execution_options(vad_readonly=True)
+        self._jotter = self.engine.execution_options(vad_durable=False)
         create_tables(self.engine)
 
     @classmethod
@@ -52,10 +53,23 @@ class InspectionDatabase:
         return self.engine.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
-        """One transaction that may write: all of it happens, or nothing."""
-        with self.engine.begin() as connection:
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        """One transaction that may write: all of it happens, or nothing.
+
+        ``durable=False`` is for marks that a power cut may lose (a process that dies cannot): it does not wait for the
+        disk.
+        """
+        with (self.engine if durable else self._jotter).begin() as connection:
             yield connection
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Keep SQLite from tidying up after every single transaction, which it does when its last user leaves."""
+        held = self.engine.raw_connection()
+        try:
+            yield
+        finally:
+            held.close()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

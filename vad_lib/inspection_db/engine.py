@@ -44,8 +44,11 @@ def create_inspection_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
-        readonly = connection.get_execution_options().get("vad_readonly", False)
-        connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+        options = connection.get_execution_options()
+        if not options.get("vad_durable", True):
+            # Written to the log, so no other process can miss it; only a power cut can lose it.
+            connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
+        connection.exec_driver_sql("BEGIN" if options.get("vad_readonly", False) else "BEGIN IMMEDIATE")
 
     return engine
 
