@@ -148,7 +148,11 @@ class Signal:
 def due_signals(db: InspectionDatabase, *, blocked: Sequence[tuple[str, str]] = ()) -> list[Signal]:
     """Return signals whose time has come, oldest first, but for the given pairs of line and channel."""
     statement = (
-        select(signals, landings, batches.c.folder)
+        select(
+            *(signals.c.seq, signals.c.channel, signals.c.line, signals.c.attempts, signals.c.created_at),
+            *(landings.c.path, landings.c.sha256, landings.c.rule, landings.c.reason, landings.c.decided_at),
+            *(landings.c.state.label("landing_state"), batches.c.folder),
+        )
         .join(landings, landings.c.seq == signals.c.seq)
         .join(batches, batches.c.batch_id == landings.c.batch_id)
         .where(signals.c.state == WAITING, signals.c.next_try_at <= utc_now())
@@ -190,7 +194,7 @@ def _content(row: Row[Any], known: Row[Any] | None) -> dict[str, Any]:
         "line": row.line,
         "image_path": row.path,
         "sha256": row.sha256,
-        "state": row.state,
+        "state": row.landing_state,
         "rule": row.rule,
         "reason": row.reason,
         "decided_at": row.decided_at.isoformat() if row.decided_at else None,
@@ -244,7 +248,7 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
     """Return the value of ``X-VAD-Signature``: HMAC-SHA256 over the timestamp, a dot and the body.
 
     >>> signature("key", "1700000000", b"{}")[:15]
-    'sha256=c0a2d5e8'
+    'sha256=9d713ed4'
     """
     return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
