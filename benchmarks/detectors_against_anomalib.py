@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
 warnings.filterwarnings("ignore")
 
 SEED = 42
@@ -42,12 +43,19 @@ class Case:
     ratio: float = 0.1
     epochs: int = 15
     quick_epochs: int = 4
-    quick_ratio: float = 0.01
+    quick_ratio: float = 0.002
     reason: str = ""
 
 
 CASES = (
-    Case("bottle-patchcore", "mvtec_bottle", "patchcore", 0.995),
+    Case(
+        "bottle-patchcore",
+        "mvtec_bottle",
+        "patchcore",
+        0.995,
+        ratio=0.01,
+        reason="coreset 1 % for both: anomalib's selection of 10 % takes half an hour",
+    ),
     Case("bottle-fastflow", "mvtec_bottle", "fastflow", 0.97),
     Case(
         "magnetic-patchcore",
@@ -55,7 +63,7 @@ CASES = (
         "patchcore",
         0.94,
         ratio=0.01,
-        quick_ratio=0.002,
+        quick_ratio=0.001,
         reason="coreset 1 % for both: anomalib's selection of 10 % of 779,264 patches takes hours",
     ),
 )
@@ -194,6 +202,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAD_TEST_DATA", beside)))
     parser.add_argument("--sets", nargs="+", choices=[case.name for case in CASES], default=None)
     parser.add_argument("--quick", action="store_true", help="small coresets and few epochs: minutes, not an hour")
+    parser.add_argument("--coreset", type=float, default=None, help="coreset ratio for both sides")
+    parser.add_argument("--only-ours", action="store_true", help="leave anomalib out and look at the floors alone")
     parser.add_argument("--json", type=Path, default=None, help="write the figures to this file as well")
     options = parser.parse_args()
     import torch
@@ -209,24 +219,23 @@ def main() -> int:
             print(f"{case.name}: left out, there is no {folder}")
             continue
         train, test = files_of(folder)
-        ratio = case.quick_ratio if options.quick else case.ratio
+        ratio = options.coreset or (case.quick_ratio if options.quick else case.ratio)
         epochs = case.quick_epochs if options.quick else case.epochs
         setting = f"coreset {ratio:.1%}" if case.model == "patchcore" else f"{epochs} epochs"
         print(f"\n{case.name}: {len(train)} training and {len(test)} test images, {setting}. {case.reason}", flush=True)
         ours = run_ours(case, train, test, options.data / "weights", ratio, epochs)
         print_row("ours", ours)
-        theirs = run_anomalib(case, folder, test, options.data / "weights", ratio, epochs)
-        print_row("anomalib", theirs)
-        ratios = [ours.fit_seconds / theirs.fit_seconds, ours.image_milliseconds / theirs.image_milliseconds]
-        print(f"  {'ours / anomalib':<16} {ours.auroc - theirs.auroc:+9.4f} {ratios[0]:12.3f} {ratios[1]:12.3f}")
-        if case.model == "patchcore":
-            worst = max(abs(ours.scores[key] - value) / value for key, value in theirs.scores.items())
-            print(f"  largest relative difference of a score: {worst:.1e}")
+        theirs = None
+        if not options.only_ours:
+            theirs = run_anomalib(case, folder, test, options.data / "weights", ratio, epochs)
+            print_row("anomalib", theirs)
+            print_comparison(case, ours, theirs)
         # anomalib's float32 cancellation moves scores by up to some 1e-4; a swapped pair of images is not a defect.
-        if ours.auroc < max(case.floor if not options.quick else 0.0, theirs.auroc - 1e-3):
-            print(f"  FAILED: wanted at least {case.floor} and anomalib's own")
+        floor = max(0.0 if options.quick else case.floor, theirs.auroc - 1e-3 if theirs else 0.0)
+        if ours.auroc < floor:
+            print(f"  FAILED: wanted at least {floor:.4f}")
             failed = True
-        table.append({"case": case.name, "setting": setting, "ours": row(ours), "anomalib": row(theirs)})
+        table.append({"case": case.name, "setting": setting, "ours": row(ours), "anomalib": theirs and row(theirs)})
         if options.json:
             options.json.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     return int(failed)
@@ -241,6 +250,15 @@ def print_row(who: str, result: Result) -> None:
     """Print one side's figures."""
     times = f"{result.fit_seconds:10.1f} s fit {result.image_milliseconds:10.1f} ms/image"
     print(f"  {who:<16} AUROC {result.auroc:.4f} {times}", flush=True)
+
+
+def print_comparison(case: Case, ours: Result, theirs: Result) -> None:
+    """Print ours against anomalib's: difference of AUROC, ratios of times, and of scores where these must be equal."""
+    fit, image = ours.fit_seconds / theirs.fit_seconds, ours.image_milliseconds / theirs.image_milliseconds
+    print(f"  {'ours : anomalib':<16} AUROC {ours.auroc - theirs.auroc:+.4f} {fit:10.3f} fit   {image:10.3f} an image")
+    if case.model == "patchcore":
+        worst = max(abs(ours.scores[key] - value) / value for key, value in theirs.scores.items())
+        print(f"  largest relative difference of a score: {worst:.1e}", flush=True)
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def test_a_saved_detector_scores_the_same_bits(tmp_path: Path, fitted: PatchCore
 @pytest.mark.spec("V14.15")
 def test_a_gpu_that_is_not_there_is_refused(random_resnet: BackboneWeights, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(PlanError, match="accelerator is gpu.*Set accelerator: cpu"):
+    with pytest.raises(PlanError, match=r"accelerator is gpu.*Set accelerator: cpu"):
         PatchCore(random_resnet, accelerator="gpu")
 
 

@@ -87,8 +87,8 @@ def find_in_store(name: str, folder: Path) -> Path | None:
         for file in files
         if file.name.startswith((f"{name}_", f"{name}."))
         and read_sidecar(file).get("architecture", name) == name
-        # resnet18_d.pth would begin with resnet18_ too, were there a model of that name
-        and (file.stem == name or not _is_other_architecture(file.stem))
+        # vit_small_patch16_224.pth begins with vit_small_, and is a model of its own
+        and not _is_other_architecture(file.stem, name)
     ]
     for candidates in (by_stem, by_sidecar, by_prefix):
         if len(candidates) > 1:
@@ -112,10 +112,11 @@ def architecture_of(file: Path) -> str | None:
     return max(known, key=len, default=None)
 
 
-def _is_other_architecture(stem: str) -> bool:
+def _is_other_architecture(stem: str, name: str) -> bool:
     import timm
 
-    return timm.is_model(stem.split(".")[0])
+    first = stem.split(".")[0]
+    return first != name.split(".")[0] and bool(timm.is_model(first))
 
 
 def put_in_store(file: Path, name: str, folder: Path, facts: dict[str, Any] | None = None) -> Path:
