@@ -50,7 +50,7 @@ def test_the_instance_takes_all_settings(prepared: dict[str, str], recwarn: pyte
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_max_runtime_seconds == 6 * 3600
         assert instance.run_retries_enabled
-        assert type(instance.run_launcher).__name__ == "LocalRunLauncher"
+        assert type(instance.run_launcher).__name__ == "WarmRunLauncher"
         assert instance.run_launcher.supports_check_run_worker_health
         config = instance.get_concurrency_config()
         assert config.pool_config.default_pool_limit == 1

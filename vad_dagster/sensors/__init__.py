@@ -2,7 +2,8 @@
 
 from vad_dagster.sensors.landing import landing_folders
 from vad_dagster.sensors.lines import line_folders
+from vad_dagster.sensors.serving import serving_versions
 
-ALL_SENSORS = [line_folders, landing_folders]
+ALL_SENSORS = [line_folders, landing_folders, serving_versions]
 
-__all__ = ["ALL_SENSORS", "landing_folders", "line_folders"]
+__all__ = ["ALL_SENSORS", "landing_folders", "line_folders", "serving_versions"]
