@@ -22,6 +22,7 @@ from vad_lib.scorer import hand_over_abandoned
 from vad_lib.scorer.tables import prepare_tables
 
 HERE = Path(__file__).parent
+PYTHONPATH = os.pathsep.join(str(folder) for folder in (HERE.parent.parent, HERE.parent / "inspection", HERE))
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -32,7 +33,7 @@ def spawn(source: PlantSource) -> Iterator[Spawn]:
     def begin(*more: str, lines: tuple[str, ...] = ("bottles",)) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, str(HERE / "scorer_in_process.py"), str(source.home.root), *lines, *more],
-            env={**os.environ, "PYTHONPATH": str(HERE.parent.parent), "VAD_HOME": str(source.home.root)},
+            env={**os.environ, "PYTHONPATH": PYTHONPATH, "VAD_HOME": str(source.home.root)},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )

@@ -53,14 +53,6 @@ class Source(Protocol):
         """Return the model of a version, ready to score."""
 
 
-@dataclass(frozen=True)
-class WarmModel:
-    """A model in memory."""
-
-    version: str
-    model: Scorer
-
-
 class InTurn:
     """A model that computes while no other does: two at once would only share the same cores."""
 
@@ -87,6 +79,14 @@ class InTurn:
         """As the model does."""
         with self._turn:
             return self._model.predict_pixels(images, with_maps=with_maps)
+
+
+@dataclass(frozen=True)
+class WarmModel:
+    """A model in memory."""
+
+    version: str
+    model: InTurn
 
 
 class WarmModels:

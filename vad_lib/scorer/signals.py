@@ -188,7 +188,7 @@ def _predictions_of(connection: Connection, contents: Sequence[tuple[str, str]])
     return found
 
 
-def _content(row: Row[Any], known: Row[Any] | None) -> dict[str, Any]:
+def _content(row: Any, known: Row[Any] | None) -> dict[str, Any]:
     content: dict[str, Any] = {
         "id": f"{row.line}-{row.seq}",
         "line": row.line,

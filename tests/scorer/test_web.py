@@ -1,0 +1,210 @@
+"""The web interface, asked over a real socket."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import uvicorn
+from brightness_model import THORN, BrightnessModel, write_image
+from conftest import PlantSource, until
+
+from vad_dagster.scorer.app import WebSettings, create_app
+from vad_dagster.scorer.logs import log_as_json
+from vad_dagster.scorer.service import refuse_open_door
+from vad_lib.errors import InputError
+from vad_lib.heatmaps import HeatmapScale
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.scorer import FastLane, LaneLimits
+
+Web = Callable[..., str]
+
+
+@pytest.fixture
+def web(db: InspectionDatabase, source: PlantSource) -> Iterator[Web]:
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def begin(**settings: object) -> str:
+        lane = FastLane(db, source, LaneLimits(follow_seconds=0.1))
+        app = create_app(lane, WebSettings(**settings))  # type: ignore[arg-type]
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        servers.append((server, thread))
+        until(lambda: server.started)
+        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        until(lambda: requests.get(f"{address}/ready", timeout=5).status_code == 200)
+        return address
+
+    yield begin
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(20)
+
+
+def _bytes(tmp_path: Path, brightness: int, nonce: int = 0) -> bytes:
+    return write_image(tmp_path / "made.png", brightness, nonce).read_bytes()
+
+
+def test_an_image_sent_by_the_web_is_recorded_and_the_same_bytes_are_not_scored_again(
+    web: Web, db: InspectionDatabase, tmp_path: Path
+) -> None:
+    address = web()
+    first = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20)
+    assert first.status_code == 200
+    assert (first.json()["predicted"], first.json()["lane"]) == ("NG", "fast")
+    again = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20)
+    assert again.json() == first.json()
+    assert db.count_predictions("bottles") == 1
+    by_content = requests.get(address + first.headers["Location"], timeout=5)
+    assert by_content.json() == first.json()
+    feed = requests.get(f"{address}/lines/bottles/predictions", timeout=5).json()
+    assert feed == [first.json()]
+    assert requests.get(f"{address}/lines/bottles/predictions?after=1", timeout=5).json() == []
+
+
+def test_what_is_no_image_too_large_or_refused_is_said_in_the_status(web: Web, tmp_path: Path) -> None:
+    address = web(max_upload_bytes=1000)
+    post = f"{address}/lines/bottles/images"
+    assert requests.post(post, data=b"GIF89a", timeout=20).status_code == 415
+    assert requests.post(post, data=b"\x89PNG\r\n\x1a\n" + bytes(2000), timeout=20).status_code == 413
+    # Without a length that could be looked at beforehand.
+    pieces = iter([b"\x89PNG\r\n\x1a\n", bytes(800), bytes(800)])
+    assert requests.post(post, data=pieces, timeout=20).status_code == 413
+    requests.post(post, data=_bytes(tmp_path, 60), timeout=20)
+    thorn = requests.post(f"{post}?seconds=0.5", data=_bytes(tmp_path, THORN), timeout=20)
+    assert thorn.status_code in (202, 422)
+    missing = requests.post(f"{address}/lines/nowhere/images", data=b"", timeout=5)
+    assert missing.status_code == 404
+    assert "There are: bottles" in missing.json()["detail"]
+
+
+def test_who_does_not_wait_is_told_where_the_result_will_be(
+    web: Web, source: PlantSource, db: InspectionDatabase, tmp_path: Path
+) -> None:
+    source.make = lambda line, version: BrightnessModel(seconds=0.5)
+    address = web()
+    answer = requests.post(f"{address}/lines/bottles/images?seconds=0", data=_bytes(tmp_path, 70), timeout=20)
+    assert answer.status_code == 202
+    assert requests.get(address + answer.headers["Location"], timeout=5).status_code == 404
+    until(lambda: db.count_predictions("bottles") == 1)
+    assert requests.get(address + answer.headers["Location"], timeout=5).json()["predicted"] == "OK"
+
+
+def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: PlantSource, tmp_path: Path) -> None:
+    from PIL import Image
+
+    def with_scale(line: str, version: str) -> BrightnessModel:
+        model = BrightnessModel()
+        model.heatmap_scale = HeatmapScale(low=0, threshold=100, high=255)  # type: ignore[attr-defined]
+        return model
+
+    source.make = with_scale
+    address = web()
+    sha = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20).json()["sha256"]
+    answer = requests.get(f"{address}/lines/bottles/heatmaps/{sha}.png", timeout=20)
+    assert answer.status_code == 200
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > picture.height
+    assert requests.get(f"{address}/lines/bottles/heatmaps/{'0' * 64}.png", timeout=5).status_code == 404
+    (source.lines["bottles"].folder / "uploads" / f"{sha}.png").unlink()
+    assert requests.get(f"{address}/lines/bottles/heatmaps/{sha}.png", timeout=5).status_code == 410
+
+
+def test_with_a_token_nothing_but_health_is_told_without_it(web: Web, tmp_path: Path) -> None:
+    address = web(token="a long random text")
+    for path in ("/lines", "/metrics", "/lines/nowhere/predictions", "/lines/bottles/predictions/0"):
+        assert requests.get(address + path, timeout=5).status_code == 401
+        wrong = requests.get(address + path, headers={"Authorization": "Bearer another"}, timeout=5)
+        assert wrong.status_code == 401
+    assert requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 50), timeout=5).status_code == 401
+    right = {"Authorization": "Bearer a long random text"}
+    assert requests.get(f"{address}/lines", headers=right, timeout=5).status_code == 200
+    assert requests.get(f"{address}/health", timeout=5).json() == {"alive": True}
+
+
+def test_a_page_that_calls_this_machine_by_another_name_is_turned_away(web: Web) -> None:
+    address = web()
+    assert requests.get(f"{address}/lines", headers={"Host": "evil.example"}, timeout=5).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "open_"),
+    [
+        ("0.0.0.0", "", True),
+        ("::", "", True),
+        ("10.0.0.5", "", True),
+        ("0.0.0.0", "x", False),
+        ("localhost", "", False),
+        ("::1", "", False),
+    ],
+)
+def test_the_door_to_other_machines_needs_a_token(host: str, token: str, open_: bool) -> None:
+    if open_:
+        with pytest.raises(InputError, match="VAD_TOKEN"):
+            refuse_open_door(host, token)
+    else:
+        refuse_open_door(host, token)
+
+
+def test_metrics_tell_what_happened(web: Web, source: PlantSource, db: InspectionDatabase) -> None:
+    address = web()
+    for i in range(3):
+        write_image(source.lines["bottles"].folder / f"{i}.png", 50 + i, nonce=i)
+    until(lambda: db.count_predictions("bottles") == 3)
+    until(lambda: 'state="done"} 3' in requests.get(f"{address}/metrics", timeout=5).text)
+    text = requests.get(f"{address}/metrics", timeout=5).text
+    assert 'vad_landing_to_result_seconds_count{line="bottles"} 3' in text
+    assert 'vad_model_info{line="bottles",version="1"} 1' in text
+    assert "vad_queue_images 0" in text
+    for row in text.splitlines():
+        assert row.startswith("#") or float(row.rpartition(" ")[2]) >= 0
+
+
+def test_a_line_that_cannot_be_served_is_not_ready(web: Web, source: PlantSource) -> None:
+    address = web()
+
+    def refuse(line: str, version: str) -> BrightnessModel:
+        raise OSError("the model folder is gone")
+
+    source.make = refuse
+    source.add("caps")
+    until(lambda: requests.get(f"{address}/ready", timeout=5).status_code == 503)
+    until(lambda: "the model folder is gone" in requests.get(f"{address}/ready", timeout=5).text)
+    assert requests.get(f"{address}/health", timeout=5).status_code == 200
+
+
+def test_the_interface_describes_itself(web: Web) -> None:
+    described = requests.get(f"{web()}/openapi.json", timeout=5).json()
+    assert {"/lines/{line}/images", "/lines/{line}/heatmaps/{sha256}.png", "/metrics", "/ready"} <= set(
+        described["paths"]
+    )
+    body = described["paths"]["/lines/{line}/images"]["post"]["requestBody"]
+    assert set(body["content"]) == {"image/png", "image/jpeg"}
+
+
+def test_log_lines_are_json_with_what_was_given() -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    try:
+        log_as_json("info", stream)
+        logging.getLogger("vad.scorer").info("inspected", extra={"line": "bottles", "images": 3, "nothing": None})
+        try:
+            raise OSError("disk full")
+        except OSError:
+            logging.getLogger("vad.scorer").exception("trouble")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    first, second = (json.loads(row) for row in stream.getvalue().splitlines())
+    assert (first["message"], first["line"], first["images"], first["level"]) == ("inspected", "bottles", 3, "info")
+    assert "nothing" not in first
+    assert "disk full" in second["exception"]

@@ -1,0 +1,290 @@
+"""The web interface of the resident scorer.
+
+Open to this machine only, unless a token is set: then every request but ``/health`` and ``/ready`` has to bring it.
+"""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
+
+import hmac
+import io
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Row
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from vad_dagster.scorer.status import gauges
+from vad_dagster.scorer.uploads import LandingFolderError, NotAnImageError, land_upload, newest_prediction
+from vad_lib.errors import UnreadableImageError
+from vad_lib.scorer import FastLane
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "testserver")
+logger = logging.getLogger("vad.scorer.web")
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """Who may ask, and how much at once.
+
+    Attributes:
+        token: what a request has to bring as ``Authorization: Bearer …``; empty: nothing, for this machine only.
+        max_upload_bytes: larger images are refused before they are read.
+        max_waiting_seconds: the longest that a request may wait for its result.
+    """
+
+    token: str = field(default="", repr=False)
+    max_upload_bytes: int = 64 * 2**20
+    max_waiting_seconds: float = 60.0
+
+
+class PredictionOut(BaseModel):
+    """A prediction as it is recorded."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    prediction_id: int
+    line: str
+    sha256: str = Field(description="Of the file's bytes.")
+    path: str = Field(description="The file that was scored.")
+    predicted: Literal["OK", "NG"]
+    p: float = Field(description="Calibrated score; 0.5 exactly at the trained threshold.")
+    certainty: float
+    raw_score: float
+    threshold: float = Field(description="On the raw score.")
+    threshold_version: str
+    inference_threshold: float = Field(description="On p; NG at or above it.")
+    model_version: str
+    lane: str
+    batch_id: str | None
+    run_id: str | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> "PredictionOut":
+        return cls.model_validate(dict(row._mapping))
+
+
+class LineOut(BaseModel):
+    """How a line is served."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    line: str
+    folder: str = Field(description="Where its images land.")
+    champion: str = Field(description="Label of the version that serves; empty: none.")
+    warm: str = Field(description="Label of the version in memory; empty: none.")
+    waiting: int = Field(description="Complete images that nobody has taken up.")
+    taken_up: int = Field(description="Images taken up that wait for a worker.")
+    trouble: str
+
+
+def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
+    """Return the web application around a fast lane, which lives as long as it."""
+    rules = settings or WebSettings()
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(lane.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(lane.stop)
+
+    bearer = HTTPBearer(auto_error=False, description="The value of VAD_TOKEN, where that is set.")
+
+    def allowed(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if rules.token and not (
+            given is not None and hmac.compare_digest(given.credentials.encode(), rules.token.encode())
+        ):
+            raise HTTPException(401, "Send the header 'Authorization: Bearer <token>'.", {"WWW-Authenticate": "Bearer"})
+
+    guarded = [Depends(allowed)]
+    app = FastAPI(
+        title="Visual anomaly detection: resident scorer",
+        description="Scores images the moment they land, and answers about them.",
+        lifespan=life,
+    )
+    if not rules.token:
+        # A page in a browser must not reach this machine's scorer under a name of its own.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_NAMES))
+
+    def known(line: str) -> str:
+        if line not in lane.watched:
+            raise HTTPException(
+                404, f"There is no line {line!r}. There are: {', '.join(sorted(lane.watched)) or 'none'}."
+            )
+        return line
+
+    KnownLine = Annotated[str, Depends(known)]
+
+    @app.get("/health", tags=["operation"], summary="Does the process work?")
+    def health() -> JSONResponse:
+        alive = lane.alive()
+        return JSONResponse({"alive": alive}, 200 if alive else 503)
+
+    @app.get("/ready", tags=["operation"], summary="Can every line with a champion be served?")
+    def ready() -> JSONResponse:
+        reasons = lane.not_ready()
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+    @app.get("/metrics", tags=["operation"], dependencies=guarded, response_class=PlainTextResponse)
+    def metrics() -> PlainTextResponse:
+        """Counts, times and queues, in the text format of Prometheus."""
+        text = lane.metrics.text(gauges(lane))
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/lines", tags=["lines"], dependencies=guarded)
+    def lines() -> list[LineOut]:
+        """How each line is served."""
+        warm, reasons, watches = lane.models.versions(), lane.not_ready(), lane.watches
+        return [
+            LineOut(
+                line=name,
+                folder=str(line.folder),
+                champion=line.model_version,
+                warm=warm.get(name, ""),
+                waiting=len(watches[name].waiting) if name in watches else 0,
+                taken_up=lane.queue.waiting(name),
+                trouble=reasons.get(name, ""),
+            )
+            for name, line in sorted(lane.watched.items())
+        ]
+
+    @app.post(
+        "/lines/{line}/images",
+        tags=["images"],
+        dependencies=guarded,
+        summary="Score an image",
+        response_model=PredictionOut,
+        responses={
+            202: {"description": "It landed; its result comes later at the address in Location."},
+            413: {"description": "Too large."},
+            415: {"description": "Neither PNG nor JPEG."},
+            422: {"description": "The image was refused; the reason is in the answer."},
+            503: {"description": "The line has no model yet, or its landing folder cannot be written to."},
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")
+                },
+            }
+        },
+    )
+    async def score_image(
+        request: Request,
+        line: KnownLine,
+        seconds: Annotated[float, Query(ge=0, description="How long to wait for the result.")] = 10.0,
+    ) -> Response:
+        """The bytes of a PNG or JPEG file are the body. The image lands like any other, so its result is recorded."""
+        if not lane.watched[line].model_version:
+            raise HTTPException(503, f"The line {line!r} has no champion yet: train it first.")
+        data = await _body(request, rules.max_upload_bytes)
+        try:
+            answer = await run_in_threadpool(land_upload, lane, line, data, min(seconds, rules.max_waiting_seconds))
+        except NotAnImageError as error:
+            raise HTTPException(415, str(error)) from error
+        except LandingFolderError as error:
+            raise HTTPException(503, str(error)) from error
+        location = {"Location": f"/lines/{line}/predictions/{answer.sha256}"}
+        if answer.prediction is not None:
+            out = PredictionOut.of(answer.prediction)
+            return Response(out.model_dump_json(), 200, location, "application/json")
+        if answer.state == "refused":
+            raise HTTPException(422, answer.reason)
+        return JSONResponse({"state": "waiting", "sha256": answer.sha256}, 202, location)
+
+    @app.get("/lines/{line}/predictions", tags=["images"], dependencies=guarded)
+    def predictions(
+        line: KnownLine,
+        after: Annotated[int, Query(ge=0, description="prediction_id of the last one that was seen.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[PredictionOut]:
+        """Predictions in the order of being recorded."""
+        table = lane.db.predictions(line, after_id=after, limit=limit)
+        return [PredictionOut.model_validate({str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
+
+    @app.get("/lines/{line}/predictions/{sha256}", tags=["images"], dependencies=guarded)
+    def prediction(line: KnownLine, sha256: str) -> PredictionOut:
+        """The newest prediction of an image, by the sha256 of its file."""
+        return PredictionOut.of(_recorded(lane, line, sha256))
+
+    @app.get(
+        "/lines/{line}/heatmaps/{sha256}.png",
+        tags=["images"],
+        dependencies=guarded,
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}},
+    )
+    def heatmap(line: KnownLine, sha256: str) -> Response:
+        """The image beside its heatmap, drawn anew by the model in memory."""
+        return Response(_draw(lane, line, _recorded(lane, line, sha256)), media_type="image/png")
+
+    return app
+
+
+async def _body(request: Request, most: int) -> bytes:
+    too_large = HTTPException(413, f"At most {most} bytes are taken.")
+    if int(request.headers.get("content-length") or 0) > most:
+        raise too_large
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > most:
+            raise too_large
+    return bytes(data)
+
+
+def _recorded(lane: FastLane, line: str, sha256: str) -> Row[Any]:
+    found = newest_prediction(lane.db, line, sha256)
+    if found is None:
+        raise HTTPException(404, f"The line {line!r} has no prediction of an image with the sha256 {sha256!r}.")
+    return found
+
+
+def _draw(lane: FastLane, line: str, record: Row[Any]) -> bytes:
+    from vad_lib.heatmaps import draw_heatmap
+    from vad_lib.images.decoding import decode_image
+
+    warm = lane.models.get(line)
+    if warm is None:
+        raise HTTPException(503, f"The model of {line!r} is not in memory; ask again in a moment.")
+    scale = getattr(warm.model.model, "heatmap_scale", None)
+    if scale is None:
+        raise HTTPException(404, f"The model {warm.version} makes no heatmaps.")
+    if warm.version != record.model_version:
+        raise HTTPException(
+            409,
+            f"The prediction is of {record.model_version}; {warm.version} serves now and would draw another picture.",
+        )
+    try:
+        image = decode_image(Path(record.path))
+    except UnreadableImageError as error:
+        raise HTTPException(410, f"The image cannot be read any more: {error.reason}.") from error
+    if image.sha256 != record.sha256:
+        raise HTTPException(410, "Another image lies in its place now.")
+    (result,) = warm.model.predict_pixels([image.pixels], with_maps=True)
+    picture = draw_heatmap(
+        image.pixels,
+        result.map,
+        scale,
+        title=Path(record.path).name,
+        p=record.p,
+        raw_score=record.raw_score,
+        predicted=record.predicted,
+        inference_threshold=record.inference_threshold,
+    )
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", compress_level=2)
+    return stream.getvalue()

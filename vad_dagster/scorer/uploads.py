@@ -1,0 +1,105 @@
+"""Images that come by the web land like any other: written into the landing folder, and then waited for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Row, desc, select
+
+from vad_lib.errors import VadError
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.schema import predictions
+from vad_lib.scorer import FastLane
+from vad_lib.scorer.completeness import JPEG_START, PNG_START
+
+UPLOADS = "uploads"
+
+
+class NotAnImageError(VadError):
+    """The bytes are neither PNG nor JPEG."""
+
+
+class LandingFolderError(VadError):
+    """The image cannot be written into the landing folder."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``known``: it was scored before; ``waiting``: it landed, and its result comes later."""
+
+    state: Literal["known", "done", "refused", "waiting"]
+    sha256: str
+    prediction: Row[Any] | None = None
+    reason: str = ""
+
+
+def newest_prediction(
+    db: InspectionDatabase, line: str, sha256: str, model_version: str | None = None
+) -> Row[Any] | None:
+    """Return the newest prediction of a content, of one version or of any."""
+    statement = select(predictions).where(predictions.c.line == line, predictions.c.sha256 == sha256)
+    if model_version is not None:
+        statement = statement.where(predictions.c.model_version == model_version)
+    with db.reading() as connection:
+        return connection.execute(statement.order_by(desc(predictions.c.prediction_id)).limit(1)).one_or_none()
+
+
+def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answer:
+    """Let an image land and wait for its result at most so many seconds.
+
+    The same bytes again are not scored again: their name is their sha256.
+
+    Raises:
+        NotAnImageError: neither PNG nor JPEG.
+        LandingFolderError: the landing folder cannot be written to.
+    """
+    suffix = ".png" if data.startswith(PNG_START) else ".jpg" if data.startswith(JPEG_START) else ""
+    if not suffix:
+        raise NotAnImageError("The body is neither a PNG nor a JPEG file. Send the bytes of the file as they are.")
+    sha = hashlib.sha256(data).hexdigest()
+    warm = lane.models.get(line)
+    known = newest_prediction(lane.db, line, sha, warm.version) if warm is not None else None
+    if known is not None:
+        return Answer("known", sha, known)
+    path = f"{UPLOADS}/{sha}{suffix}"
+    target = lane.watched[line].folder / path
+    future = lane.expect(line, path)
+    try:
+        try:
+            _write(target, data)
+        except OSError as error:
+            raise LandingFolderError(
+                f"{target.parent} cannot be written to: {error.strerror or error}. Make room or give the right."
+            ) from error
+        lane.hint(line, target)
+        try:
+            decided = future.result(seconds)
+        except FutureTimeoutError:
+            found = newest_prediction(lane.db, line, sha, warm.version if warm else None)
+            return Answer("done" if found is not None else "waiting", sha, found)
+    finally:
+        lane.forget(line, path, future)
+    found = newest_prediction(lane.db, line, sha)
+    # A duplicate of an image that landed elsewhere has that one's result.
+    if found is not None:
+        return Answer("done", sha, found)
+    return Answer("refused" if decided.state == "refused" else "waiting", sha, None, decided.reason or "")
+
+
+def _write(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
