@@ -48,6 +48,8 @@ class ReadinessConfig(OperatorConfig):
     threshold_method: str | None = _argument(ReadinessArguments, "threshold_method")
     num_minor_threshold: int | None = _argument(ReadinessArguments, "num_minor_threshold")
     ratio_minor_threshold: float | None = _argument(ReadinessArguments, "ratio_minor_threshold")
+    enforce_requirements: bool | None = _argument(ReadinessArguments, "enforce_requirements")
+    allow_small_dataset: bool | None = _argument(ReadinessArguments, "allow_small_dataset")
 
 
 class TrainConfig(OperatorConfig):
@@ -60,6 +62,21 @@ class TrainConfig(OperatorConfig):
     max_epochs: int | None = _argument(TrainArguments, "max_epochs")
     accelerator: str | None = _argument(TrainArguments, "accelerator")
     monitor_metric: str | None = _argument(TrainArguments, "monitor_metric")
+    save_validation_heatmap: bool | None = _argument(TrainArguments, "save_validation_heatmap")
+    augmentation_list: list[str] | None = _argument(TrainArguments, "augmentation_list")
+    augmentation_choice: int | None = _argument(TrainArguments, "augmentation_choice")
+    rotation_angle: float | None = _argument(TrainArguments, "rotation_angle")
+    brightness_degree: float | None = _argument(TrainArguments, "brightness_degree")
+    contrast_degree: float | None = _argument(TrainArguments, "contrast_degree")
+    saturation_degree: float | None = _argument(TrainArguments, "saturation_degree")
+    hue_degree: float | None = _argument(TrainArguments, "hue_degree")
+    blur_kernel_size: int | None = _argument(TrainArguments, "blur_kernel_size")
+
+    def arguments(self) -> dict[str, Any]:
+        """As ``OperatorConfig.arguments``; ``img_size: [224]`` means the one number 224."""
+        entered = super().arguments()
+        size = entered.get("img_size")
+        return {**entered, "img_size": size[0]} if size is not None and len(size) == 1 else entered
 
 
 class ThresholdConfig(OperatorConfig):

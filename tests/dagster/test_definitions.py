@@ -10,7 +10,9 @@ import warnings
 import dagster as dg
 import pytest
 
+from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig
 from vad_dagster.definitions import build_defs, defs
+from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments
 
 GRAPH = {
     "ground_truth": ("data", set()),
@@ -105,6 +107,23 @@ def test_the_launchpad_explains_each_field() -> None:
     model_name = fields["config"].config_type.fields["model_name"]
     assert "fastflow or patchcore" in (model_name.description or "")
     assert not model_name.is_required
+
+
+def test_every_argument_that_a_plan_may_hand_to_operators_is_a_field() -> None:
+    fields = set(ReadinessConfig.model_fields) | set(TrainConfig.model_fields) | set(ThresholdConfig.model_fields)
+    wanted = {*ReadinessArguments.model_fields, *TrainArguments.model_fields} - {"model_parameters"}
+    assert wanted <= fields
+    assert set(InferenceArguments.model_fields) <= set(InspectionConfig.model_fields)
+
+
+def test_what_was_left_empty_is_no_argument() -> None:
+    assert TrainConfig().arguments() == {}
+    assert TrainConfig(img_size=[224], batch_size=8).arguments() == {"img_size": 224, "batch_size": 8}
+    assert TrainConfig(img_size=[64, 96]).arguments() == {"img_size": [64, 96]}
+    assert ThresholdConfig(chosen_threshold=2.0, note="x", percentile=0.9).arguments() == {"percentile": 0.9}
+    assert InspectionConfig(folder="/x", batch_id="b", save_anomaly_maps=False).arguments() == {
+        "save_anomaly_maps": False
+    }
 
 
 def test_a_resource_can_be_swapped() -> None:
