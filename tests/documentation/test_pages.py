@@ -1,0 +1,33 @@
+"""What the pages say is what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from tools import readme, spec_table
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_the_readme_lists_the_plans_arguments_as_the_models_have_them() -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.with_arguments(text) == text, "run python -m tools.readme"
+
+
+def test_every_promised_line_has_a_test_or_a_reason_and_the_page_is_up_to_date() -> None:
+    lines = yaml.safe_load(spec_table.LINES.read_text(encoding="utf-8"))
+    tests = spec_table.marked_tests(ROOT / "tests")
+    assert spec_table.faults(lines, tests) == []
+    assert spec_table.PAGE.read_text(encoding="utf-8") == spec_table.page(lines, tests), "run python -m tools.spec_table"
+
+
+def test_every_file_that_the_pages_link_to_is_there() -> None:
+    missing = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                missing.append(f"{page.name}: {target}")
+    assert missing == []
