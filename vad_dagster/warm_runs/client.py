@@ -95,8 +95,6 @@ class ForkServer:
             ServerUnavailable: there is none, or it could not be started in time.
             RunRefused: the forked process says that it cannot execute the run.
         """
-        if self._failure and time.monotonic() - self._failure[0] < FORGET_FAILURE_SECONDS:
-            raise ServerUnavailable(self._failure[1])
         me = ProcessIdentity.of(os.getpid())
         if me is None:
             raise ServerUnavailable("this system has no /proc")
@@ -108,7 +106,7 @@ class ForkServer:
             "folder": os.getcwd(),
             "launcher": vars(me),
         }
-        connection, place, answer = self._ask(request, output, may_start, seconds)
+        connection, place, answer = self._ask(request, output, may_start and not self._failed_lately(), seconds)
         with connection:
             if answer.get("answer") == "error":
                 raise RunRefused(str(answer.get("error")))
@@ -118,7 +116,7 @@ class ForkServer:
         self, request: Mapping[str, Any], output: Sequence[int], may_start: bool, seconds: float
     ) -> tuple[socket.socket, ServerPlace, dict[str, Any]]:
         deadline = time.monotonic() + seconds
-        starts, reason = 0, "there is no fork server"
+        starts, reason = 0, self._failed_lately() or "there is no fork server"
         child: subprocess.Popen[bytes] | None = None
         place = self.place()
         try:
@@ -152,13 +150,18 @@ class ForkServer:
                     child = self.start(place)
                     starts += 1
             if time.monotonic() > deadline:
-                raise ServerUnavailable(f"{reason}, and none came up within {seconds:.0f} s (see {place.log})")
+                self._fail(f"{reason}, and none came up within {seconds:.0f} s (see {place.log})")
             time.sleep(POLL_SECONDS)
 
     def _fail(self, reason: str) -> None:
-        # not tried again for each run of a queue
         self._failure = (time.monotonic(), reason)
         raise ServerUnavailable(reason)
+
+    def _failed_lately(self) -> str:
+        """Return why no server came up a short time ago, so that not every run of a queue waits for one."""
+        if self._failure and time.monotonic() - self._failure[0] < FORGET_FAILURE_SECONDS:
+            return self._failure[1]
+        return ""
 
     def start(self, place: ServerPlace | None = None) -> subprocess.Popen[bytes]:
         """Start a fork server without waiting for it; it ends at once where there is one already."""

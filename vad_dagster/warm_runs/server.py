@@ -366,7 +366,7 @@ def main() -> int:
         loaded = preload(given.preload)
     except NotForkable as error:
         log.error("cannot fork: %s", error)
-        return CANNOT_FORK
+        os._exit(CANNOT_FORK)  # does not wait for the threads
     seconds = {name: getattr(given, name) for name in ("idle_seconds", "grace_seconds", "kill_seconds")}
     server = Server(place, loaded, **seconds)
     log.info("listens, %d modules in %.1f s", len(sys.modules), loaded.seconds)
