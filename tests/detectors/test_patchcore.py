@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,10 @@ def unseen(tiles: pd.DataFrame) -> torch.Tensor:
 
 @pytest.mark.spec("V4.17", "V15.02")
 def test_scores_and_maps_are_those_of_anomalib(shared_data: Path, real_resnet: BackboneWeights) -> None:
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    from vad_lib.backbones.build import load_weights
+
     train = sorted((shared_data / "mvtec_bottle" / "train" / "good").iterdir())[:8]
     test = sorted((shared_data / "mvtec_bottle" / "test").glob("*/*"))[::9]
     size = Preprocessing((160, 192))
@@ -38,14 +44,26 @@ def test_scores_and_maps_are_those_of_anomalib(shared_data: Path, real_resnet: B
     images = ImageDataset(test, size, shapes=[(320, 320)] * len(test))
     batch = torch.stack([images[number] for number in range(len(test))])
     found = ours.score(batch)
-    theirs = ours.embedder.model
+    theirs = PatchcoreModel(backbone="resnet18", layers=("layer2", "layer3"), pre_trained=False).eval()
+    load_weights(theirs.feature_extractor.feature_extractor, real_resnet)
     assert ours.bank_ is not None
     theirs.memory_bank = ours.bank_.rows
     with torch.inference_mode():
-        expected = theirs.eval()(ours.embedder.normalise(batch))
+        expected = theirs(ours.embedder.normalise(batch))
     np.testing.assert_allclose(found.scores, expected.pred_score.numpy(), rtol=1e-4)
     assert found.maps is not None
     np.testing.assert_allclose(found.maps, expected.anomaly_map[:, 0].numpy(), rtol=2e-4)
+
+
+def test_scoring_does_not_import_anomalib(tmp_path: Path, fitted: PatchCore) -> None:
+    """Its import costs seconds, which every process that inspects would pay."""
+    fitted.save(tmp_path)
+    code = (
+        "import sys, torch; from pathlib import Path; from vad_lib.detectors.registry import load_detector; "
+        "load_detector(Path(sys.argv[1])).score(torch.zeros(1, 3, 64, 64)); "
+        "sys.exit('anomalib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 0
 
 
 @pytest.mark.spec("V4.18")
@@ -201,3 +219,23 @@ def test_a_gpu_that_is_not_there_is_refused(random_resnet: BackboneWeights, monk
 def test_what_is_no_batch_of_images_is_refused(fitted: PatchCore) -> None:
     with pytest.raises(ValueError, match="float32"):
         fitted.score(torch.zeros(3, 64, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.spec("V14.33")
+@pytest.mark.parametrize(
+    ("backbone", "layers"),
+    [("vit_tiny_patch16_224", ("blocks.9", "blocks.5")), ("convnext_atto", ("stages.1", "stages.2"))],
+)
+def test_other_families_of_backbones_fit_and_score(
+    tiles: pd.DataFrame, backbone: str, layers: tuple[str, ...], tmp_path: Path
+) -> None:
+    import timm
+
+    from vad_lib.backbones.weights import resolve_backbone_weights
+
+    torch.save(timm.create_model(backbone, pretrained=False).state_dict(), tmp_path / f"{backbone}.pth")
+    detector = PatchCore(resolve_backbone_weights(backbone, tmp_path), layers, 0.5).fit(as_dataset(tiles[:3], 96))
+    detector.save(tmp_path / "model")
+    image = as_dataset(tiles[12:], 96)[0][None]
+    assert load_detector(tmp_path / "model").score(image).scores == detector.score(image).scores
