@@ -225,7 +225,7 @@ def version_story(
 
 
 def champion_on_same_rows(
-    registry: LineRegistry, dataset: ValidatedDataset, progress: Any
+    registry: LineRegistry, dataset: ValidatedDataset, accelerator: str, progress: Any
 ) -> tuple[Version | None, Evaluation | None, str]:
     """Return who serves, and its performance on these validation rows; with a note where it could not be measured."""
     from vad_lib.errors import VadError
@@ -236,7 +236,7 @@ def champion_on_same_rows(
     if champion is None:
         return None, None, ""
     try:
-        model = InspectionModel.load(registry.folder(champion))
+        model = InspectionModel.load(registry.folder(champion), accelerator=accelerator)
         return champion, evaluate_on_rows(model, dataset.valid_rows, progress=progress), ""
     except (VadError, OSError) as error:
         return champion, None, f"The champion {champion.label} could not be measured: {error}"

@@ -71,7 +71,7 @@ def inference_outputs(
         plan = plan_of(line).with_operator_arguments("inference", config.arguments())
         registry = LineRegistry(tracking, line.name)
         version = registry.champion()
-        model = InspectionModel.load(registry.folder(version))
+        model = InspectionModel.load(registry.folder(version), accelerator=plan.train.accelerator)
         maps_folder = line.folder / "maps" / (config.batch_id or context.run.run_id)
         inspect = _inspect_landed if config.batch_id else _inspect_folder
         dataset, result, findings = inspect(
@@ -129,7 +129,7 @@ def inference_outputs(
         value=outcome,
         metadata={
             **_counts(result, refused),
-            **(tree.evaluation.numbers() if tree.evaluation else {}),
+            **(tree.evaluation.model_dump(exclude_none=True) if tree.evaluation else {}),
             "model version": version.label,
             "inference threshold": plan.inference.inference_threshold,
             "seconds": round(result.seconds, 3),
@@ -195,6 +195,7 @@ def _inspect_landed(
         batch_id=config.batch_id,
         inference_threshold=plan.inference.inference_threshold,
         run_id=context.run.run_id,
+        batch_size=plan.train.batch_size,
         maps_folder=maps_folder,
         progress=log_progress(context),
     )
@@ -249,6 +250,7 @@ def _inspect_folder(
         rows=dataset.rows,
         inference_threshold=plan.inference.inference_threshold,
         run_id=context.run.run_id,
+        batch_size=plan.train.batch_size,
         maps_folder=maps_folder,
         progress=log_progress(context),
     )

@@ -80,7 +80,7 @@ def champion_model(
             "promoted": decision.promote,
             "by": record.by,
             "why": decision.reason,
-            **(record.evaluation.numbers() if record.evaluation else {}),
+            **(record.evaluation.model_dump(exclude_none=True) if record.evaluation else {}),
             "links": links_markdown({"model version": tracking.version_url(registry.name, serving.number)}),
         },
     )

@@ -250,7 +250,9 @@ def model_evaluation(
             progress=progress,
         )
         registry = LineRegistry(tracking, line.name)
-        champion, of_champion, problem = recording.champion_on_same_rows(registry, validated_dataset, progress)
+        champion, of_champion, problem = recording.champion_on_same_rows(
+            registry, validated_dataset, train.accelerator, progress
+        )
         with recording.evaluation_run(context, tracking, registry, trained_model, line.name, plan) as run:
             recording.record_evaluation(run, tree, threshold_table, of_champion)
             story = recording.version_story(
@@ -279,7 +281,7 @@ def model_evaluation(
             artifacts=str(tree.folder),
         ),
         metadata={
-            **tree.evaluation.numbers(),
+            **tree.evaluation.model_dump(exclude_none=True),
             "threshold": threshold_table.threshold.value,
             "model version": version.label,
             "beside the champion": asset_metadata.side_by_side(tree.evaluation, champion, of_champion, problem),
