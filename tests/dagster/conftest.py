@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import dagster as dg
@@ -98,7 +97,6 @@ def gravel_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         home = Home(folder)
         make_line(home)
         yield home
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture(scope="module")

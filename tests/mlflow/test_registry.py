@@ -125,3 +125,14 @@ def test_links_lead_to_the_server_where_there_is_one(tracking: MLflowTracking, m
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:8080/")
     assert tracking.run_url("1", "abc") == "http://tracker:8080/#/experiments/1/runs/abc"
     assert MLflowTracking(ui_url="https://ml.example").run_url("1", "r").startswith("https://ml.example/#/")
+
+
+def test_a_process_that_turns_to_another_home_finds_the_tracking_database_there(
+    tracking: MLflowTracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tracking.experiment("g")
+    monkeypatch.setenv("VAD_HOME", str(tmp_path))
+    assert LineRegistry(MLflowTracking(), "a").versions() == []
+    assert (tmp_path / "mlflow" / "mlflow.db").is_file()
+    monkeypatch.undo()
+    assert tracking.experiment("g") == first

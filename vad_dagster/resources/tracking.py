@@ -51,9 +51,13 @@ class MLflowTracking(dg.ConfigurableResource):
             os.environ.setdefault(name, value)
         import mlflow
 
+        given = os.environ.get("MLFLOW_TRACKING_URI")
         uri = prepare_tracking()
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
+        if given is None:
+            # mlflow sets it by itself; a process that later works on another home would go on with this one's database
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def experiment(self, line: str) -> str:
