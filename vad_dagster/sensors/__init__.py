@@ -2,8 +2,16 @@
 
 from vad_dagster.sensors.landing import landing_folders
 from vad_dagster.sensors.lines import line_folders
+from vad_dagster.sensors.scored import promise_of_three_seconds, scored_images
 from vad_dagster.sensors.serving import serving_versions
 
-ALL_SENSORS = [line_folders, landing_folders, serving_versions]
+ALL_SENSORS = [line_folders, landing_folders, serving_versions, scored_images]
 
-__all__ = ["ALL_SENSORS", "landing_folders", "line_folders", "serving_versions"]
+__all__ = [
+    "ALL_SENSORS",
+    "landing_folders",
+    "line_folders",
+    "promise_of_three_seconds",
+    "scored_images",
+    "serving_versions",
+]

@@ -22,6 +22,7 @@ from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.landing import BatchRequest, RunState, plan_landing_tick
 from vad_lib.lines import Home, Line
+from vad_lib.scorer import hand_over_abandoned
 
 SECONDS_PER_TICK = 20.0
 WILL_RETRY_TAG = "dagster/will_retry"
@@ -94,6 +95,9 @@ def landing_folders(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     lines = [line for line in lines_from(Home.from_environment().lines(), memory.get("next", "")) if line.name in known]
     deadline = time.monotonic() + SECONDS_PER_TICK
     db = InspectionDatabase.from_environment()
+    # What a resident scorer had in hand when it died; its batches are then open ones of the bulk lane.
+    if handed_over := hand_over_abandoned(db):
+        context.log.warning(f"{handed_over} batches of a scorer that is gone are taken over.")
     requests: list[dg.RunRequest] = []
     seen: list[str] = []
     following = ""

@@ -282,6 +282,8 @@ def pending_of(db: InspectionDatabase, batch_id: str) -> int:
 def _abandoned(db: InspectionDatabase) -> list[tuple[str, str]]:
     now = utc_now()
     with db.reading() as connection:
+        if not connection.dialect.has_table(connection, fast_batches.name):
+            return []  # no scorer ever ran
         held = connection.execute(
             select(fast_batches.c.batch_id, fast_batches.c.owner, fast_batches.c.expires_at)
         ).all()

@@ -1,0 +1,126 @@
+"""What the resident scorer did becomes materializations of ``inference_outputs``, so that history is whole.
+
+One event a line, model version and tick says how many images were scored and which rows of the inspection database
+they are; one evaluation says whether the promise of three seconds was kept. The cursor is the last ``prediction_id``
+that was told: a tick that dies tells the same again, nothing is left out.
+"""
+
+# No `from __future__ import annotations` in modules of assets: Dagster reads the annotations of their parameters.
+
+import json
+import warnings
+
+import dagster as dg
+
+from vad_dagster.partitions import LINES_PARTITION, lines
+from vad_dagster.registry import registered_model
+from vad_dagster.resources import MLflowTracking
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.landing.ticking import queue_facts
+from vad_lib.scorer.reporting import PROMISE_SECONDS, Promise, ScoredImages, promise, scored_since
+
+ASSET = "inference_outputs"
+PROMISE_CHECK = "promise_of_three_seconds"
+
+
+def promise_result(found: Promise) -> dg.AssetCheckResult:
+    """Return how well the fast lane kept its promise, as a check's result."""
+    return dg.AssetCheckResult(
+        asset_key=ASSET,
+        check_name=PROMISE_CHECK,
+        passed=found.kept,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=str(found),
+        metadata=_promise_metadata(found),
+    )
+
+
+def _promise_metadata(found: Promise) -> dict[str, float | int]:
+    values = {
+        "images in the last hour": found.images,
+        "waiting": found.waiting,
+        "p50 seconds": found.p50,
+        "p95 seconds": found.p95,
+        "worst seconds": found.worst,
+        "promised seconds": found.limit,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+with warnings.catch_warnings():
+    # Partitions of checks are a preview in this version of Dagster.
+    warnings.simplefilter("ignore", category=dg.PreviewWarning)
+
+    @dg.asset_check(
+        asset=ASSET,
+        name=PROMISE_CHECK,
+        partitions_def=lines,
+        description=f"95 of 100 images that the resident scorer took up in the last hour had their result within "
+        f"{PROMISE_SECONDS:g} seconds of landing.",
+    )
+    def promise_of_three_seconds(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        return promise_result(promise(InspectionDatabase.from_environment(), context.partition_key))
+
+
+def as_materialization(
+    scored: ScoredImages, found: Promise, waiting: dict[str, float], version_url: str
+) -> dg.AssetMaterialization:
+    """Return the event that stands for what was scored."""
+    return dg.AssetMaterialization(
+        asset_key=ASSET,
+        partition=scored.line,
+        description=f"{scored.images} images scored by the resident scorer.",
+        tags={"vad/lane": "fast"},
+        metadata={
+            "images": scored.images,
+            "OK": scored.ok,
+            "NG": scored.ng,
+            "images per second": round(scored.images_per_second, 3),
+            "model version": dg.MetadataValue.url(version_url),
+            "prediction ids": f"{scored.first_id} to {scored.last_id}",
+            "from": scored.first_at.isoformat(),
+            "to": scored.last_at.isoformat(),
+            "images that wait": int(waiting["pending"]),
+            "oldest waits for seconds": round(max(waiting["oldest_seconds"], found.oldest_waiting), 3),
+            **{name: value for name, value in _promise_metadata(found).items() if name.endswith("seconds")},
+        },
+    )
+
+
+@dg.sensor(
+    name="scored_images",
+    description="Records what the resident scorer did as materializations of inference_outputs, and whether its "
+    "promise was kept. Says nothing where no scorer runs.",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    minimum_interval_seconds=15,
+)
+def scored_images(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    after = int(json.loads(context.cursor)["after"]) if context.cursor else 0
+    db = InspectionDatabase.from_environment()
+    groups, last = scored_since(db, after)
+    known = set(context.instance.get_dynamic_partitions(LINES_PARTITION))
+    tracking = MLflowTracking()
+    events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation] = []
+    for name in sorted({group.line for group in groups} & known):
+        found = promise(db, name)
+        for group in (group for group in groups if group.line == name):
+            number = group.model_version.rpartition("/")[2]
+            url = tracking.version_url(registered_model(name), number)
+            events.append(as_materialization(group, found, queue_facts(db, name), url))
+        result = promise_result(found)
+        events.append(
+            dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey(ASSET),
+                check_name=PROMISE_CHECK,
+                passed=result.passed,
+                severity=result.severity,
+                description=result.description,
+                metadata=result.metadata,
+                partition=name,
+            )
+        )
+    return dg.SensorResult(
+        asset_events=events,
+        skip_reason=None if events else "The resident scorer has scored nothing since.",
+        cursor=json.dumps({"after": last}),
+    )
