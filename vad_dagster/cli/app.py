@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import Any
 
 import typer
@@ -16,6 +18,9 @@ class _ToldErrors(TyperGroup):
     """Errors raised on purpose are their message and exit code 1; anything else is a bug and keeps its trace."""
 
     def invoke(self, ctx: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            # make, timeout and service managers stop with SIGTERM: it means the same as Ctrl-C
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(ctx)
         except VadError as error:

@@ -42,8 +42,6 @@ def serve(ports: Mapping[str, int]) -> None:
     prepare_tracking()
     dagster, folder = dagster_command(ports.get("dagster", 0))
     commands = {"dagster": dagster, "mlflow": mlflow_command(ports.get("mlflow", 0))}
-    # make and service managers stop with SIGTERM
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Each in a session of its own: Ctrl-C reaches only this process, which then stops them in order.
     servers: dict[str, subprocess.Popen[bytes]] = {}
     waiting = dict(addresses)
@@ -63,7 +61,6 @@ def serve(ports: Mapping[str, int]) -> None:
         console.print("stopping")
     finally:
         stop(servers.values())
-        signal.signal(signal.SIGTERM, before)
         if "dagster" in servers:
             _forget_daemon()
 

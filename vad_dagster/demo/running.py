@@ -88,7 +88,7 @@ def _make_line(home: Home) -> Line:
             shutil.rmtree(folder, ignore_errors=True)
             partial = folder.with_name("images.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            make_demo_line(partial, SEED)
+            make_demo_line(partial, SEED, train_normal=100)
             make_demo_drop(partial / "first_drop", SEED, prefix="first_")
             partial.rename(folder)
         files = [
