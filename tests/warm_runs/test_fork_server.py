@@ -97,15 +97,25 @@ def test_a_home_with_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
     assert process.wait(10) == 0
 
 
-@pytest.mark.parametrize("reason", ["idle", "unused", "socket removed", "home removed"])
+@pytest.mark.parametrize("reason", ["idle", "socket removed", "home removed"])
 def test_a_server_that_nobody_needs_ends(tmp_path: Path, reason: str) -> None:
-    server = bare_server(tmp_path, idle=1 if reason == "idle" else 60, grace=1 if reason == "unused" else 60)
+    server = bare_server(tmp_path, idle=1 if reason == "idle" else 60)
     process, path = started(server)
     if reason == "socket removed":
         path.unlink()
     elif reason == "home removed":
         shutil.rmtree(path.parent)
     assert process.wait(15) == 0
+
+
+def test_a_server_ends_soon_after_those_that_used_it(tmp_path: Path) -> None:
+    code = "import test_fork_server as t, pathlib, sys; t.started(t.bare_server(pathlib.Path(sys.argv[1]), grace=1))"
+    folders = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True, timeout=60)
+    (log,) = (tmp_path / "warm_runs").glob("*.log")
+    wait_for(lambda: "those that used it are gone" in log.read_text(), 20, "end of the server")
+    assert not list((tmp_path / "warm_runs").glob("*.sock"))
 
 
 def test_a_second_server_for_the_same_place_ends_at_once(tmp_path: Path) -> None:
@@ -176,6 +186,22 @@ def test_changed_code_gets_a_new_server_and_a_run_of_the_old_one_goes_on(
     assert bench.launcher.terminate(sleeping)
     assert bench.finished(sleeping).status == dg.DagsterRunStatus.CANCELED
     wait_for(lambda: gone(first), 10, "end of the old server")
+
+
+def test_an_idle_server_loads_changed_code_in_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "toy_renewed.py"
+    module.write_text("this is no Python")
+    os.utime(module, (time.time() - 60, time.time() - 60))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process, path = started(bare_server(tmp_path, preload=("toy_renewed",)))
+    assert (ask_server(path, {"operation": "status"}) or {})["missing"] == ["toy_renewed"]
+    module.write_text("value = 1")
+    os.utime(module, (time.time() - 30, time.time() - 30))
+    wait_for(lambda: (ask_server(path, {"operation": "status"}) or {}).get("missing") == [], 20, "renewed server")
+    # it is the same process still, and knows who uses it
+    assert (ask_server(path, {"operation": "status"}) or {})["pid"] == process.pid
+    process.terminate()
+    assert process.wait(10) == 0
 
 
 def test_what_imports_depend_on_decides_which_server_fits() -> None:

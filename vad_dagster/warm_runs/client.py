@@ -174,6 +174,7 @@ class ForkServer:
             *("--idle-seconds", str(self._settings.idle_seconds)),
             *("--grace-seconds", str(self._settings.grace_seconds)),
             *("--kill-seconds", str(self._settings.kill_seconds)),
+            *("--users", json.dumps([vars(me)] if (me := ProcessIdentity.of(os.getpid())) else [])),
         ]
         # the checkout that this module comes from, installed or not
         root = str(Path(__file__).resolve().parents[2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
 import logging
 import os
 import pkgutil
@@ -17,6 +18,7 @@ import sysconfig
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,6 +99,11 @@ class Preloaded:
         """Return a file that is no longer what was loaded; None where all are."""
         return next((file for file, before in self.files.items() if _state(file) != before), None)
 
+    def settled(self, seconds: float) -> bool:
+        """True where no file was changed within the last seconds: nobody is in the middle of an edit."""
+        newest = max((state[0] for file in self.files if (state := _state(file)) is not None), default=0)
+        return time.time() - newest / 1e9 > seconds
+
 
 def preload(names: Sequence[str]) -> Preloaded:
     """Import modules, take stock of their files, and make this process ready to fork.
@@ -122,7 +129,7 @@ def preload(names: Sequence[str]) -> Preloaded:
     gc.collect()
     # the collector would else write into every object's page, in every run
     gc.freeze()
-    files = {file: _state(file) for file in _loaded_files()}
+    files = {file: _state(file) for file in _loaded_files(missing)}
     # saved while they were being imported: nobody knows which text was loaded
     files |= {file: None for file, state in files.items() if state and begun * 1e9 <= state[0] <= time.time() * 1e9}
     variables = {name: value for name, value in os.environ.items() if before.get(name) != value}
@@ -175,14 +182,20 @@ def _expanded(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _loaded_files() -> list[Path]:
-    """Return the source files of this project, and the folders whose change means that a package was installed."""
+def _loaded_files(missing: Sequence[str]) -> list[Path]:
+    """Return the source files of this project, and the folders whose change means that a package was installed.
+
+    Those of modules that could not be imported are among them: they may be mended.
+    """
     paths = {name: Path(path).resolve() for name, path in sysconfig.get_paths().items()}
     installed = {paths["purelib"], paths["platlib"]}
     elsewhere = {*installed, paths["stdlib"], paths["platstdlib"]}
     files = set(installed)
-    for module in list(sys.modules.values()):
-        name = getattr(module, "__file__", None)
+    names: list[object] = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    for module in missing:
+        with suppress(Exception):
+            names.append(getattr(importlib.util.find_spec(module), "origin", None))
+    for name in names:
         if not isinstance(name, str):
             continue
         file = Path(name).resolve()

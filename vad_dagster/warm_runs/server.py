@@ -34,6 +34,8 @@ TICK_SECONDS = 1.0
 REQUEST_SECONDS = 2.0
 LOCK_SECONDS = 2.0
 REPORT_TRIES = 3
+FILES_SECONDS = 3.0
+SETTLED_SECONDS = 5.0
 
 log = logging.getLogger("vad.warm_runs")
 
@@ -59,7 +61,14 @@ class Server:
     """Accepts requests, forks, reaps."""
 
     def __init__(
-        self, place: ServerPlace, loaded: Preloaded, *, idle_seconds: float, grace_seconds: float, kill_seconds: float
+        self,
+        place: ServerPlace,
+        loaded: Preloaded,
+        users: set[ProcessIdentity],
+        *,
+        idle_seconds: float,
+        grace_seconds: float,
+        kill_seconds: float,
     ) -> None:
         self._place = place
         self._loaded = loaded
@@ -68,7 +77,10 @@ class Server:
         self._kill_seconds = kill_seconds
         self._runs: dict[int, RunProcess] = {}
         self._reports: dict[int, ReportProcess] = {}
-        self._users: set[ProcessIdentity] = set()
+        self.users = users
+        # set where a new server should take the place of this one in advance
+        self.renew = False
+        self._looked_at_files = time.monotonic()
         self._last_use = self._users_seen = time.monotonic()
         self._retired = ""
         self._limits = _library_limits()
@@ -169,7 +181,7 @@ class Server:
             self._retire(str(error))
             send(connection, {"answer": "stale", "reason": str(error)})
             return None
-        self._users.add(request.launcher)
+        self.users.add(request.launcher)
         connection_copy = connection.dup()
         output = [os.dup(file) for file in files]
         pid = self._fork()
@@ -268,7 +280,7 @@ class Server:
         if self._retired:
             return
         now = time.monotonic()
-        if any(user.lives() for user in self._users):
+        if any(user.lives() for user in self.users):
             self._users_seen = now
         if not self._owns_socket():
             self._retire("its socket is gone")
@@ -278,6 +290,11 @@ class Server:
             self._retire(f"idle for {self._idle_seconds:.0f} s")
         elif now - max(self._users_seen, self._last_use) > self._grace_seconds:
             self._retire("those that used it are gone")
+        elif now - self._looked_at_files > FILES_SECONDS:
+            self._looked_at_files = now
+            if (changed := self._loaded.changed_file()) and self._loaded.settled(SETTLED_SECONDS):
+                self.renew = True
+                self._retire(f"{changed} changed")
 
 
 _locks: dict[Path, int] = {}
@@ -342,6 +359,13 @@ def _library_limits() -> Callable[[Mapping[str, str]], None]:
     return lift
 
 
+def _start_again(users: set[ProcessIdentity]) -> None:
+    """Become a server that loads the changed files, so that the next run need not wait for one."""
+    command = list(sys.orig_argv)
+    command[command.index("--users") + 1] = json.dumps([vars(user) for user in users if user.lives()])
+    os.execv(sys.executable, command)
+
+
 def main() -> int:
     """Preload and serve; the return value is the exit code of the server or, in a child, of the run."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -351,6 +375,7 @@ def main() -> int:
     parser.add_argument("--idle-seconds", type=float, required=True)
     parser.add_argument("--grace-seconds", type=float, required=True)
     parser.add_argument("--kill-seconds", type=float, required=True)
+    parser.add_argument("--users", type=json.loads, default=[])
     given = parser.parse_args()
     # on a logger of its own: handlers of the root logger would be those of the runs too
     handler = logging.StreamHandler()
@@ -368,10 +393,12 @@ def main() -> int:
         log.error("cannot fork: %s", error)
         os._exit(CANNOT_FORK)  # does not wait for the threads
     seconds = {name: getattr(given, name) for name in ("idle_seconds", "grace_seconds", "kill_seconds")}
-    server = Server(place, loaded, **seconds)
+    server = Server(place, loaded, {ProcessIdentity(**user) for user in given.users}, **seconds)
     log.info("listens, %d modules in %.1f s", len(sys.modules), loaded.seconds)
     task = server.serve()
     if task is None:
+        if server.renew:
+            _start_again(server.users)
         return 0
     code = 1
     try:
