@@ -9,8 +9,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from conftest import draw_tile, make_line
 from dagster._core.test_utils import create_run_for_test
+from gravel_line import draw_tile, make_line
 
 from vad_dagster.definitions import build_defs
 from vad_dagster.io_manager import store_folder

@@ -3,61 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pytest
 import yaml
-from conftest import PLAN, draw_tile
+from gravel_line import PLAN, checks, draw_tile, failure, metadata, run
 
-from vad_dagster.definitions import build_defs
 from vad_dagster.registry import CHALLENGER, CHAMPION, PREVIOUS, LineRegistry
 from vad_dagster.resources import MLflowTracking
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
-
-DEFS = build_defs()
-
-
-def run(
-    instance: dg.DagsterInstance,
-    job: str,
-    config: Mapping[str, Any] | None = None,
-    selection: list[str] | None = None,
-    line: str = "gravel",
-) -> dg.ExecuteInProcessResult:
-    return DEFS.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        partition_key=line,
-        run_config={"ops": {asset: {"config": values} for asset, values in (config or {}).items()}},
-        asset_selection=[dg.AssetKey(name) for name in selection] if selection else None,
-        raise_on_error=False,
-    )
-
-
-def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
-    found = {event.asset_key.path[-1]: event for event in result.get_asset_materialization_events()}
-    return {name: value.value for name, value in found[asset].materialization.metadata.items()}
-
-
-def failure(result: dg.ExecuteInProcessResult) -> str:
-    texts = []
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            told = data.user_failure_data.description if data.user_failure_data else None
-            texts.append(told or (data.error.to_string() if data.error else ""))
-    return "\n".join(texts)
-
-
-def checks(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    return {check.check_name: check for check in result.get_asset_check_evaluations()}
 
 
 @pytest.fixture(scope="module")
@@ -315,114 +274,3 @@ def test_the_champion_loads_and_predicts_in_a_fresh_process(
     assert missing["error"]
     assert same["raw_score"] == pytest.approx(good["raw_score"], abs=0)
     assert same["predicted"] == "OK"
-
-
-@pytest.fixture
-def second_line(gravel_home: Home, instance: dg.DagsterInstance) -> Path:
-    """A copy of the line whose data a test may spoil."""
-    folder = gravel_home.line("spoilt").folder
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(gravel_home.line("gravel").folder / "train", folder / "train")
-    (folder / "experimental_plan.yaml").write_text(PLAN)
-    instance.add_dynamic_partitions("line", ["spoilt"])
-    return folder
-
-
-@pytest.mark.spec("V3.02", "V9.02")
-def test_a_missing_column_stops_the_run_and_the_check_names_it(second_line: Path, instance: dg.DagsterInstance) -> None:
-    table = second_line / "train" / "train.csv"
-    pd.read_csv(table).rename(columns={"label": "lable"}).to_csv(table, index=False)
-    result = run(instance, "train_line", line="spoilt")
-    assert not result.success
-    check = checks(result)["missing_columns"]
-    assert not check.passed
-    assert "no column 'label'" in check.description
-    assert "'lable'" in check.description
-    assert {event.asset_key.path[-1] for event in result.get_asset_materialization_events()} == {"ground_truth"}
-
-
-@pytest.mark.spec("V3.04")
-def test_a_wrong_normal_label_is_told_in_the_check_and_in_the_failure(
-    second_line: Path, instance: dg.DagsterInstance
-) -> None:
-    (second_line / "experimental_plan.yaml").write_text(PLAN.replace("ok_class: good", "ok_class: goood"))
-    result = run(instance, "train_line", line="spoilt")
-    check = checks(result)["ok_class"]
-    assert not check.passed
-    assert check.severity == dg.AssetCheckSeverity.ERROR
-    assert "'goood' is not among the labels" in check.description
-    assert "Readiness stopped" in failure(result)
-    assert "'good'" in failure(result)
-
-
-@pytest.mark.spec("V3.01", "V3.03")
-def test_dropped_rows_are_examples_of_their_check(second_line: Path, instance: dg.DagsterInstance) -> None:
-    table = second_line / "train" / "train.csv"
-    rows = pd.read_csv(table)
-    rows.loc[0, "label"] = None
-    rows.loc[1, "image_path"] = "./good/nowhere.png"
-    rows.to_csv(table, index=False)
-    result = run(instance, "train_line", line="spoilt", selection=["ground_truth", "validated_dataset"])
-    assert result.success, failure(result)
-    found = checks(result)
-    assert not found["missing_values"].passed
-    assert found["missing_values"].severity == dg.AssetCheckSeverity.WARN
-    records = found["missing_file"].metadata["examples"].records
-    assert "nowhere.png" in str(records)
-    assert metadata(result, "validated_dataset")["dropped rows"] == 2
-
-
-@pytest.mark.spec("D4", "V9.07")
-def test_an_enforced_requirement_stops_training(second_line: Path, instance: dg.DagsterInstance) -> None:
-    plan = PLAN.replace("ok_class: good\n", "ok_class: good\n            enforce_requirements: true\n")
-    (second_line / "experimental_plan.yaml").write_text(plan)
-    result = run(instance, "train_line", line="spoilt")
-    assert not result.success
-    assert "normal_image_count" in failure(result)
-    allowed = plan.replace(
-        "enforce_requirements: true", "enforce_requirements: true\n            allow_small_dataset: true"
-    )
-    (second_line / "experimental_plan.yaml").write_text(allowed)
-    again = run(instance, "train_line", line="spoilt", selection=["ground_truth", "validated_dataset"])
-    assert again.success, failure(again)
-
-
-@pytest.mark.spec("V13.09")
-def test_a_wrong_plan_and_a_missing_table_fail_with_their_own_words(
-    second_line: Path, instance: dg.DagsterInstance
-) -> None:
-    (second_line / "train" / "train.csv").unlink()
-    result = run(instance, "train_line", line="spoilt")
-    assert "holds no csv file" in failure(result)
-    assert "holds no csv file" in checks(result)["readable_table"].description
-    (second_line / "experimental_plan.yaml").write_text(PLAN.replace("percentile:", "percentil:"))
-    assert "'percentile'" in failure(run(instance, "train_line", line="spoilt")) or "percentile" in failure(
-        run(instance, "train_line", line="spoilt")
-    )
-
-
-def test_training_stops_before_it_starts_without_weights(
-    second_line: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS")
-    plan = PLAN.replace("patchcore_backbone: resnet18", "patchcore_backbone: resnet34")
-    (second_line / "experimental_plan.yaml").write_text(plan)
-    from vad_lib.backbones.shipped import shipped_backbones
-
-    result = run(instance, "train_line", line="spoilt")
-    check = checks(result)["backbone_weights"]
-    assert not check.passed
-    if shipped_backbones():
-        assert check.severity == dg.AssetCheckSeverity.WARN
-        assert "stands in" in check.description
-    else:
-        assert check.severity == dg.AssetCheckSeverity.ERROR
-        assert "vad weights fetch resnet34" in check.description
-        assert "vad weights fetch resnet34" in failure(result)
-        assert not result.success
-
-
-def test_inspecting_a_line_without_a_champion_says_what_to_do(second_line: Path, instance: dg.DagsterInstance) -> None:
-    result = run(instance, "inspect_line", line="spoilt")
-    assert "has no champion" in failure(result)
-    assert "train it first" in failure(result)

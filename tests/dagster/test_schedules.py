@@ -7,9 +7,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from conftest import PLAN, make_line
 from dagster._core.instance_for_test import instance_for_test
 from dagster._core.test_utils import create_run_for_test
+from gravel_line import PLAN, make_line
 
 from vad_dagster.definitions import defs
 from vad_dagster.jobs import inspection_tags, training_tags
