@@ -53,6 +53,8 @@ def prepare_home(home: Home | None = None) -> dict[str, str]:
         "VAD_HOME": str(home.root),
         "DAGSTER_HOME": str(dagster_folder),
         "MLFLOW_TRACKING_URI": tracking_uri(home),
+        # absolute: child processes are started in other folders
+        "VAD_WEIGHTS": str(home.weights_folder),
     }
 
 

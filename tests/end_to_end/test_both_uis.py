@@ -35,7 +35,7 @@ def test_both_uis_come_up_and_one_ctrl_c_stops_both(place: Place, tmp_path: Path
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert place.processes() == []
+    wait_for(lambda: place.processes() == [], 60, "end of all processes")
     assert not answers(f"http://127.0.0.1:{dagster}")
 
 

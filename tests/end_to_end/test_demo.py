@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from real_processes import Place
+from real_processes import Place, wait_for
 
 from vad_lib.lines import Home
 
@@ -28,12 +28,12 @@ def test_the_demo_trains_both_models_inspects_a_drop_and_can_be_run_again(place:
     assert "dev --only mlflow" in first
     heatmaps = Home(place.home).line("demo").train_artifacts / "extra_output" / "train" / "images"
     assert any(heatmaps.iterdir())
-    assert place.processes() == []
+    wait_for(lambda: place.processes() == [], 60, "end of all processes")
 
     again = place.vad("demo", seconds=300)
     assert "trained already" in again
     assert "refused: drop_002_brick" in again
-    assert place.processes() == []
+    wait_for(lambda: place.processes() == [], 60, "end of all processes")
 
 
 def test_without_weights_the_demo_says_which_file_is_wanted_before_it_does_anything(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -71,7 +70,6 @@ def run_demo(*, retrain: bool = False) -> None:
 
 def _refuse_without_weights(home: Home) -> None:
     """Say what is missing before anything else is done."""
-    os.environ.setdefault("VAD_WEIGHTS", str(home.weights_folder))
     from vad_lib.backbones.weights import resolve_backbone_weights
 
     with stderr.status("looking for backbone weights"):
