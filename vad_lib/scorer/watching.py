@@ -148,6 +148,10 @@ class FolderWatch:
                 facts = os.stat(self.folder / key.path)
             except OSError:
                 continue
+            if _key(key.path, facts) != key:
+                # Written to since the scan saw it: its end says nothing about what was seen.
+                young = True
+                continue
             complete.append(Candidate(key, _landed_at(facts)))
         complete.sort(key=lambda candidate: candidate.landed_at)
         self.waiting = {candidate.key: candidate.landed_at for candidate in complete}
