@@ -161,7 +161,9 @@ def test_a_run_is_launched_plainly_where_no_server_comes_up(
     assert "starts in a new process" in caplog.text
     # a command that soon ends starts no server
     command = open_bench(start_from="services")
+    caplog.clear()
     assert command.launch("say_job") == plainly[1].run_id
+    assert "starts in a new process" not in caplog.text
     assert not (Path(command.instance.root_directory) / "warm_runs").exists() or not list(
         (Path(command.instance.root_directory) / "warm_runs").glob("*.log")
     )
@@ -188,6 +190,7 @@ def test_changed_code_gets_a_new_server_and_a_run_of_the_old_one_goes_on(
     wait_for(lambda: gone(first), 10, "end of the old server")
 
 
+@pytest.mark.slow
 def test_an_idle_server_loads_changed_code_in_advance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tmp_path / "toy_renewed.py"
     module.write_text("this is no Python")

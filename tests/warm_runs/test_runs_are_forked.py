@@ -139,5 +139,7 @@ def test_a_server_that_is_asked_to_end_stops_its_runs_first(bench: Bench) -> Non
     bench.wait_for_message(run_id, "Started execution of step")
     server = bench.status()["pid"]
     os.kill(server, signal.SIGTERM)
-    assert bench.finished(run_id).status == dg.DagsterRunStatus.CANCELED
+    # as with the stock launcher: without a request to terminate, an interrupted run has failed
+    assert bench.finished(run_id).status == dg.DagsterRunStatus.FAILURE
+    assert any("interrupted unexpectedly" in message for message in bench.messages(run_id))
     wait_for(lambda: gone(server), 20, "end of the server")

@@ -102,12 +102,17 @@ class WarmRunLauncher(LocalRunLauncher):
         if sys.platform == "linux":
             self.server.start()
 
+    def _may_start(self) -> bool:
+        return self._start_from == "anything" or _is_service()
+
     def launch_run(self, context: LaunchRunContext) -> None:
         run = context.dagster_run
         try:
             self._launch_warm(run)
         except ServerUnavailable as error:
-            log.warning("Run %s starts in a new process instead of a warm one: %s", run.run_id, error)
+            # no news from a command that would not keep a server anyway
+            level = logging.WARNING if self._may_start() else logging.DEBUG
+            log.log(level, "Run %s starts in a new process instead of a warm one: %s", run.run_id, error)
             super().launch_run(context)
 
     def _launch_warm(self, run: dg.DagsterRun) -> None:
@@ -121,7 +126,7 @@ class WarmRunLauncher(LocalRunLauncher):
             with self.server.hand_over(
                 run.run_id,
                 serialize_value(self._instance.get_ref()),
-                may_start=self._start_from == "anything" or _is_service(),
+                may_start=self._may_start(),
                 seconds=self._start_seconds,
                 output=_output(),
             ) as handed:
