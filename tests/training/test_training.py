@@ -163,6 +163,16 @@ def test_a_gpu_that_is_not_there_is_refused_before_the_fit(
         fit_detector(dataset, patchcore(accelerator="gpu"), weights_store=tmp_path)
 
 
+@pytest.mark.spec("V4.14", "V14.14")
+def test_epochs_and_metric_have_no_effect_on_patchcore(
+    dataset: ValidatedDataset, tmp_path: Path, fitted: FittedDetector
+) -> None:
+    other = fit_detector(dataset, patchcore(max_epochs=99, monitor_metric="image_F1Score"), weights_store=tmp_path)
+    ours = score_rows(other.detector, other.preprocessing, dataset.valid_rows)["raw_score"]
+    plain = score_rows(fitted.detector, fitted.preprocessing, dataset.valid_rows)["raw_score"]
+    assert ours.tolist() == plain.tolist()
+
+
 @pytest.mark.spec("V4.02")
 def test_another_model_name_is_refused() -> None:
     with pytest.raises(PlanError, match="'padim'; it can be fastflow or patchcore"):
