@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vad_dagster.cli import commands, lines, plans, weights
+from vad_dagster.cli import commands, lines, plans, serve, weights
 from vad_dagster.cli.console import stderr
 from vad_lib.errors import VadError
 
@@ -46,6 +46,7 @@ app.add_typer(weights.app, name="weights")
 app.command("train")(commands.train)
 app.command("inspect")(commands.inspect)
 app.command("dev")(commands.dev)
+app.command("serve")(serve.serve)
 app.command("demo")(commands.demo)
 
 
