@@ -19,7 +19,7 @@ from vad_lib.csv_text import read_csv_text
 from vad_lib.errors import InputError
 from vad_lib.findings import Finding
 from vad_lib.images.listing import FolderListing, list_folder
-from vad_lib.images.paths import resolve_inside
+from vad_lib.images.paths import as_meant, resolve_inside
 from vad_lib.plan.arguments import InputArguments
 
 FORMAT_VERSION = 1
@@ -59,7 +59,7 @@ class InputTable:
         known: dict[str, int] = {}
         for position, path in enumerate(self.table.get(self.path_column, ())):
             if isinstance(path, str) and path.strip():
-                known.setdefault(os.path.normpath(self.data_folder / path), position)
+                known.setdefault(os.path.normpath(self.data_folder / as_meant(self.data_folder, path)), position)
         rows: list[dict[str, Any]] = []
         columns = list(dict.fromkeys([*self.table.columns, self.path_column]))
         for file in files:
@@ -246,7 +246,7 @@ def _deeper_tables(listing: FolderListing) -> Finding | None:
 def _images_without_row(listing: FolderListing, table: pd.DataFrame, path_column: str, folder: Path) -> Finding | None:
     if path_column not in table.columns:
         return None
-    named = {os.path.normpath(folder / path.strip()) for path in table[path_column] if path is not None}
+    named = {os.path.normpath(folder / as_meant(folder, path)) for path in table[path_column] if path is not None}
     without = [path for path in listing.images if str(folder / path) not in named]
     if not without:
         return None

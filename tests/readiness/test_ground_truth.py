@@ -235,6 +235,17 @@ def test_rows_of_given_files_are_found_and_others_made(tmp_path: Path) -> None:
         found.for_files(["../elsewhere.png"])
 
 
+@pytest.mark.spec("V8.04")
+@pytest.mark.parametrize("written", [".\\good\\a.png", " ./good/a.png ", "good//a.png"])
+def test_paths_written_by_hand_name_their_files_everywhere(tmp_path: Path, written: str) -> None:
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "a.png").write_bytes(b"x")
+    (tmp_path / "test.csv").write_text(f"image_path,label\n{written},fine\n")
+    found = read_input(tmp_path, ARGUMENTS, pipeline="inference")
+    assert found.findings == ()
+    assert found.for_files(["good/a.png"]).table.to_dict("list") == {"image_path": [written], "label": ["fine"]}
+
+
 @pytest.mark.spec("V8.14", "V13.03")
 def test_the_published_sample_is_read(shared_data: Path) -> None:
     folder = shared_data / "vad_sample" / "sample_data"

@@ -89,7 +89,14 @@ def test_no_usable_row_blocks_with_the_reasons_counted(tmp_path: Path) -> None:
     with pytest.raises(ReadinessError) as caught:
         prepare(tmp_path)
     assert "None of the 3 rows" in str(caught.value)
+    assert "missing_file 1, such as: file not found: a.png" in str(caught.value)
     assert set(caught.value.dropped["rule"]) == {"missing_file", "path_leaves_folder", "missing_values"}
+
+
+def test_columns_that_were_exchanged_are_told(tmp_path: Path) -> None:
+    write_table(tmp_path, write_set(tmp_path, 3).rename(columns={"image_path": "label", "label": "image_path"}))
+    with pytest.raises(ReadinessError, match=r"its label \./good/0\.png is: path_column and y_column may be exchanged"):
+        prepare(tmp_path)
 
 
 @pytest.mark.spec("V8.12", "V2.09")

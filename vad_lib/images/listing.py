@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vad_lib.images.paths import is_image_name
+from vad_lib.images.paths import is_image_name, is_table_name
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def list_folder(folder: Path) -> FolderListing:
                 listing.unnameable.append(ascii(path))
             elif is_image_name(name):
                 listing.images.append(path)
-            elif name.lower().endswith(".csv"):
+            elif is_table_name(name):
                 (listing.tables if inner == Path() else listing.deeper_tables).append(path)
             else:
                 listing.others.append(path)

@@ -31,11 +31,29 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def resolve_inside(folder: Path, path: str | Path) -> Path:
-    r"""Return the absolute path, free of links and ``..``, of a path that was written relative to ``folder``.
+def is_table_name(name: str) -> bool:
+    """Tell whether a file name ends like a ground-truth table: .csv in any letter case."""
+    return name.lower().endswith(".csv")
 
-    Absolute paths are accepted where they lie in the folder. Windows separators (``.\good\a.png``) are understood where
-    no file has that literal name. The file need not exist.
+
+def as_meant(folder: str | Path, written: str) -> str:
+    r"""Return a path of a hand-written table as it was meant, relative to ``folder`` or absolute as it was written.
+
+    Spaces around it are not meant, and Windows separators (``.\good\a.png``) mean ``/``, where no file has that literal
+    name. Nothing is said about whether the path may be read: that is ``resolve_inside``.
+    """
+    stripped = written.strip()
+    if (stripped == written and "\\" not in written) or "\0" in written:
+        return written
+    forms = (written, stripped, written.replace("\\", "/"), stripped.replace("\\", "/"))
+    return next((form for form in forms if os.path.lexists(os.path.join(folder, form))), forms[-1])
+
+
+def resolve_inside(folder: Path, path: str | Path) -> Path:
+    """Return the absolute path, free of links and ``..``, of a path that was written relative to ``folder``.
+
+    Absolute paths are accepted where they lie in the folder; what hand-written paths mean, ``as_meant`` says. The file
+    need not exist.
 
     Raises:
         UnsafePathError: the path, or the target of a link on its way, is not in the folder; or it is no path at all.
@@ -45,10 +63,9 @@ def resolve_inside(folder: Path, path: str | Path) -> Path:
         raise UnsafePathError(f"{text!r} is not a path. Write it relative to {folder}.")
     try:
         root = Path(os.path.realpath(folder))
-        target = Path(os.path.realpath(root / text))
-        if "\\" in text and not target.exists():
-            target = Path(os.path.realpath(root / text.replace("\\", "/")))
-        link = Path(os.path.normpath(root / text)).is_relative_to(root)
+        meant = root / as_meant(root, text)
+        target = Path(os.path.realpath(meant))
+        link = Path(os.path.normpath(meant)).is_relative_to(root)
     except (OSError, ValueError) as error:
         raise UnsafePathError(f"{text!r} is not a path that can be looked up ({error}).") from error
     if not target.is_relative_to(root):

@@ -240,7 +240,7 @@ def _usable_images(
     gathered.facts = facts.assign(row=table["row"])[["row", *FACT_TYPES]]
     table = table.join(facts.drop(columns="file"))
     table = gathered.drop(table, image_rules.unreadable_image(table))
-    gathered.note(table_rules.no_rows_left(table, len(source.table), gathered.dropped["rule"]))
+    gathered.note(table_rules.no_rows_left(table, len(source.table), gathered.dropped))
     return table
 
 

@@ -125,14 +125,12 @@ def find_files(table: pd.DataFrame, input_table: InputTable) -> tuple[pd.DataFra
     """
     files: list[str | None] = []
     refused: dict[str, dict[object, str]] = {"path_leaves_folder": {}, "other_format_row": {}, "missing_file": {}}
-    for index, path in table["image_path"].items():
+    for index, path, label in zip(table.index, table["image_path"], table["label"], strict=True):
         file = None
         try:
             file = resolve_inside(input_table.data_folder, path)
-            if not file.exists() and path != path.strip():
-                file = resolve_inside(input_table.data_folder, path.strip())
             if not is_image_name(path.strip()):
-                refused["other_format_row"][index] = f"{path} is not named .png, .jpg or .jpeg"
+                refused["other_format_row"][index] = f"{path} is not named .png, .jpg or .jpeg" + _exchanged(label)
                 file = None
             elif not os.path.lexists(file):
                 refused["missing_file"][index] = f"file not found: {path}"
@@ -142,6 +140,12 @@ def find_files(table: pd.DataFrame, input_table: InputTable) -> tuple[pd.DataFra
         files.append(str(file) if file else None)
     drops = [_refusal(rule, pd.Series(reasons, dtype=object), table) for rule, reasons in refused.items() if reasons]
     return table.assign(file=pd.Series(files, index=table.index, dtype=object)), drops
+
+
+def _exchanged(label: str | None) -> str:
+    if label is None or not is_image_name(label):
+        return ""
+    return f", but its label {label} is: path_column and y_column may be exchanged"
 
 
 def _refusal(rule: str, reasons: pd.Series, table: pd.DataFrame) -> Drop:
@@ -194,21 +198,23 @@ def repeated_rows(table: pd.DataFrame) -> Drop | None:
     )
 
 
-def no_rows_left(table: pd.DataFrame, read: int, dropped: pd.Series) -> Finding | None:
+def no_rows_left(table: pd.DataFrame, read: int, dropped: pd.DataFrame) -> Finding | None:
     """At least one row is left to work with.
 
     Args:
         table: What is left.
         read: Rows of the table as read.
-        dropped: The rule of each dropped row.
+        dropped: ``tables.DroppedRows``.
     """
     if len(table):
         return None
-    counts = ", ".join(f"{rule}: {count}" for rule, count in dropped.value_counts().items())
+    counts = dropped["rule"].value_counts()
+    first = dict(zip(dropped["rule"][::-1], dropped["reason"][::-1], strict=True))
+    told = "; ".join(f"{rule} {count}, such as: {first[str(rule)]}" for rule, count in counts.items())
     return Finding(
         rule="no_rows_left",
         severity="error",
-        message=f"None of the {plural(read, 'row')} can be used ({counts}).",
+        message=f"None of the {plural(read, 'row')} can be used ({told}).",
         advice="See the reasons of the dropped rows.",
         blocking=True,
         count=read,
