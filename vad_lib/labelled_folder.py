@@ -56,10 +56,11 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give the folder that holds the images.")
     root = folder.resolve()
-    for place in (root, root / "train"):
-        if any(place.glob("*.csv")):
+    listing = list_folder(root)
+    for place, tables in ((root, listing.tables), (root / "train", listing.deeper_tables)):
+        if any((root / table).parent == place for table in tables):
             return LabelledFolder(root, ok_class, "", (f"The table in {place} is used as it is.",))
-    rows = [row for path in list_folder(root).images if (row := _row(path)) is not None]
+    rows = [row for path in listing.images if (row := _row(path)) is not None]
     if not rows:
         raise InputError(f"{folder} holds no .png, .jpg or .jpeg image.")
     counts = Counter(label for _, label, _ in rows)

@@ -50,9 +50,10 @@ def test_without_a_telling_name_the_normal_folder_has_to_be_said(tmp_path: Path)
     assert label_folder(tmp_path, ok_class="bottle_b").ok_class == "bottle_b"
 
 
-def test_a_table_that_is_there_is_used_as_it_is(tmp_path: Path) -> None:
-    _fill(tmp_path, "a.png")
-    (tmp_path / "mine.csv").write_text("image_path,label\na.png,fine\n")
+@pytest.mark.parametrize("name", ["mine.csv", "MINE.CSV", "train/mine.csv"])
+def test_a_table_that_is_there_is_used_as_it_is(tmp_path: Path, name: str) -> None:
+    _fill(tmp_path, "a.png", "train/b.png")
+    (tmp_path / name).write_text("image_path,label\na.png,fine\n")
     labelled = label_folder(tmp_path)
     assert labelled.ok_class == ""
     assert not (tmp_path / "ground_truth.csv").exists()

@@ -12,6 +12,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from vad_lib.errors import InputError, PlanError
+from vad_lib.images.paths import is_image_name, is_table_name
 from vad_lib.plan.arguments import ModelParameters
 from vad_lib.plan.checking import check_arguments
 from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath, UiArgumentDetail
@@ -22,7 +23,6 @@ from vad_lib.plan.reading import read_plan
 from vad_lib.plan.stages import INFERENCE_READINESS, OPERATION, PATH_KEYS, STAGES, operator_arguments, spellings
 
 NORMAL_FOLDERS = ("good", "ok", "normal", "non_anomaly", "pass")
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 BOTH_PIPELINES = {"input": "inference_input"}
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_./][\w./:-]*", re.ASCII)
 
@@ -185,11 +185,11 @@ def _value(value: Any) -> str:
 
 def _normal_folder(train: Path) -> str:
     """Return the sub-folder whose name says that its images are normal, where no table says more."""
-    if any(train.glob("*.csv")):
+    if any(is_table_name(file.name) for file in train.iterdir()):
         return ""
     for folder in sorted(train.iterdir()):
         named = folder.name.casefold() in NORMAL_FOLDERS and folder.is_dir()
-        if named and any(file.suffix.lower() in IMAGE_SUFFIXES for file in folder.iterdir()):
+        if named and any(is_image_name(file.name) for file in folder.iterdir()):
             return folder.name
     return ""
 
