@@ -80,6 +80,21 @@ def test_the_folder_may_be_moved_without_anything_being_new(db: InspectionDataba
     assert "Nothing new among 1 files" in _tick(db, Path(moved), RunState("active")).message
 
 
+@pytest.mark.parametrize("most_looked_up", [0, 100])
+def test_few_files_are_looked_up_by_path_and_many_all_at_once(
+    db: InspectionDatabase, inbox: Path, monkeypatch: pytest.MonkeyPatch, most_looked_up: int
+) -> None:
+    monkeypatch.setattr("vad_lib.landing.ticking.MOST_LOOKED_UP", most_looked_up)
+    _land(inbox, "a.png", "b.png", "c.txt")
+    _tick(db, inbox)
+    (inbox / "a.png").unlink()
+    _land(inbox, "d.png")
+    tick = _tick(db, inbox, max_active=9)
+    assert tick.requests[-1].count == 1
+    assert tick.refused == 0
+    assert sorted(db.landings("line")["path"]) == ["a.png", "b.png", "c.txt", "d.png"]
+
+
 def test_the_same_file_written_anew_is_a_new_landing(db: InspectionDatabase, inbox: Path) -> None:
     _land(inbox, "a.png")
     first = _tick(db, inbox)

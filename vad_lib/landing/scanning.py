@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+from vad_lib.images.paths import is_image_name
+
 TEMPORARY_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".swp", "~")
 IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 RESULT_SUFFIX = ".vad.json"
@@ -149,7 +150,7 @@ def _judge(path: str, facts: os.stat_result) -> FileSeen:
         return FileSeen(*here, "unreadable_name", "the name is not valid UTF-8")
     if not stat.S_ISREG(facts.st_mode):
         return FileSeen(*here, "not_a_file", "not a regular file")
-    if not path.lower().endswith(IMAGE_SUFFIXES):
+    if not is_image_name(path):
         return FileSeen(*here, NOT_AN_IMAGE, "not an image format (wanted: png, jpg, jpeg)")
     return FileSeen(*here)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from vad_lib.inspection_db.database import InspectionDatabase, insert_many
+from vad_lib.inspection_db.database import MAX_PARAMETERS, InspectionDatabase, chunks, insert_many
 from vad_lib.inspection_db.schema import CLOSED, OPEN, PENDING, REFUSED, batches, kept_aside, landings
 from vad_lib.landing.deciding import (
     BatchRequest,
@@ -30,6 +30,10 @@ from vad_lib.landing.scanning import SCAN_RULES, FileKey, scan_folder
 
 VANISHED = "vanished"
 """Rule of a landing whose file was gone when it was to be read: the same file coming back is taken up again."""
+
+
+MOST_LOOKED_UP = 10 * MAX_PARAMETERS
+"""Files in a folder up to which each is looked up in the database by its path."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def plan_landing_tick(
     bounds = limits or Limits(settle_seconds=settle_seconds, max_batch=max_batch, max_active=max_active)
     scan = scan_folder(folder, skip_folders=skip_folders)
     with db.reading() as connection:
-        known = _known_keys(connection, line)
+        known = _known_keys(connection, line, [seen.path for seen in scan.files])
         open_batches = _open_batches(connection, line, run_state)
     decision = decide_batch(
         line,
@@ -144,13 +148,22 @@ def apply_decision(
     return tuple(requests)
 
 
-def _known_keys(connection: Connection, line: str) -> set[tuple[str, int, int]]:
-    """Every version of a file that is not to be taken up again: plain tuples, which equal ``FileKey``."""
+def _known_keys(connection: Connection, line: str, paths: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Every version of these files that is not to be taken up again: plain tuples, which equal ``FileKey``.
+
+    A folder that its owner empties stays quick to look at, however much has landed in it over the years.
+    """
     chosen = select(landings.c.path, landings.c.size, landings.c.mtime_ns).where(
         landings.c.line == line,
         (landings.c.rule.is_(None)) | (landings.c.rule != VANISHED),
     )
-    return {(path, size, mtime_ns) for path, size, mtime_ns in connection.execute(chosen)}
+    # One look at everything is quicker than very many at parts of it.
+    parts = (
+        [chosen]
+        if len(paths) > MOST_LOOKED_UP
+        else [chosen.where(landings.c.path.in_(part)) for part in chunks(paths, MAX_PARAMETERS)]
+    )
+    return {(path, size, mtime_ns) for part in parts for path, size, mtime_ns in connection.execute(part)}
 
 
 def _open_batches(
@@ -209,7 +222,7 @@ def _take_up(
     db: InspectionDatabase, connection: Connection, line: str, folder: Path, new: NewBatch, moment: datetime
 ) -> int:
     """Make a batch of those keys that nobody has taken up, and return how many they are."""
-    taken = _known_keys(connection, line)
+    taken = _known_keys(connection, line, [key.path for key in new.keys])
     keys = [key for key in new.keys if key not in taken]
     if not keys:
         return 0

@@ -28,8 +28,9 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
+from vad_lib.images.paths import is_image_name
 from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.landing.scanning import IMAGE_SUFFIXES, FileKey, is_temporary, scan_folder
+from vad_lib.landing.scanning import FileKey, is_temporary, scan_folder
 from vad_lib.scorer.completeness import ends_whole
 from vad_lib.scorer.taking_up import Candidate, known_keys
 
@@ -98,7 +99,7 @@ class FolderWatch:
         parts = relative.split("/")
         if relative.startswith("..") or any(is_temporary(part) for part in parts):
             return None
-        if not relative.lower().endswith(IMAGE_SUFFIXES) or not _is_text(relative):
+        if not is_image_name(relative) or not _is_text(relative):
             return None
         try:
             facts = os.lstat(path)
