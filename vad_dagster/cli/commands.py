@@ -60,6 +60,8 @@ def dev(
     port: Annotated[int, typer.Option(help="Of Dagster's UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="Of MLflow's UI.")] = 5000,
     only: Annotated[str, typer.Option(help="Only this one: dagster or mlflow.")] = "",
+    scorer: Annotated[bool, typer.Option("--scorer", help="Start the resident scorer too: vad serve.")] = False,
+    scorer_port: Annotated[int, typer.Option(help="Of the resident scorer.")] = 8600,
 ) -> None:
     """Open both UIs on localhost, with the daemon that runs sensors and schedules. Ctrl-C stops everything."""
     from vad_dagster.cli.development import serve
@@ -67,7 +69,8 @@ def dev(
     ports = {"dagster": port, "mlflow": mlflow_port}
     if only and only not in ports:
         raise InputError(f"--only {only}: there are dagster and mlflow.")
-    serve({only: ports[only]} if only else ports)
+    chosen = {only: ports[only]} if only else ports
+    serve({**chosen, "scorer": scorer_port} if scorer else chosen)
 
 
 def demo(
@@ -183,7 +186,7 @@ def facts(outcome: RunOutcome) -> dict[str, str]:
     wanted = {
         "model_evaluation": ("model version", "image_auroc", "f1", "threshold"),
         "champion_model": ("version", "why"),
-        "inference_outputs": ("model version", "images", "OK", "NG", "refused"),
+        "inference_outputs": ("model version", "images", "OK", "NG"),
         "inference_summary": ("result", "score"),
     }
     found = {}

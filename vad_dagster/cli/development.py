@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from vad_dagster.cli.console import console
-from vad_dagster.home import dagster_command, mlflow_command, prepare_home, prepare_tracking
+from vad_dagster.home import dagster_command, executable, mlflow_command, prepare_home, prepare_tracking
 from vad_lib.errors import InputError, VadError
 
 STOP_SECONDS = 30.0
@@ -25,14 +25,14 @@ def serve(ports: Mapping[str, int]) -> None:
     """Start Dagster's web server with its daemon, and MLflow's, and wait until Ctrl-C or until one of them ends.
 
     Args:
-        ports: of ``dagster``, ``mlflow`` or both.
+        ports: of ``dagster``, ``mlflow`` and ``scorer``, those that are wanted.
 
     Raises:
         InputError: a port is taken.
         VadError: one of the servers ended by itself.
     """
     for name, port in ports.items():
-        _refuse_taken(port, "--port" if name == "dagster" else "--mlflow-port")
+        _refuse_taken(port, "--port" if name == "dagster" else f"--{name}-port")
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     # links from one page to the other
     for name, address in addresses.items():
@@ -41,7 +41,11 @@ def serve(ports: Mapping[str, int]) -> None:
     os.environ.update(environment)
     prepare_tracking()
     dagster, folder = dagster_command(ports.get("dagster", 0))
-    commands = {"dagster": dagster, "mlflow": mlflow_command(ports.get("mlflow", 0))}
+    commands = {
+        "dagster": dagster,
+        "mlflow": mlflow_command(ports.get("mlflow", 0)),
+        "scorer": [executable("vad"), "serve", "--port", str(ports.get("scorer", 0)), "--log-level", "warning"],
+    }
     # Each in a session of its own: Ctrl-C reaches only this process, which then stops them in order.
     servers: dict[str, subprocess.Popen[bytes]] = {}
     waiting = dict(addresses)

@@ -134,7 +134,8 @@ class Follower:
         if event.event_type == Type.STEP_START:
             self._step = event.step_key or ""
             self.say(self._step)
-        elif event.event_type == Type.STEP_SUCCESS:
+        elif event.event_type == Type.STEP_SUCCESS and event.step_key in self._metadata:
+            # steps that make no asset are checks, which speak up where they do not pass
             seconds = (event.step_success_data.duration_ms or 0) / 1000
             self._note(f"  done  {event.step_key}  {format_seconds(seconds)}", "green")
         elif event.event_type == Type.ASSET_MATERIALIZATION:

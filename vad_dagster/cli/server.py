@@ -7,6 +7,7 @@ Ctrl-C, and stops the run the way that Dagster means it.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -33,6 +34,8 @@ HEARTBEAT_TIMEOUT_SECONDS = 60
 def open_instance() -> Iterator[DagsterInstance]:
     """Open the one Dagster instance of this home; child processes find the same one through the environment."""
     os.environ.update(prepare_home())
+    # that a command starts its run in a new process is no news: only services keep a fork server
+    logging.getLogger("dagster.vad.warm_runs").setLevel(logging.ERROR)
     import dagster as dg
 
     with dg.DagsterInstance.get() as instance:
