@@ -25,7 +25,7 @@ def marked_tests(tests: Path) -> dict[str, list[tuple[str, str]]]:
     for file in sorted(tests.rglob("test_*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         module_ids = [line for node in tree.body if _is_pytestmark(node) for line in _ids(node)]
-        _collect(tree.body, module_ids, str(file.relative_to(ROOT)), found)
+        _collect(tree.body, module_ids, str(file.relative_to(ROOT)), found, _ids_of_names(tree))
     return found
 
 
@@ -44,15 +44,35 @@ def _ids(node: ast.AST) -> list[str]:
     ]
 
 
+def _ids_of_names(tree: ast.Module) -> dict[str, list[str]]:
+    """Line ids in what the module assigns to a name: lists of parameters carry marks too."""
+    return {
+        target.id: _ids(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
 def _collect(
-    body: list[ast.stmt], inherited: list[str], file: str, found: dict[str, list[tuple[str, str]]], prefix: str = ""
+    body: list[ast.stmt],
+    inherited: list[str],
+    file: str,
+    found: dict[str, list[tuple[str, str]]],
+    of_names: dict[str, list[str]],
+    prefix: str = "",
 ) -> None:
     for node in body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             continue
-        own = inherited + [line for decorator in node.decorator_list for line in _ids(decorator)]
+        own = list(inherited)
+        for decorator in node.decorator_list:
+            own += _ids(decorator)
+            names = [part.id for part in ast.walk(decorator) if isinstance(part, ast.Name)]
+            own += [line for name in names for line in of_names.get(name, [])]
         if isinstance(node, ast.ClassDef):
-            _collect(node.body, own, file, found, f"{prefix}{node.name}.")
+            _collect(node.body, own, file, found, of_names, f"{prefix}{node.name}.")
         elif node.name.startswith("test"):
             for line in dict.fromkeys(own):
                 found[line].append((file, prefix + node.name))

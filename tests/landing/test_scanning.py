@@ -9,14 +9,12 @@ import pytest
 
 from vad_lib.landing import Scan, scan_folder
 
-pytestmark = pytest.mark.spec("V2.10")
-
 
 def _rules(scan: Scan) -> dict[str, str]:
     return {seen.path: seen.rule for seen in scan.files}
 
 
-@pytest.mark.spec("V2.09")
+@pytest.mark.spec("V2.09", "V2.10")
 def test_images_at_any_depth_and_in_any_letter_case_are_seen_and_other_files_are_named(tmp_path: Path) -> None:
     for name in ("a.png", "deep/er/b.JPG", "deep/c.jpeg", "notes.txt", "deep/d.bmp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.readiness.make_images import crop, write_images, write_set
 from vad_lib.errors import InputError, ReadinessError
 from vad_lib.findings import Finding
-from vad_lib.ground_truth import read_input
+from vad_lib.ground_truth import InputTable, read_input
 from vad_lib.plan.arguments import InputArguments, ReadinessArguments, TrainArguments
 from vad_lib.readiness import RULES, ValidatedDataset, prepare_inference_data, prepare_training_data
 
@@ -58,6 +58,18 @@ def test_rows_without_path_or_label_are_dropped_and_counted_by_column(tmp_path: 
     assert dataset.dropped["reason"].tolist()[0] == "no value in column 'label'"
     assert dataset.rows["row"].tolist() == [0, *range(4, 12)]
     assert dataset.config()["counts"]["dropped"] == {"missing_values": 3}
+
+
+@pytest.mark.spec("V1.03")
+def test_the_step_needs_nothing_but_what_input_handed_over(tmp_path: Path) -> None:
+    folder, handed_over = tmp_path / "data", tmp_path / "handed_over"
+    write_set(folder, 12, 2)
+    read_input(folder, InputArguments(), pipeline="train").save(handed_over)
+    expected = prepare(folder)
+    (folder / "train.csv").unlink()
+    dataset = prepare_training_data(InputTable.load(handed_over), ReadinessArguments(), TrainArguments())
+    pd.testing.assert_frame_equal(dataset.rows, expected.rows)
+    assert dataset.config() == expected.config()
 
 
 @pytest.mark.spec("V3.02", "V9.02")

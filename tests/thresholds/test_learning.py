@@ -161,3 +161,19 @@ def test_a_person_may_choose_another_threshold_and_the_rows_are_remembered() -> 
     assert (chosen.value, chosen.method, chosen.rows_digest) == (2.5, "chosen", learnt.rows_digest)
     assert chosen.version != learnt.version
     assert "instead of 5 (F1)" in chosen.note
+
+
+@pytest.mark.spec("V8.03")
+@pytest.mark.parametrize("seed", range(10))
+def test_six_anomalous_rows_make_a_better_threshold_than_none(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+
+    def rows(normal: int, anomalous: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = np.concatenate([draw.normal(1, 0.2, normal), draw.normal(3, 0.4, anomalous)])
+        return scores, np.arange(normal + anomalous) >= normal
+
+    scores, flags = rows(40, 6)
+    unseen, truth = rows(400, 100)
+    with_them = ((unseen >= learn_threshold(scores, flags).value) == truth).mean()
+    without = ((unseen >= learn_threshold(scores[~flags], flags[~flags]).value) == truth).mean()
+    assert with_them > without
