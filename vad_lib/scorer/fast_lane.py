@@ -128,7 +128,9 @@ class FastLane:
                 hand_over(self.db, job.taken.batch_id, self.owner, "the scorer was stopped")
         deadline = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(max(0.1, deadline - time.monotonic()))
+            # Loading a model or waiting for a registry or a receiver may take long, and leaves nothing half done.
+            work = thread.name.startswith("vad-work")
+            thread.join(max(0.1, deadline - time.monotonic()) if work else 1.0)
         self._watcher.stop()
         if self._anchor is not None:
             self._anchor.close()
