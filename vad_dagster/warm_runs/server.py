@@ -8,7 +8,6 @@ those that used it are gone, when its socket is removed, and after the last run 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import logging
 import os
@@ -24,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from vad_dagster.warm_runs.child import FINISHED, NEVER_STARTED, RunRequest, become_run, leave, report_crash, text_of
+from vad_dagster.warm_runs.holding import acquire, code_of_ended, library_limits, listen, release
 from vad_dagster.warm_runs.identity import ProcessIdentity, ServerPlace
-from vad_dagster.warm_runs.messages import BrokenConversation, WrongUser, address, receive, refuse_other_users, send
+from vad_dagster.warm_runs.messages import BrokenConversation, WrongUser, receive, refuse_other_users, send
 from vad_dagster.warm_runs.preload import NotForkable, Preloaded, preload, refuse_threads
 
 ALREADY_THERE = 0
 CANNOT_FORK = 3
 TICK_SECONDS = 1.0
 REQUEST_SECONDS = 2.0
-LOCK_SECONDS = 2.0
 REPORT_TRIES = 3
 FILES_SECONDS = 3.0
 SETTLED_SECONDS = 5.0
@@ -83,8 +82,8 @@ class Server:
         self._looked_at_files = time.monotonic()
         self._last_use = self._users_seen = time.monotonic()
         self._retired = ""
-        self._limits = _library_limits()
-        self._listener = _listen(place.socket)
+        self._limits = library_limits()
+        self._listener = listen(place.socket)
         self._inode = place.socket.stat().st_ino
         self._wake, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector = selectors.DefaultSelector()
@@ -220,9 +219,9 @@ class Server:
             run = self._runs.pop(pid, None)
             if run is not None:
                 with suppress(ProcessLookupError, PermissionError):
-                    if _exit_code(pid, peek=True) not in (FINISHED, NEVER_STARTED):
+                    if code_of_ended(pid, peek=True) not in (FINISHED, NEVER_STARTED):
                         os.killpg(pid, signal.SIGKILL)  # what the run had started
-            exit_code = _exit_code(pid)
+            exit_code = code_of_ended(pid)
             self._last_use = time.monotonic()
             if run is not None and exit_code not in (FINISHED, NEVER_STARTED):
                 log.warning("process %d ended with %d: %s", pid, exit_code, text_of(run.request))
@@ -268,7 +267,7 @@ class Server:
             self._place.socket.unlink(missing_ok=True)
         self._selector.unregister(self._listener)
         self._listener.close()
-        _release(self._place)
+        release(self._place)
 
     def _owns_socket(self) -> bool:
         try:
@@ -297,68 +296,6 @@ class Server:
                 self._retire(f"{changed} changed")
 
 
-_locks: dict[Path, int] = {}
-
-
-def _acquire(place: ServerPlace) -> bool:
-    """Take the lock of a place, which only a living server that takes runs has.
-
-    A record lock, because the other kind would be shared with forked children and outlive the server.
-    """
-    handle = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _locks[place.lock] = handle
-            return True
-        except OSError:
-            if time.monotonic() > deadline:
-                os.close(handle)
-                return False
-            time.sleep(0.05)
-
-
-def _release(place: ServerPlace) -> None:
-    if (handle := _locks.pop(place.lock, None)) is not None:
-        os.close(handle)
-
-
-def _listen(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with address(fresh) as name:
-        listener.bind(name)
-    fresh.chmod(0o600)
-    listener.listen(64)
-    # visible only now that it answers
-    fresh.replace(path)
-    return listener
-
-
-def _exit_code(pid: int, *, peek: bool = False) -> int:
-    found = os.waitid(os.P_PID, pid, os.WEXITED | (os.WNOWAIT if peek else 0))
-    if found is None:
-        return 0
-    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-
-
-def _library_limits() -> Callable[[Mapping[str, str]], None]:
-    """Return what gives OpenBLAS its threads back in a child: it was loaded with one, to keep the server without."""
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return lambda _environment: None
-    blas = ThreadpoolController().select(internal_api="openblas")
-
-    def lift(environment: Mapping[str, str]) -> None:
-        given = environment.get("OPENBLAS_NUM_THREADS") or environment.get("OMP_NUM_THREADS") or ""
-        blas.limit(limits=int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0)))
-
-    return lift
-
-
 def _start_again(users: set[ProcessIdentity]) -> None:
     """Become a server that loads the changed files, so that the next run need not wait for one."""
     command = list(sys.orig_argv)
@@ -384,7 +321,7 @@ def main() -> int:
     log.setLevel(logging.INFO)
     log.propagate = False
     place = ServerPlace(given.folder, given.key)
-    if not _acquire(place):
+    if not acquire(place):
         log.info("another server has this place")
         return ALREADY_THERE
     try:
