@@ -107,8 +107,10 @@ def test_every_set_of_rows_gives_a_usable_calibration(scores: list, labels: list
 @pytest.mark.spec("T4")
 def test_constant_scores_tell_little_and_p_says_so() -> None:
     threshold = learn_threshold([5.0] * 20, [False] * 20, "Percentile")
-    p = learn_calibration([5.0] * 20, [False] * 20, threshold)([5.0])
+    p = learn_calibration([5.0] * 20, [False] * 20, threshold)([5.0, 4.9, 5.1, 10.0])
     assert 0.4 < p[0] < 0.5
+    assert (certainty(p[1:3]) < 0.1).all()  # what is near was never seen to be normal or anomalous
+    assert certainty(p[3]) > 0.7
 
 
 def test_the_scale_is_not_moved_by_an_extreme_score() -> None:

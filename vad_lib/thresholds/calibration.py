@@ -24,6 +24,8 @@ _MARGIN = 2.0**-16
 _LARGEST = float(np.finfo(np.float32).max)
 # Spreads below this share of the threshold's magnitude are noise of float32 arithmetic, not knowledge.
 _LEAST_RELATIVE_SCALE = 1e-4
+# Without any spread to learn from, twice the threshold is called fairly certain (p .98), a tenth above it is not.
+_UNKNOWN_RELATIVE_SCALE = 0.05
 
 
 class Calibration(BaseModel):
@@ -85,9 +87,9 @@ class Calibration(BaseModel):
 def learn_calibration(scores: ArrayLike, is_anomalous: ArrayLike, threshold: Threshold) -> Calibration:
     """Learn the scale from validation rows: a quarter of the median distance of a score from the threshold.
 
-    A typical row then has p .1 or .9 (certainty .53). A median is not moved by a few extreme scores. The scale is at
-    least 1e-4 of the threshold's magnitude, so that scores which are all equal (one image, constant scores) give p
-    close to 0.5, which is all that is known from them.
+    A typical row then has p .1 or .9 (certainty .53). A median is not moved by a few extreme scores. Scores
+    that are all equal (one image, constant scores; anything within 1e-4 of the threshold's magnitude) have no spread to
+    learn from: the scale is then a twentieth of that magnitude, so that no other image is called certain for nothing.
 
     Args:
         scores: raw scores, shape (N,), N >= 1.
@@ -101,8 +103,11 @@ def learn_calibration(scores: ArrayLike, is_anomalous: ArrayLike, threshold: Thr
         raise ValueError("no validation score to learn a calibration from")
     distance = np.abs(values - threshold.value)
     medians = [float(np.median(distance[rows])) for rows in (~flags, flags) if rows.any()]
-    least = _LEAST_RELATIVE_SCALE * (abs(threshold.value) or 1.0)
-    scale = min(max(sum(medians) / len(medians) / 4, least, 1e-45), _LARGEST)
+    scale = sum(medians) / len(medians) / 4
+    magnitude = abs(threshold.value) or 1.0
+    if scale < _LEAST_RELATIVE_SCALE * magnitude:
+        scale = _UNKNOWN_RELATIVE_SCALE * magnitude
+    scale = min(max(scale, 1e-45), _LARGEST)
     return Calibration(threshold=float(np.clip(threshold.value, -_LARGEST, _LARGEST)), scale=scale)
 
 
