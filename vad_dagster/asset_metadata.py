@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from vad_lib.artifacts import TrainingRecord, TrainTree
     from vad_lib.backbones.weights import BackboneWeights
 
-COMPARED = ("image_auroc", "f1", "precision", "recall", "accuracy", "tp", "fp", "tn", "fn")
+NUMBERS = {
+    "image_auroc": "image AUROC",
+    "f1": "F1",
+    "recall": "recall",
+    "precision": "precision",
+    "accuracy": "accuracy",
+    "fn": "misses",
+    "fp": "false alarms",
+    "tp": "defects found",
+    "tn": "rightly OK",
+}
+"""Numbers of an evaluation that people compare by, and what they are called."""
 
 
 def weights_result(asset: str, check: str, weights: BackboneWeights) -> dg.AssetCheckResult:
@@ -84,6 +95,21 @@ def around_chosen(table: pd.DataFrame, rows: int = 5) -> pd.DataFrame:
     return table.iloc[max(0, place - rows) : place + rows + 1]
 
 
+def in_words(evaluation: Evaluation) -> str:
+    """Return what an evaluation says, in a sentence for those who do not read metrics."""
+    normal, anomalous = evaluation.tn + evaluation.fp, evaluation.tp + evaluation.fn
+    alarms = f"{evaluation.fp} of {normal} normal images would be false alarms"
+    if not anomalous:
+        return f"{alarms}. No anomalous image was validated, so nothing is known about what it finds."
+    return f"{evaluation.tp} of {anomalous} anomalous images are found, {evaluation.fn} missed; {alarms}."
+
+
+def evaluation_numbers(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the defined numbers, those of most interest first; each is plotted over time under its name."""
+    numbers = evaluation.model_dump(exclude_none=True)
+    return {**{name: numbers[name] for name in NUMBERS if name in numbers}, **numbers}
+
+
 def side_by_side(
     evaluation: Evaluation, champion: Version | None, of_champion: Evaluation | None, problem: str
 ) -> dg.MetadataValue:
@@ -92,11 +118,11 @@ def side_by_side(
         return dg.MetadataValue.md("There is no champion yet.")
     if of_champion is None:
         return dg.MetadataValue.md(problem)
-    lines = [f"| | this model | {champion.label} |", "|---|---|---|"]
-    for name in COMPARED:
+    lines = [f"| | this model | champion before it, {champion.label} |", "|---|---|---|"]
+    for name, called in NUMBERS.items():
         new, old = getattr(evaluation, name), getattr(of_champion, name)
         if new is not None or old is not None:
-            lines.append(f"| {name} | {_number(new)} | {_number(old)} |")
+            lines.append(f"| {called} | {_number(new)} | {_number(old)} |")
     return dg.MetadataValue.md("\n".join(lines))
 
 

@@ -94,18 +94,21 @@ def preview_table(frame: pd.DataFrame, rows: int = PREVIEW_ROWS) -> dg.TableMeta
 def _cell(value: Any) -> str | int | float | bool:
     if value is None or value is pd.NA or value != value:
         return ""
-    if isinstance(value, bool | int | float | str):
-        return value
-    return value.item() if hasattr(value, "item") else str(value)
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return value if isinstance(value, bool | int | str) else str(value)
 
 
-def links_markdown(links: Mapping[str, str | Path]) -> dg.MarkdownMetadataValue:
-    """Return links to pages and folders as markdown."""
-    lines = []
-    for name, target in links.items():
-        address = target.absolute().as_uri() if isinstance(target, Path) else target
-        lines.append(f"- [{html.escape(name)}]({address})")
-    return dg.MetadataValue.md("\n".join(lines))
+def links_markdown(links: Mapping[str, str]) -> dg.MarkdownMetadataValue:
+    """Return links to pages as markdown. Files are told as paths: the UI takes the address of a file out of a link."""
+    return dg.MetadataValue.md("\n".join(f"- [{html.escape(name)}]({address})" for name, address in links.items()))
+
+
+def linked_picture(text: str, picture: str, page: str) -> dg.MarkdownMetadataValue:
+    """Return a picture that leads to a page. Both are addresses: text of 1000 letters is not shown at once."""
+    return dg.MetadataValue.md(f"[![{html.escape(text)}]({picture})]({page})")
 
 
 def thumbnails(files: Sequence[Path], width: int = 480) -> dg.MarkdownMetadataValue:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from vad_dagster import asset_metadata
 from vad_dagster.registry import CHAMPION, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import TrackedRun, dagster_url, system_facts
@@ -23,7 +24,8 @@ from vad_lib.readiness import ValidatedDataset
 if TYPE_CHECKING:
     from vad_lib.artifacts import TrainingRecord, TrainTree
 
-VERSION_NUMBERS = ("image_auroc", "f1", "accuracy", "tp", "fp", "tn", "fn")
+MOST_TELLING = "heatmaps/most_telling.jpg"
+REPORT = "report/report.html"
 
 
 def dataset_digest(dataset: ValidatedDataset) -> str:
@@ -112,8 +114,10 @@ def evaluation_run(
             yield run
 
 
-def record_evaluation(run: TrackedRun, tree: TrainTree, learnt: LearntThreshold, champion: Evaluation | None) -> None:
-    """Write numbers, the threshold table and graph, heatmaps, contact sheet and report."""
+def record_evaluation(
+    run: TrackedRun, tree: TrainTree, learnt: LearntThreshold, champion: Evaluation | None, telling: Sequence[Path]
+) -> None:
+    """Write numbers, the threshold table and graph, heatmaps, contact sheets (one of the most telling), and report."""
     run.metrics(tree.evaluation.numbers())
     run.metrics({"threshold": learnt.threshold.value})
     if champion is not None:
@@ -127,21 +131,22 @@ def record_evaluation(run: TrackedRun, tree: TrainTree, learnt: LearntThreshold,
         run.file(tree.folder / folder, f"train_artifacts/{folder}")
     if tree.heatmaps:
         run.file(tree.folder / "extra_output/train/images", "heatmaps")
-        run.file(contact_sheet_file(tree), "heatmaps")
+        run.file(contact_sheet_file(list(tree.heatmaps.values())[:24]), "heatmaps")
+        run.file(contact_sheet_file(telling, Path(MOST_TELLING).name, columns=2), "heatmaps")
     run.tags({"vad.threshold_version": learnt.threshold.version})
 
 
-def contact_sheet_file(tree: TrainTree, most: int = 24) -> Path:
-    """Draw up to ``most`` heatmaps on one sheet, and return its file (which the system removes)."""
+def contact_sheet_file(heatmaps: Sequence[Path], name: str = "contact_sheet.jpg", columns: int = 3) -> Path:
+    """Draw heatmaps on one sheet, and return its file (which the system removes)."""
     import tempfile
 
     from PIL import Image
 
     from vad_lib.heatmaps import contact_sheet, save_picture
 
-    pictures = [Image.open(file).convert("RGB") for file in list(tree.heatmaps.values())[:most]]
-    file = Path(tempfile.mkdtemp(prefix="vad_sheet_")) / "contact_sheet.jpg"
-    save_picture(contact_sheet(pictures), file)
+    pictures = [Image.open(file).convert("RGB") for file in heatmaps]
+    file = Path(tempfile.mkdtemp(prefix="vad_sheet_")) / name
+    save_picture(contact_sheet(pictures, columns), file)
     return file
 
 
@@ -149,9 +154,10 @@ def version_tags(
     record: TrainingRecord, evaluation: Evaluation, plan: ExperimentalPlan, dagster_run: str
 ) -> dict[str, Any]:
     """Return the tags of a model version: what a person filters and compares by."""
-    numbers = {name: round(value, 6) for name, value in evaluation.numbers().items()}
+    numbers = {name: round(value, 6) for name, value in evaluation.model_dump(exclude_none=True).items()}
     return {
         "detector": record.model_name,
+        **{name: numbers[name] for name in asset_metadata.NUMBERS if name in numbers},
         "backbone": record.weights.get("name", ""),
         "backbone_source": record.weights.get("source", ""),
         "backbone_sha256": record.weights.get("sha256", ""),
@@ -162,9 +168,6 @@ def version_tags(
         "plan_digest": plan.digest,
         "small_dataset_allowed": plan.readiness.allow_small_dataset,
         "dagster_run": dagster_run,
-        **{
-            name: numbers[name] for name in ("image_auroc", "f1", "accuracy", "tp", "fp", "tn", "fn") if name in numbers
-        },
     }
 
 
@@ -175,15 +178,15 @@ def version_story(
     *,
     line: str,
     dagster_run: str,
-    mlflow_url: str,
+    run: TrackedRun,
 ) -> str:
     """Return the description of a model version as markdown: data, numbers, threshold, weights, plan, links."""
     dataset, weights = record.dataset, record.weights
-    numbers = evaluation.numbers()
+    numbers = evaluation.model_dump(exclude_none=True)
     told = [
-        f"| {name} | {numbers[name]:.4f} |"
-        for name in ("image_auroc", "average_precision", "f1", "precision", "recall", "accuracy")
-        if name in numbers
+        f"| {called} | {numbers[name]:.4f} |"
+        for name, called in asset_metadata.NUMBERS.items()
+        if isinstance(numbers.get(name), float)
     ]
     valid = dataset.valid_rows["is_anomalous"].astype(bool)
     seconds = record.facts.get("seconds")
@@ -203,11 +206,14 @@ def version_story(
             *(["", "Changed automatically:" + changes] if changes else []),
             "",
             "### On the validation rows",
+            asset_metadata.in_words(evaluation),
+            "",
             "| | |",
             "|---|---|",
             *told,
-            f"| hits, misses, false alarms, rightly OK | {evaluation.tp}, {evaluation.fn}, {evaluation.fp}, "
-            f"{evaluation.tn} |",
+            "",
+            f"[Training report]({run.artifact_page(REPORT)}) with its heatmaps, "
+            f"[threshold table]({run.artifact_page('threshold/threshold_test_result.csv')}).",
             "",
             "### Threshold",
             f"NG from a raw score of {record.threshold.value:.6g} on, by {record.threshold.method} "
@@ -219,7 +225,7 @@ def version_story(
             "",
             "### Where it comes from",
             f"Plan `{plan.digest[:16]}`. [Run in Dagster]({dagster_url(f'runs/{dagster_run}')}), "
-            f"[run in MLflow]({mlflow_url}).",
+            f"[run in MLflow]({run.url}).",
         ]
     )
 

@@ -77,11 +77,12 @@ def training_report(
     line = str(record.facts.get("line", "")) or record.dataset.data_folder.name
     sections = [
         _head(record, evaluation, line),
-        _weights(record),
+        _warning_of_weights(record),
         _errors(rows, heatmaps, heatmap_folder),
         _threshold(record, rows, evaluation, threshold_graph),
         _confusion(evaluation, rows),
         _data(record),
+        _weights(record),
         _changes_and_findings(record),
         _epochs(record.epochs),
         _arguments(record),
@@ -129,21 +130,23 @@ def _head(record: TrainingRecord, evaluation: Evaluation, line: str) -> str:
     )
 
 
-def _weights(record: TrainingRecord) -> str:
-    if not record.weights:
-        return ""
+def _warning_of_weights(record: TrainingRecord) -> str:
     source = str(record.weights.get("source", ""))
-    warning = ""
     if source == "shipped":
-        warning = '<div class="warn">The small backbone that comes with the package was used. ' + (
+        return '<div class="warn">The small backbone that comes with the package was used. ' + (
             "Weights of the one that the plan names, put into the weights store, give a better model.</div>"
         )
-    elif source == "random":
-        warning = (
+    if source == "random":
+        return (
             '<div class="warn error">The backbone was not trained at all (random weights). This model is for trying '
             "the software only: do not inspect with it.</div>"
         )
-    return f"<h2>Backbone weights</h2>{warning}{_pairs(record.weights)}"
+    return ""
+
+
+def _weights(record: TrainingRecord) -> str:
+    told = {name: value for name, value in record.weights.items() if value}
+    return f"<h2>Backbone weights</h2>{_pairs(told)}" if told else ""
 
 
 def _errors(rows: pd.DataFrame, heatmaps: Sequence[SavedHeatmap], heatmap_folder: str) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 
+from vad_dagster.asset_metadata import evaluation_numbers
 from vad_dagster.asset_parts import (
     CODE_VERSION,
     QUALITY_TEAM,
@@ -129,20 +131,16 @@ def inference_outputs(
         value=outcome,
         metadata={
             **_counts(result, refused),
-            **(tree.evaluation.model_dump(exclude_none=True) if tree.evaluation else {}),
+            **(evaluation_numbers(tree.evaluation) if tree.evaluation else {}),
             "model version": version.label,
             "inference threshold": plan.inference.inference_threshold,
             "seconds": round(result.seconds, 3),
-            "predictions": preview_table(result.predictions.drop(columns=["sha256", "file"])),
+            "most anomalous": preview_table(_most_anomalous(result.predictions)),
             "refused files": preview_table(result.refused),
-            "links": links_markdown(
-                {
-                    "artifacts": tree.folder,
-                    "output.csv": tree.output,
-                    "model version": tracking.version_url(registry.name, version.number),
-                }
-            ),
             **({"heatmaps": thumbnails(list(tree.heatmaps.values())[:THUMBNAILS])} if tree.heatmaps else {}),
+            "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
+            "output": dg.MetadataValue.path(str(tree.output)),
+            "artifacts": dg.MetadataValue.path(str(tree.folder)),
             **plan_metadata(plan),
         },
     )
@@ -261,6 +259,14 @@ def _training_facts(line: Line) -> Any:
     """Return the facts of the normal training images; None where the line was trained elsewhere."""
     folder = line.store / "validated_dataset"
     return ValidatedDataset.load(folder).normal_facts if folder.is_dir() else None
+
+
+def _most_anomalous(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns that a person reads, the highest score first; labels only where there are some."""
+    columns = ["image_path", "label", "predicted", "p", "certainty", "raw_score"]
+    if predictions["label"].isna().all():
+        columns.remove("label")
+    return predictions.sort_values("p", ascending=False)[columns]
 
 
 def _counts(result: InspectionResult, refused: int) -> dict[str, int]:

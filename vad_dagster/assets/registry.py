@@ -4,6 +4,7 @@
 
 import dagster as dg
 
+from vad_dagster.asset_metadata import evaluation_numbers
 from vad_dagster.asset_parts import CODE_VERSION, ML_TEAM, links_markdown, step_tags
 from vad_dagster.checks import readable_failure
 from vad_dagster.configuration import PromotionConfig
@@ -80,7 +81,7 @@ def champion_model(
             "promoted": decision.promote,
             "by": record.by,
             "why": decision.reason,
-            **(record.evaluation.model_dump(exclude_none=True) if record.evaluation else {}),
+            **(evaluation_numbers(record.evaluation) if record.evaluation else {}),
             "links": links_markdown({"model version": tracking.version_url(registry.name, serving.number)}),
         },
     )

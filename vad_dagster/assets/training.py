@@ -18,6 +18,7 @@ from vad_dagster.asset_parts import (
     CODE_VERSION,
     ML_TEAM,
     QUALITY_TEAM,
+    linked_picture,
     links_markdown,
     log_progress,
     plan_metadata,
@@ -32,7 +33,6 @@ from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
 from vad_dagster.registry import MODEL_FOLDER, LineRegistry
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.resources.tracking import dagster_url
 from vad_dagster.table_schemas import schema_metadata
 from vad_dagster.values import LearntThreshold, ModelEvaluation, TrainedModel
 from vad_lib.errors import WeightsMissingError
@@ -254,10 +254,12 @@ def model_evaluation(
             registry, validated_dataset, train.accelerator, progress
         )
         with recording.evaluation_run(context, tracking, registry, trained_model, line.name, plan) as run:
-            recording.record_evaluation(run, tree, threshold_table, of_champion)
+            telling = asset_metadata.most_telling(tree, record, THUMBNAILS)
+            recording.record_evaluation(run, tree, threshold_table, of_champion, telling)
             story = recording.version_story(
-                record, tree.evaluation, plan, line=line.name, dagster_run=context.run.run_id, mlflow_url=run.url
+                record, tree.evaluation, plan, line=line.name, dagster_run=context.run.run_id, run=run
             )
+            run.describe(story)
             version = registry.register(
                 record.model_folder,
                 run_id=run.run_id,
@@ -281,20 +283,32 @@ def model_evaluation(
             artifacts=str(tree.folder),
         ),
         metadata={
-            **tree.evaluation.model_dump(exclude_none=True),
-            "threshold": threshold_table.threshold.value,
+            "result": asset_metadata.in_words(tree.evaluation),
             "model version": version.label,
             "beside the champion": asset_metadata.side_by_side(tree.evaluation, champion, of_champion, problem),
-            "heatmaps": thumbnails(asset_metadata.most_telling(tree, record, THUMBNAILS)),
             "links": links_markdown(
                 {
-                    "report": tree.report,
-                    "artifacts": tree.folder,
+                    "training report": run.artifact_page(recording.REPORT),
+                    "model version in the registry": tracking.version_url(registry.name, version.number),
                     "MLflow run": run.url,
-                    "model version": tracking.version_url(registry.name, version.number),
-                    "this run in Dagster": dagster_url(f"runs/{context.run.run_id}"),
                 }
             ),
+            **(
+                {
+                    "most telling": linked_picture(
+                        "Heatmaps: misses and false alarms first (seen while MLflow's UI runs)",
+                        run.artifact_address(recording.MOST_TELLING),
+                        run.artifact_page(recording.REPORT),
+                    ),
+                    "heatmaps": thumbnails(telling),
+                }
+                if telling
+                else {}
+            ),
+            **asset_metadata.evaluation_numbers(tree.evaluation),
+            "threshold": threshold_table.threshold.value,
+            "report": dg.MetadataValue.path(str(tree.report)),
+            "artifacts": dg.MetadataValue.path(str(tree.folder)),
             **plan_metadata(plan),
         },
     )

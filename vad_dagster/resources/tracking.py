@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 import dagster as dg
 from pydantic import Field
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_PARAMETER_LENGTH = 500
+# without it MLflow shows the pages of language models
+KIND = "mlflow.experimentKind"
 
 
 def dagster_url(path: str) -> str:
@@ -71,7 +74,9 @@ class MLflowTracking(dg.ConfigurableResource):
             return found.experiment_id
         embedded = tracking_uri().startswith("sqlite:")
         location = (Home.from_environment().mlflow_folder / "artifacts" / name).as_uri() if embedded else None
-        return client.create_experiment(name, artifact_location=location, tags={"vad.line": line})
+        return client.create_experiment(
+            name, artifact_location=location, tags={"vad.line": line, KIND: "custom_model_development"}
+        )
 
     @contextmanager
     def run(
@@ -97,7 +102,7 @@ class MLflowTracking(dg.ConfigurableResource):
             tags=all_tags,
             log_system_metrics=False,
         ) as active:
-            yield TrackedRun(active.info.run_id, self.run_url(experiment_id, active.info.run_id))
+            yield TrackedRun(active.info.run_id, self.run_url(experiment_id, active.info.run_id), self._ui())
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
         return f"{self._ui()}/#/experiments/{experiment_id}/runs/{run_id}"
@@ -114,9 +119,22 @@ class MLflowTracking(dg.ConfigurableResource):
 class TrackedRun:
     """The open run; methods say what is recorded and where it appears."""
 
-    def __init__(self, run_id: str, url: str) -> None:
+    def __init__(self, run_id: str, url: str, ui: str) -> None:
         self.run_id = run_id
         self.url = url
+        self._ui = ui
+
+    def artifact_page(self, path: str) -> str:
+        """Return the address of the page of MLflow's UI that shows an artifact."""
+        return f"{self.url}/artifacts/{quote(path)}"
+
+    def artifact_address(self, path: str) -> str:
+        """Return the address of an artifact's bytes, as a picture in another page needs it."""
+        return f"{self._ui}/get-artifact?{urlencode({'path': path, 'run_uuid': self.run_id})}"
+
+    def describe(self, markdown: str) -> None:
+        """Write the description that MLflow's UI shows on the page of the run."""
+        self.tags({"mlflow.note.content": markdown})
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Record arguments (cut to what every MLflow store takes; the plan artifact holds them whole)."""
