@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Severity = Literal["info", "warn", "error"]
 
+MAX_EXAMPLES = 20
+"""Examples that a finding carries at most."""
+
 
 class Finding(BaseModel):
     """One thing that a rule noticed.

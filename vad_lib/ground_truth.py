@@ -17,13 +17,12 @@ import pandas as pd
 
 from vad_lib.csv_text import read_csv_text
 from vad_lib.errors import InputError
-from vad_lib.findings import Finding
+from vad_lib.findings import MAX_EXAMPLES, Finding
 from vad_lib.images.listing import FolderListing, list_folder
 from vad_lib.images.paths import as_meant, resolve_inside
 from vad_lib.plan.arguments import InputArguments
 
 FORMAT_VERSION = 1
-MAX_EXAMPLES = 20
 
 
 @dataclass(frozen=True)

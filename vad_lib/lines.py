@@ -96,20 +96,31 @@ class Line:
 
     @property
     def base_folder(self) -> Path:
-        """Where relative paths of the plan start: the folder it was copied from, else the line's own."""
+        """Where relative paths of the plan start: the folder it was copied from, else the line's own.
+
+        Raises:
+            InputError: ``line.yaml`` was damaged.
+        """
         file = self.folder / LINE_FILE
-        if file.is_file():
+        if not file.is_file():
+            return self.folder
+        try:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-            if base := content.get("base_folder"):
-                return Path(base)
-        return self.folder
+            return Path(content.get("base_folder") or self.folder)
+        except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError) as error:
+            raise InputError(
+                f"{file} cannot be read ({error}). It needs one line, 'base_folder: <the folder where relative paths "
+                "of the plan start>'; without the file they start in the folder of the line."
+            ) from error
 
     def remember_base_folder(self, base_folder: Path) -> None:
         """Write ``line.yaml``."""
         text = "# Relative paths of experimental_plan.yaml start from this folder.\n" + yaml.safe_dump(
             {"base_folder": str(base_folder.resolve())}, allow_unicode=True
         )
-        (self.folder / LINE_FILE).write_text(text, encoding="utf-8")
+        partial = self.folder / f".{LINE_FILE}.{os.getpid()}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.folder / LINE_FILE)
 
     @property
     def inbox(self) -> Path:

@@ -6,7 +6,7 @@ import difflib
 
 import pandas as pd
 
-from vad_lib.findings import Finding
+from vad_lib.findings import MAX_EXAMPLES, Finding
 from vad_lib.readiness.rules import Drop, examples, plural, some
 
 IMAGES_PER_ANOMALY = 10
@@ -66,7 +66,7 @@ def similar_labels(labels: pd.Series, ok_class: str) -> Finding | None:
         message=f"Labels differ only in letter case: {text}.{consequence}",
         advice="Write a label the same way everywhere.",
         count=len(twice),
-        examples=tuple({"labels": group} for group in twice[:20]),
+        examples=tuple({"labels": group} for group in twice[:MAX_EXAMPLES]),
     )
 
 
@@ -134,5 +134,5 @@ def images_per_anomaly(table: pd.DataFrame) -> Finding | None:
         message=f"Kinds of anomaly with fewer than {IMAGES_PER_ANOMALY} validation images: {len(few)} ({listed}).",
         advice="Performance on these kinds is uncertain: collect more images of them.",
         count=len(few),
-        examples=tuple({"label": str(label), "images": int(count)} for label, count in few.head(20).items()),
+        examples=tuple({"label": str(label), "images": int(count)} for label, count in few.head(MAX_EXAMPLES).items()),
     )

@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from vad_lib.findings import Finding, Severity
-
-MAX_EXAMPLES = 20
+from vad_lib.findings import MAX_EXAMPLES, Finding, Severity
 
 
 @dataclass(frozen=True)

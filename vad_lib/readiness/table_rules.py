@@ -12,7 +12,7 @@ import os
 import pandas as pd
 
 from vad_lib.errors import UnsafePathError
-from vad_lib.findings import Finding
+from vad_lib.findings import MAX_EXAMPLES, Finding
 from vad_lib.ground_truth import InputTable
 from vad_lib.images.paths import is_image_name, resolve_inside
 from vad_lib.readiness.rules import Drop, examples, plural, some
@@ -80,7 +80,7 @@ def spaces_around_values(input_table: InputTable) -> Finding | None:
         message=f"{plural(len(spaced), 'label')} in column '{input_table.label_column}' had spaces around, "
         f"such as '{spaced.iloc[0]}'. They are taken away.",
         count=len(spaced),
-        examples=tuple({"row": int(str(row)), "label": label} for row, label in spaced.head(20).items()),
+        examples=tuple({"row": int(str(row)), "label": label} for row, label in spaced.head(MAX_EXAMPLES).items()),
     )
 
 
