@@ -143,6 +143,15 @@ def test_a_gigantic_header_is_refused_before_a_pixel_is_decoded(tmp_path: Path) 
     assert time.perf_counter() - start < 0.5
 
 
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (32, 2049)])
+def test_a_picture_like_a_thread_is_refused_before_it_is_stretched(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("L", size).save(tmp_path / "thread.png")
+    with pytest.raises(UnreadableImageError, match=f"too long and thin \\({size[0]} x {size[1]} pixels"):
+        decode_image(tmp_path / "thread.png")
+    Image.new("L", (32, 1920)).save(tmp_path / "lawful.png")
+    assert decode_image(tmp_path / "lawful.png").height == 1920
+
+
 @pytest.mark.parametrize("options", [{"quality": 90}, {"progressive": True}])
 def test_a_jpeg_whose_tail_is_not_written_yet_is_refused(tmp_path: Path, options: dict[str, object]) -> None:
     data = save(tmp_path / "a.jpg", Image.fromarray(COLOURS), **options).read_bytes()

@@ -21,8 +21,9 @@ content differs from extension  as the content says (PNG or JPEG)           yes
 anything else                   refused                                     --
 ==============================  ==========================================  =========
 
-Refused with a short reason: empty, truncated, not PNG or JPEG, more pixels than ``MAX_PIXELS`` (known from the header,
-before any pixel is decoded), folders, pipes, devices, and files that may not be read.
+Refused with a short reason: empty, truncated, not PNG or JPEG, more pixels than ``MAX_PIXELS`` or longer and thinner
+than ``MAX_ASPECT`` (both known from the header, before any pixel is decoded), folders, pipes, devices, and files that
+may not be read.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ from vad_lib.images.paths import IMAGE_SUFFIXES, read_regular_file
 
 MAX_PIXELS = 64_000_000
 """Width x height above which an image is refused by its header: 17 times the guide's limit of 1920 x 1920."""
+
+MAX_ASPECT = 64
+"""Longer side to shorter side above which an image is refused: the guide's limits, 1920 and 32, allow 60. Where the
+shorter side is brought to a wanted size, a picture of 1 x 20000 pixels would take all the memory there is."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8\xff"
@@ -100,6 +105,9 @@ def decode_bytes(data: bytes, file: str | Path, *, max_pixels: int = MAX_PIXELS)
     if width * height > max_pixels:
         megapixels = f"{width} x {height} = {width * height / 1e6:.0f} megapixels"
         raise UnreadableImageError(file, f"too many pixels ({megapixels}, at most {max_pixels / 1e6:.0f})")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        reason = f"too long and thin ({width} x {height} pixels, at most {MAX_ASPECT} times as long as wide)"
+        raise UnreadableImageError(file, reason)
     try:
         stored_mode = image.mode
         if getattr(image, "n_frames", 1) > 1:
