@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from real_processes import REPOSITORY, Place
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """An empty home with real backbone weights where there are some, else random ones."""
     home = tmp_path / "home"
     home.mkdir()
@@ -18,4 +19,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     given = os.environ.get("VAD_WEIGHTS") or os.environ.get("VAD_TEST_DATA", str(REPOSITORY.parent / "shared" / "data"))
     folder = Path(given) if os.environ.get("VAD_WEIGHTS") else Path(given) / "weights"
-    return Place(home, folder if folder.is_dir() else None)
+    made = Place(home, folder if folder.is_dir() else None)
+    yield made
+    made.clean_up()

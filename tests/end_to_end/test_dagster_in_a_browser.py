@@ -1,0 +1,133 @@
+"""Dagster's UI in a headless browser: a line is materialized by clicks, and a wrong table is told in its checks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+from real_processes import Place, wait_for
+
+from vad_dagster.cli.development import answers
+from vad_lib.lines import Home
+from vad_lib.synthetic import make_demo_drop, make_demo_line
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+LINE = "bricks"
+PLAN = """
+external_path:
+    - load_train_data_path: ./train/
+    - load_inference_data_path: ./drop/
+user_parameters:
+    - train_pipeline:
+        - step: readiness
+          args:
+            - ok_class: good
+              train_validate_column: train_val_split
+        - step: train
+          args:
+            - model_name: patchcore
+              img_size: [64, 64]
+              model_parameters: {patchcore_backbone: resnet18, patchcore_coreset_sampling_ratio: 0.05}
+"""
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium on this machine")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(120_000)
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def dagster(place: Place, tmp_path: Path) -> Iterator[str]:
+    """A line whose table has two faults that training survives, and the address of Dagster's UI."""
+    data = tmp_path / "data"
+    make_demo_line(data, train_normal=30, valid_normal=8, valid_of_each_kind=2, side=64)
+    make_demo_drop(data / "drop", 5, normal=4, defective=2, broken=0, side=64)
+    table = next((data / "train").glob("*.csv"))
+    rows = pd.read_csv(table)
+    rows.loc[0, "label"] = None
+    rows.loc[1, "image_path"] = "./good/nowhere.png"
+    rows.to_csv(table, index=False)
+    (data / "experimental_plan.yaml").write_text(PLAN)
+    place.vad("line", "add", LINE, "--plan", data / "experimental_plan.yaml")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    log = tmp_path / "dev.log"
+    command = [sys.executable, "-m", "vad_dagster.cli.app", "dev", "--only", "dagster", "--port", port]
+    process = place.start(command, log)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}"), 180, "answer of Dagster's UI")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with suppress(Exception):
+                process.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def materialize(page: Page, address: str) -> None:
+    """Click through to a launched run of all assets of a page, for all lines (there is one)."""
+    page.goto(address)
+    page.get_by_role("button", name="Materialize").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("Partition selection").wait_for()
+    dialog.get_by_role("button", name="All", exact=True).click()
+    dialog.get_by_text("1 partition", exact=False).first.wait_for()
+    dialog.get_by_role("button", name="Launch").click()
+    dialog.wait_for(state="hidden")
+
+
+@pytest.mark.spec("V1.01", "V3.01", "V3.02", "V3.03", "V9.02")
+def test_a_line_is_materialized_by_clicks_and_a_wrong_table_is_told_in_its_checks(
+    page: Page, dagster: str, place: Place, tmp_path: Path
+) -> None:
+    materialize(page, f"{dagster}/asset-groups")
+    page.goto(f"{dagster}/assets/inference_summary?view=partitions&partition={LINE}")
+    page.get_by_text("inference_summary.yaml").first.wait_for(timeout=420_000)
+    line = Home(place.home).line(LINE)
+    assert (line.inference_artifacts / "score" / "inference_summary.yaml").is_file()
+
+    page.goto(f"{dagster}/assets/model_evaluation?view=partitions&partition={LINE}")
+    page.get_by_text("anomalous images are found").wait_for()
+    links = page.get_by_role("link", name="training report")
+    assert "/#/experiments/" in str(links.get_attribute("href"))
+
+    # what was dropped stands in the check as a table, beside what to do
+    page.goto(f"{dagster}/assets/validated_dataset?view=checks&checkDetail=missing_file")
+    page.get_by_text("./good/nowhere.png").first.wait_for()
+    assert "Traceback" not in page.inner_text("body")
+
+    table = next((tmp_path / "data" / "train").glob("*.csv"))
+    pd.read_csv(table).rename(columns={"label": "lable"}).to_csv(table, index=False)
+    materialize(page, f"{dagster}/assets/ground_truth")
+    page.goto(f"{dagster}/assets/ground_truth?view=checks&checkDetail=missing_columns")
+    page.get_by_text("no column 'label'").first.wait_for(timeout=180_000)
+    shown = page.inner_text("body")
+    assert "'lable'" in shown
+    assert "Failed" in shown
+    assert "Traceback" not in shown
