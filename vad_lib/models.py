@@ -328,11 +328,12 @@ class _Read:
 def _read(index: int, file: Path, preprocessing: Preprocessing) -> _Read:
     try:
         decoded = decode_image(file)
+        prepared = preprocessing.prepare(decoded.pixels)
     except UnreadableImageError as error:
         return _Read(index, file, None, None, error.reason)
     except Exception as error:  # whatever one file does to a decoder must stay with that file
         return _Read(index, file, None, None, f"could not be read ({error})")
-    return _Read(index, file, decoded.sha256, preprocessing.prepare(decoded.pixels), None)
+    return _Read(index, file, decoded.sha256, prepared, None)
 
 
 def library_versions() -> dict[str, str]:

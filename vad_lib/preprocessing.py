@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vad_lib.errors import ModelFormatError, PlanError
+from vad_lib.errors import ModelFormatError, PlanError, VadError
 from vad_lib.findings import ArgumentChange
 
 if TYPE_CHECKING:
     import torch
+
+MAX_PREPARED_PIXELS = 4096 * 4096
+"""Pixels of one prepared image: above it one long picture could take all the memory."""
 
 ImageSize = int | tuple[int, int]
 """Pixels: (height, width), or the length of the shorter side with the aspect ratio kept."""
@@ -58,6 +61,10 @@ class Preprocessing:
 
         Returns:
             float32 (3, H, W) in 0..1, resized bilinearly with antialiasing, as torchvision's ``Resize`` does.
+
+        Raises:
+            VadError: with ``img_size`` as one number, the image is so long and thin that it would come out beyond
+                ``MAX_PREPARED_PIXELS``.
         """
         import torch
         from torch.nn import functional
@@ -66,6 +73,12 @@ class Preprocessing:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255.0)
         shape = self.shape_for(image.shape[1], image.shape[2])
+        if shape[0] * shape[1] > MAX_PREPARED_PIXELS:
+            height, width = image.shape[1:]
+            raise VadError(
+                f"too long and thin: {width} x {height} pixels become {shape[1]} x {shape[0]} with img_size "
+                f"{self.image_size}; give img_size as [height, width], or cut the picture."
+            )
         if shape == tuple(image.shape[1:]):
             return image
         resized = functional.interpolate(image[None], size=shape, mode="bilinear", align_corners=False, antialias=True)

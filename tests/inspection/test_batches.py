@@ -47,6 +47,9 @@ def test_every_readable_image_has_a_prediction_and_every_other_file_a_reason(pla
     }
     assert (result.scored, result.reused, result.left) == (2, 0, 0)
     recorded = plant.db.predictions("bottles")
+    assert (
+        plant.db.predictions("bottles", newest=2)["prediction_id"].tolist() == recorded["prediction_id"].tolist()[-2:]
+    )
     assert recorded["threshold"].tolist() == [100.0, 100.0]
     assert set(recorded["run_id"]) == {"r1"}
     kept = plant.db.kept_aside("bottles")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data
 
-from vad_lib.errors import ModelFormatError, PlanError
+from vad_lib.errors import ModelFormatError, PlanError, VadError
 from vad_lib.preprocessing import Preprocessing, resolve_image_size
 
 
@@ -65,3 +66,10 @@ def test_a_size_that_a_model_does_not_take_is_changed_and_recorded() -> None:
     assert (changes[0].argument, changes[0].old, changes[0].new) == ("img_size", [128, 512], [256, 256])
     assert resolve_image_size((256, 256), (256, 256)) == ((256, 256), ())
     assert resolve_image_size(64, None) == (64, ())
+
+
+def test_an_image_that_would_come_out_enormous_is_refused_before_it_takes_the_memory() -> None:
+    thread = np.zeros((20, 1200), dtype=np.uint8)
+    with pytest.raises(VadError, match="too long and thin"):
+        Preprocessing(2048).prepare(thread)
+    assert Preprocessing((64, 64)).prepare(thread).shape == (3, 64, 64)

@@ -45,7 +45,7 @@ def drift_report(
     line = line_of(context)
     with readable_failure():
         version = LineRegistry(tracking, line.name).champion().label
-    recent = InspectionDatabase.from_environment().predictions(line.name, model_version=version).tail(config.images)
+    recent = InspectionDatabase.from_environment().predictions(line.name, model_version=version, newest=config.images)
     files = [Path(path) for path in recent["path"] if Path(path).is_file()]
     facts = check_images(files, log_progress(context)) if files else validated_dataset.image_facts.head(0)
     report = report_drift(

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vad_lib.augmentation import Augmentation
-from vad_lib.errors import UnreadableImageError
+from vad_lib.errors import UnreadableImageError, VadError
 from vad_lib.images.decoding import decode_image
 from vad_lib.preprocessing import Preprocessing
 
@@ -85,9 +85,14 @@ class ImageDataset(Dataset[torch.Tensor]):
         """Return one prepared image, float32 (3, H, W) in 0..1.
 
         Raises:
-            UnreadableImageError: the file is gone or damaged.
+            UnreadableImageError: the file is gone or damaged, or too long and thin for the image size.
         """
-        image = self.preprocessing.prepare(decode_image(self.files[index]).pixels)
+        file = self.files[index]
+        decoded = decode_image(file)
+        try:
+            image = self.preprocessing.prepare(decoded.pixels)
+        except VadError as error:
+            raise UnreadableImageError(file, str(error)) from error
         return image if self.augmentation is None else self.augmentation.apply(image, index=index, epoch=self.epoch)
 
     def batches(self, batch_size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:

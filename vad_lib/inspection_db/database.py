@@ -98,8 +98,12 @@ class InspectionDatabase:
         since: datetime | None = None,
         after_id: int | None = None,
         limit: int | None = None,
+        newest: int | None = None,
     ) -> pd.DataFrame:
-        """Return recorded predictions in the order of recording, with all columns of the table ``predictions``."""
+        """Return recorded predictions in the order of recording, with all columns of the table ``predictions``.
+
+        ``limit`` keeps the first so many of them, ``newest`` the last.
+        """
         statement = select(predictions).where(predictions.c.line == line).order_by(predictions.c.prediction_id)
         if model_version is not None:
             statement = statement.where(predictions.c.model_version == model_version)
@@ -109,6 +113,9 @@ class InspectionDatabase:
             statement = statement.where(predictions.c.created_at >= since)
         if after_id is not None:
             statement = statement.where(predictions.c.prediction_id > after_id)
+        if newest is not None:
+            statement = statement.order_by(None).order_by(predictions.c.prediction_id.desc()).limit(newest)
+            return self.table(statement).iloc[::-1].reset_index(drop=True)
         return self.table(statement if limit is None else statement.limit(limit))
 
     def kept_aside(self, line: str, *, batch_id: str | None = None) -> pd.DataFrame:

@@ -5,6 +5,7 @@ Paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", http
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -191,4 +192,8 @@ class PatchCore:
 
 
 def _memory_budget() -> int:
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_SHARE)
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # a container may have less than the machine that it runs on; "max" is no limit
+    with contextlib.suppress(OSError, ValueError):
+        available = min(available, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return int(available * MEMORY_SHARE)
