@@ -132,11 +132,13 @@ def record_evaluation(
     if tree.heatmaps:
         run.file(tree.folder / "extra_output/train/images", "heatmaps")
         run.file(contact_sheet_file(list(tree.heatmaps.values())[:24]), "heatmaps")
-        run.file(contact_sheet_file(telling, Path(MOST_TELLING).name, columns=2), "heatmaps")
+        run.file(contact_sheet_file(telling, Path(MOST_TELLING).name, columns=2, width=290), "heatmaps")
     run.tags({"vad.threshold_version": learnt.threshold.version})
 
 
-def contact_sheet_file(heatmaps: Sequence[Path], name: str = "contact_sheet.jpg", columns: int = 3) -> Path:
+def contact_sheet_file(
+    heatmaps: Sequence[Path], name: str = "contact_sheet.jpg", columns: int = 3, width: int = 420
+) -> Path:
     """Draw heatmaps on one sheet, and return its file (which the system removes)."""
     import tempfile
 
@@ -146,7 +148,7 @@ def contact_sheet_file(heatmaps: Sequence[Path], name: str = "contact_sheet.jpg"
 
     pictures = [Image.open(file).convert("RGB") for file in heatmaps]
     file = Path(tempfile.mkdtemp(prefix="vad_sheet_")) / name
-    save_picture(contact_sheet(pictures, columns), file)
+    save_picture(contact_sheet(pictures, columns, width), file)
     return file
 
 

@@ -55,7 +55,9 @@ ENVIRONMENT_SAMPLE = 50
     tags=step_tags("inference", "input.readiness.inference"),
     metadata=schema_metadata(Predictions),
     check_specs=[
-        check_spec(ASSET, ALL_DECIDED, "Every image has a prediction, or is named with the reason why it has none."),
+        check_spec(
+            ASSET, ALL_DECIDED, "Every image has a prediction. Those that have none are named here, with the reason."
+        ),
         check_spec(ASSET, ENVIRONMENT, "Images have brightness, contrast and sharpness of the training images."),
         check_spec(ASSET, SCHEMA, "Every prediction is as tables.Predictions wants.", blocking=True),
     ],
@@ -105,7 +107,7 @@ def inference_outputs(
     for folder in (maps_folder, logs):
         shutil.rmtree(folder, ignore_errors=True)
     refused = len(result.refused) + len(dataset.dropped)
-    problem = f"{refused} images have no prediction." if refused else None
+    problem = f"{refused} of {len(result.predictions) + refused} images have no prediction." if refused else None
     if result.left:
         problem = f"{problem or ''} {result.left} could not be decided now and are offered again.".strip()
     yield plain_result(

@@ -295,7 +295,7 @@ def model_evaluation(
             ),
             **(
                 {
-                    "most telling": linked_picture(
+                    "most telling heatmaps": linked_picture(
                         "Heatmaps: misses and false alarms first (seen while MLflow's UI runs)",
                         run.artifact_address(recording.MOST_TELLING),
                         run.artifact_page(recording.REPORT),
