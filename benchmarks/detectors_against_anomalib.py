@@ -29,7 +29,6 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 warnings.filterwarnings("ignore")
 
 SEED = 42
-SIZE = (256, 256)
 LAYERS = ("layer2", "layer3")
 BATCH = 4
 
@@ -42,6 +41,7 @@ class Case:
     folder: str
     model: str
     floor: float
+    size: tuple[int, int] = (256, 256)
     ratio: float = 0.1
     epochs: int = 15
     quick_epochs: int = 4
@@ -64,6 +64,7 @@ CASES = (
         "magnetic_tile",
         "patchcore",
         0.94,
+        size=(224, 224),
         ratio=0.01,
         quick_ratio=0.001,
         reason="Not 10 %: anomalib's selection of that from 779,264 patches takes hours.",
@@ -117,7 +118,7 @@ def run_ours(case: Case, train: list[Path], test: list[Path], store: Path, ratio
 
     def dataset(files: list[Path]) -> ImageDataset:
         shapes = [Image.open(file).size[::-1] for file in files]
-        return ImageDataset(files, Preprocessing(SIZE), shapes=shapes)
+        return ImageDataset(files, Preprocessing(case.size), shapes=shapes)
 
     weights = resolve_backbone_weights("resnet18", store)
     detector: Any
@@ -159,12 +160,12 @@ def run_anomalib(case: Case, folder: Path, test: list[Path], store: Path, ratio:
             layers=LAYERS,
             pre_trained=False,
             coreset_sampling_ratio=ratio,
-            pre_processor=Patchcore.configure_pre_processor(image_size=SIZE),
+            pre_processor=Patchcore.configure_pre_processor(image_size=case.size),
             **bare,
         )
         load_weights(model.model.feature_extractor.feature_extractor, weights)
     else:
-        pre_processor = Fastflow.configure_pre_processor(image_size=SIZE)
+        pre_processor = Fastflow.configure_pre_processor(image_size=case.size)
         model = Fastflow(backbone="resnet18", pre_trained=False, pre_processor=pre_processor, **bare)
         load_weights(model.model.feature_extractor, weights)
     data = Folder(
@@ -228,7 +229,7 @@ def main() -> int:
     import torch
 
     threads = f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
-    print(f"torch {torch.__version__}, {threads}, resnet18, {SIZE}, seed {SEED}")
+    print(f"torch {torch.__version__}, {threads}, resnet18, seed {SEED}")
     failed, table = False, []
     for case in CASES:
         if options.sets and case.name not in options.sets:
@@ -240,9 +241,9 @@ def main() -> int:
         train, test = files_of(folder)
         ratio = options.coreset or (case.quick_ratio if options.quick else case.ratio)
         epochs = case.quick_epochs if options.quick else case.epochs
-        setting = f"coreset {ratio:.1%}" if case.model == "patchcore" else f"{epochs} epochs on both sides"
+        setting = f"coreset {ratio:.1%}" if case.model == "patchcore" else f"{epochs} epochs"
         print(
-            f"\n{case.name}: {len(train)} training and {len(test)} test images, {setting} on both sides. {case.reason}",
+            f"\n{case.name}: {len(train)} training and {len(test)} test images, {case.size}, {setting} on both sides. {case.reason}",
             flush=True,
         )
         ours = run_ours(case, train, test, options.data / "weights", ratio, epochs)
