@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,10 +104,10 @@ def evaluation_run(
     line: str,
     plan: ExperimentalPlan,
 ) -> Iterator[TrackedRun]:
-    """Open the training's run again; or a child of it, where that run has a version already (another threshold)."""
+    """Open the training's run again; or a child of it, where that run has a version already."""
     has_version = any(version.run_id == trained.run_id for version in registry.versions())
     if has_version:
-        name = f"{trained.train.model_name}, another threshold"
+        name = f"{trained.train.model_name}, evaluated again"
         with tracking.run(line, name=name, parent_run_id=trained.run_id, tags=run_tags(context, line, plan)) as run:
             yield run
     else:
@@ -131,25 +132,23 @@ def record_evaluation(
         run.file(tree.folder / folder, f"train_artifacts/{folder}")
     if tree.heatmaps:
         run.file(tree.folder / "extra_output/train/images", "heatmaps")
-        run.file(contact_sheet_file(list(tree.heatmaps.values())[:24]), "heatmaps")
-        run.file(contact_sheet_file(telling, Path(MOST_TELLING).name, columns=2, width=290), "heatmaps")
+        with tempfile.TemporaryDirectory(prefix="vad_sheet_") as scratch:
+            sheet, most_telling = Path(scratch) / "contact_sheet.jpg", Path(scratch) / Path(MOST_TELLING).name
+            draw_contact_sheet(list(tree.heatmaps.values())[:24], sheet, columns=3, width=420)
+            draw_contact_sheet(telling, most_telling, columns=2, width=290)
+            run.file(sheet, "heatmaps")
+            run.file(most_telling, "heatmaps")
     run.tags({"vad.threshold_version": learnt.threshold.version})
 
 
-def contact_sheet_file(
-    heatmaps: Sequence[Path], name: str = "contact_sheet.jpg", columns: int = 3, width: int = 420
-) -> Path:
-    """Draw heatmaps on one sheet, and return its file (which the system removes)."""
-    import tempfile
-
+def draw_contact_sheet(heatmaps: Sequence[Path], file: Path, *, columns: int, width: int) -> None:
+    """Draw heatmaps on one sheet."""
     from PIL import Image
 
     from vad_lib.heatmaps import contact_sheet, save_picture
 
-    pictures = [Image.open(file).convert("RGB") for file in heatmaps]
-    file = Path(tempfile.mkdtemp(prefix="vad_sheet_")) / name
+    pictures = [Image.open(heatmap).convert("RGB") for heatmap in heatmaps]
     save_picture(contact_sheet(pictures, columns, width), file)
-    return file
 
 
 def version_tags(
