@@ -242,10 +242,8 @@ def main() -> int:
         ratio = options.coreset or (case.quick_ratio if options.quick else case.ratio)
         epochs = case.quick_epochs if options.quick else case.epochs
         setting = f"coreset {ratio:.1%}" if case.model == "patchcore" else f"{epochs} epochs"
-        print(
-            f"\n{case.name}: {len(train)} training and {len(test)} test images, {case.size}, {setting} on both sides. {case.reason}",
-            flush=True,
-        )
+        images = f"{len(train)} training and {len(test)} test images of {case.size}"
+        print(f"\n{case.name}: {images}, {setting} on both sides. {case.reason}", flush=True)
         ours = run_ours(case, train, test, options.data / "weights", ratio, epochs)
         print_row("ours", ours)
         theirs = None
