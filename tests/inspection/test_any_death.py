@@ -18,10 +18,10 @@ from unittest.mock import patch
 
 import pytest
 from brightness_model import POISON, BrightnessModel, write_image
-from conftest import Plant
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from inspection_plant import Plant
 from sqlalchemy import Connection, select
 
 from vad_lib.inspection import inspect_batch

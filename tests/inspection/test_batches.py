@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from brightness_model import THORN, BrightnessModel, write_image
-from conftest import Plant
+from inspection_plant import Plant
 
 from vad_lib.errors import InputError
 from vad_lib.inspection import rescore_predictions

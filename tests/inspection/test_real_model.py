@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from brightness_model import write_image
-from conftest import Plant
+from inspection_plant import Plant
 
 from vad_lib.detectors.base import Scores
 from vad_lib.models import InspectionModel, ModelInfo

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from brightness_model import BrightnessModel, write_image
-from conftest import Plant
+from inspection_plant import Plant
 
 from vad_lib.inspection import InspectionResult, inspect_rows
 from vad_lib.landing import RunState

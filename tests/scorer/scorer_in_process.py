@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from brightness_model import BrightnessModel
-from conftest import PlantSource
+from scorer_plant import PlantSource
 
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from brightness_model import THORN, BrightnessModel, write_image
-from conftest import PlantSource, Starter, until
 from PIL import Image
+from scorer_plant import PlantSource, Starter, until
 from sqlalchemy import text
 
 from vad_lib.inspection_db import InspectionDatabase

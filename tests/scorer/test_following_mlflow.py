@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from conftest import until
 from PIL import Image
+from scorer_plant import until
 
 from vad_dagster.registry import CHAMPION, LineRegistry
 from vad_dagster.resources import MLflowTracking

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from brightness_model import POISON, BrightnessModel, write_image
-from conftest import PlantSource, until
+from scorer_plant import PlantSource, until
 from sqlalchemy import text
 
 from vad_lib.inspection import inspect_batch

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from brightness_model import write_image
-from conftest import PlantSource, Starter, until
+from scorer_plant import PlantSource, Starter, until
 
 from vad_dagster.sensors.landing import landing_folders
 from vad_dagster.sensors.scored import PROMISE_CHECK, promise_of_three_seconds, scored_images

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from brightness_model import BrightnessModel, write_image
-from conftest import Channels, PlantSource, Starter, until
+from scorer_plant import Channels, PlantSource, Starter, until
 
 from vad_lib.inspection import inspect_batch
 from vad_lib.inspection_db import InspectionDatabase

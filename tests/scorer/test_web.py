@@ -13,7 +13,7 @@ import pytest
 import requests
 import uvicorn
 from brightness_model import THORN, BrightnessModel, write_image
-from conftest import PlantSource, until
+from scorer_plant import PlantSource, until
 
 from vad_dagster.scorer.app import WebSettings, create_app
 from vad_dagster.scorer.logs import log_as_json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from warm_bench import Bench, gone, wait_for
 
 from vad_dagster.run_launcher import LocalRunLauncher
-from vad_dagster.warm_runs import messages
+from vad_dagster.warm_runs import launcher, messages
 from vad_dagster.warm_runs.client import ForkServer, ServerSettings, ServerUnavailable, ask_server
 from vad_dagster.warm_runs.identity import ProcessIdentity, private_folder, server_key
 
@@ -156,6 +157,10 @@ def test_a_run_is_launched_plainly_where_no_server_comes_up(
 ) -> None:
     plainly = []
     monkeypatch.setattr(LocalRunLauncher, "launch_run", lambda _self, context: plainly.append(context.dagster_run))
+    # whatever ran before in this process may have cut Dagster's loggers off from the root
+    monkeypatch.setattr(logging.getLogger("dagster"), "propagate", True)
+    monkeypatch.setattr(launcher.log, "disabled", False)
+    caplog.set_level(logging.WARNING, logger=launcher.log.name)
     slow = open_bench(start_seconds=0.0)
     assert [slow.launch("say_job")] == [run.run_id for run in plainly]
     assert "starts in a new process" in caplog.text
