@@ -1,0 +1,67 @@
+"""The backbone that ships: it is the file that its card names, it builds, it stands in where it should."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vad_lib.backbones import shipped
+from vad_lib.backbones.build import create_backbone, layer_names
+from vad_lib.backbones.store import sha256_of
+from vad_lib.backbones.vadnet import LevelLight
+from vad_lib.backbones.weights import resolve_backbone_weights
+
+FILE = shipped.FOLDER / f"{shipped.NAME}.safetensors"
+
+
+def test_the_weights_are_the_file_that_facts_and_card_name_and_are_small():
+    digest = sha256_of(FILE)
+    assert shipped.shipped_facts()["sha256"] == digest
+    assert digest in (shipped.FOLDER / "model_card.md").read_text(encoding="utf-8")
+    assert FILE.stat().st_size < 12_000_000
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / FILE.name).write_bytes(FILE.read_bytes()[:-1] + b"x")
+    (tmp_path / "vadnet10.json").write_text(json.dumps(shipped.shipped_facts()))
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    with pytest.raises(shipped.ModelFormatError, match="Install the package again"):
+        shipped.shipped_backbones.__wrapped__()
+
+
+def test_it_gives_the_layers_that_detectors_ask_for_at_any_size(tmp_path: Path):
+    weights = resolve_backbone_weights("vadnet10", store=tmp_path)
+    assert weights.source == "shipped"
+    assert layer_names(weights)[1:] == ["layer1", "layer2", "layer3"]
+    network = create_backbone(weights, ("layer1", "layer2", "layer3"))
+    for height, width in ((224, 224), (100, 75), (32, 32)):
+        shapes = [tuple(maps.shape[1:]) for maps in network(torch.rand(2, 3, height, width))]
+        assert shapes == [(c, -(-height // s), -(-width // s)) for c, s in ((64, 4), (128, 8), (256, 16))]
+
+
+def test_it_stands_in_for_a_backbone_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS", raising=False)
+    weights = resolve_backbone_weights("wide_resnet50_2", store=tmp_path)
+    assert (weights.name, weights.source, weights.asked_for) == ("vadnet10", "shipped", "wide_resnet50_2")
+
+
+def test_the_measured_cost_names_every_set_and_both_numbers():
+    sentence = shipped.measured_cost()
+    for row in shipped.shipped_facts()["measured"]:
+        assert f"{row['shipped']:.3f} instead of {row['imagenet']:.3f}" in sentence
+    assert len(re.findall(r"\.\d{3}", sentence)) == 2 * len(shipped.shipped_facts()["measured"])
+
+
+def test_levelling_takes_a_slow_change_of_light_out_of_a_picture():
+    grain = torch.from_numpy(np.random.default_rng(0).normal(0, 0.3, (1, 3, 96, 96)).astype(np.float32))
+    ramp = torch.linspace(-2, 2, 96).expand(1, 3, 96, 96)
+    level = LevelLight(kept=0.0)
+    inside = (..., slice(16, -16), slice(16, -16))
+    difference = (level(grain + ramp) - level(grain))[inside]
+    assert difference.abs().mean() < 0.1 * level(grain)[inside].abs().mean()
