@@ -11,6 +11,7 @@ import pandas as pd
 from vad_dagster.checks import plain_result
 from vad_dagster.registry import Version
 from vad_dagster.values import TrainedModel
+from vad_lib.backbones.shipped import measured_cost
 from vad_lib.metrics import Evaluation
 from vad_lib.progress import format_seconds
 
@@ -41,7 +42,8 @@ def weights_result(asset: str, check: str, weights: BackboneWeights) -> dg.Asset
     elif weights.source == "shipped" and asked != weights.name:
         problem = (
             f"Weights of {asked} are not on this machine: the backbone {weights.name}, which comes with the package, "
-            f"stands in. `vad weights fetch {asked}` or `vad weights add FILE` brings what the plan asks for."
+            f"stands in. {measured_cost()} "
+            f"`vad weights fetch {asked}` or `vad weights add FILE` brings what the plan asks for."
         )
     return plain_result(
         asset,

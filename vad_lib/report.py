@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from vad_lib.backbones.shipped import measured_cost
 from vad_lib.heatmaps import data_url
 from vad_lib.metrics import Evaluation
 from vad_lib.progress import format_seconds
@@ -133,8 +134,10 @@ def _head(record: TrainingRecord, evaluation: Evaluation, line: str) -> str:
 def _warning_of_weights(record: TrainingRecord) -> str:
     source = str(record.weights.get("source", ""))
     if source == "shipped":
-        return '<div class="warn">The small backbone that comes with the package was used. ' + (
-            "Weights of the one that the plan names, put into the weights store, give a better model.</div>"
+        return (
+            '<div class="warn">The small backbone that comes with the package was used. '
+            f"{escape(measured_cost())} Weights of the one that the plan names, put into the weights store, give a "
+            "better model.</div>"
         )
     if source == "random":
         return (
