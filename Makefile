@@ -74,7 +74,10 @@ format: $(STAMP) ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure the detectors beside plain anomalib on the same files
+bench: $(STAMP) ## measure detectors beside anomalib, the lanes of inference, and start-up
+	$(BIN)/python -m benchmarks.landing_to_result --data $${VAD_TEST_DATA:-../shared/data}
+	$(BIN)/python -m benchmarks.run_start
+	$(BIN)/python -m benchmarks.code_location_start
 	$(BIN)/python -m benchmarks
 
 screenshots: $(STAMP) ## pictures of the running UIs for the README (needs chromium)
