@@ -79,6 +79,19 @@ def test_new_images_of_any_depth_become_one_run(line: Line, instance: dg.Dagster
     assert len(InspectionDatabase.from_environment().landings("gravel", batch_id=config["batch_id"])) == 3
 
 
+def test_what_the_line_writes_itself_never_lands(line: Line, instance: dg.DagsterInstance) -> None:
+    champion(line)
+    plan = line.plan_file.read_text(encoding="utf-8")
+    assert "operation:" not in plan
+    line.plan_file.write_text(f"{plan}\noperation:\n  landing_folder: {line.folder}\n", encoding="utf-8")
+    land(line, "a.png")
+    for folder in (line.kept_aside, line.inference_artifacts / "output", line.train_artifacts, line.store):
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_tile(41).save(folder / "b.png")
+    (request,) = tick(instance).run_requests or []
+    assert request.tags["vad/images"] == "1"
+
+
 def test_a_file_that_is_being_written_is_left_alone_until_it_stands_still(
     line: Line, instance: dg.DagsterInstance
 ) -> None:

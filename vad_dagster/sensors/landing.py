@@ -77,6 +77,14 @@ def look_at_line(
         settle_seconds=plan.operation.settle_seconds,
         max_batch=plan.operation.max_batch_images,
         previous_look=previous,
+        # a plan may name a landing folder that holds the line's own
+        skip_folders=(
+            line.kept_aside,
+            line.train_artifacts,
+            line.inference_artifacts,
+            line.store,
+            line.folder / "maps",
+        ),
     )
     return [as_run_request(line.name, request) for request in tick.requests], tick.waiting, tick.message
 
