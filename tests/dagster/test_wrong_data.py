@@ -101,21 +101,32 @@ def test_training_stops_before_it_starts_without_weights(
     second_line: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS")
+    monkeypatch.delenv("VAD_STAND_IN_BACKBONE", raising=False)
     plan = PLAN.replace("patchcore_backbone: resnet18", "patchcore_backbone: resnet34")
     (second_line / "experimental_plan.yaml").write_text(plan)
-    from vad_lib.backbones.shipped import shipped_backbones
-
     result = run(instance, "train_line", line="spoilt")
     check = checks(result)["backbone_weights"]
     assert not check.passed
-    if shipped_backbones():
-        assert check.severity == dg.AssetCheckSeverity.WARN
-        assert "stands in" in check.description
-    else:
-        assert check.severity == dg.AssetCheckSeverity.ERROR
-        assert "vad weights fetch resnet34" in check.description
-        assert "vad weights fetch resnet34" in failure(result)
-        assert not result.success
+    assert check.severity == dg.AssetCheckSeverity.ERROR
+    assert "vad weights fetch resnet34" in check.description
+    assert "vad weights fetch resnet34" in failure(result)
+    assert not result.success
+
+
+def test_the_shipped_backbone_stands_in_with_a_warning_that_tells_what_it_costs(
+    second_line: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS")
+    monkeypatch.setenv("VAD_STAND_IN_BACKBONE", "1")
+    plan = PLAN.replace("patchcore_backbone: resnet18", "patchcore_backbone: resnet34")
+    (second_line / "experimental_plan.yaml").write_text(plan)
+    result = run(instance, "train_line", line="spoilt")
+    check = checks(result)["backbone_weights"]
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert "stands in" in check.description
+    assert "instead of" in check.description
+    assert result.success
 
 
 def test_inspecting_a_line_without_a_champion_says_what_to_do(second_line: Path, instance: dg.DagsterInstance) -> None:
