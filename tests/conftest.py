@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import URL
+
+from tests.postgres_server import new_database, postgres_server
 
 # Nothing that a test starts may talk to the outside.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,3 +36,20 @@ def vad_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("VAD_HOME", str(home))
     return home
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[URL]:
+    """A PostgreSQL server; skips where there is none."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def inspection_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of an inspection database that nobody has opened yet, on each kind of database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/home/inspection.db"
+    else:
+        with new_database(request.getfixturevalue("postgres")) as url:
+            yield url

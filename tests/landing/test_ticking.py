@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.schema import batches, schema_version
+from vad_lib.inspection_db.schema import batches
 from vad_lib.landing import LandingTick, RunState, plan_landing_tick
 from vad_lib.landing.ticking import queue_facts
 
@@ -161,13 +160,6 @@ def test_the_database_is_in_wal_mode_and_checks_what_refers_to_what(db: Inspecti
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
         assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
-
-
-def test_a_database_of_a_newer_version_is_refused_with_advice(db: InspectionDatabase) -> None:
-    with db.writing() as connection:
-        connection.execute(schema_version.update().values(version=99))
-    with pytest.raises(VadError, match=r"99.*VAD_INSPECTION_DB"):
-        InspectionDatabase(db.url)
 
 
 def test_many_processes_may_open_a_new_database_at_once(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from vad_lib.inspection import inspect_batch
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.landing import RunState, plan_landing_tick
 from vad_lib.scorer import hand_over_abandoned
-from vad_lib.scorer.tables import prepare_tables
 
 HERE = Path(__file__).parent
 PYTHONPATH = os.pathsep.join(str(folder) for folder in (HERE.parent.parent, HERE.parent / "inspection", HERE))
@@ -133,7 +132,6 @@ def _storm(spawn: Spawn, source: PlantSource, db: InspectionDatabase, seed: int,
     """Images of two lines land while the scorer is killed and started again and a bulk lane runs beside it."""
     print(f"seed {seed}")
     chance = random.Random(seed)
-    prepare_tables(db)
     names = ("bottles", "caps")
     source.add("caps")
     good = dict.fromkeys(names, 0)

@@ -17,7 +17,6 @@ from vad_lib.inspection.claims import new_owner
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.landing.scanning import FileKey
 from vad_lib.scorer.reporting import promise, scored_since
-from vad_lib.scorer.tables import prepare_tables
 from vad_lib.scorer.taking_up import Candidate, take_up
 
 
@@ -64,7 +63,6 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
 
 
 def _landed(db: InspectionDatabase, folder: Path, ages: list[float]) -> None:
-    prepare_tables(db)
     now = time.time()
     candidates = [Candidate(FileKey(f"{i}.png", 10, i), now - age) for i, age in enumerate(ages)]
     assert take_up(db, "bottles", folder, candidates, new_owner()) is not None
@@ -118,7 +116,6 @@ def test_the_landing_sensor_takes_over_what_a_dead_scorer_had(
     from vad_dagster.partitions import LINES_PARTITION
 
     monkeypatch.setenv("VAD_HOME", str(source.home.root))
-    prepare_tables(db)
     folder = source.lines["bottles"].folder
     file = write_image(folder / "a.png", 50)
     key = FileKey("a.png", file.stat().st_size, file.stat().st_mtime_ns)

@@ -17,7 +17,6 @@ from vad_lib.inspection import inspect_batch
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.landing import plan_landing_tick
 from vad_lib.scorer.signals import delay_before, signal_counts, signature
-from vad_lib.scorer.tables import prepare_tables
 
 
 class Receiver:
@@ -138,7 +137,6 @@ def test_what_the_bulk_lane_decided_is_told_as_well(
 ) -> None:
     inbox = source.lines["bottles"].folder
     source.change("bottles", channels=Channels(webhook_url=receiver.url), model_version="")
-    prepare_tables(db)
     start()
     for i in range(3):
         write_image(inbox / f"{i}.png", 50 + i, nonce=i)

@@ -11,8 +11,9 @@ import pandas as pd
 from sqlalchemy import Connection, Insert, Select, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from vad_lib.inspection_db.engine import create_inspection_engine, create_tables
+from vad_lib.inspection_db.engine import create_inspection_engine
 from vad_lib.inspection_db.schema import batches, kept_aside, landings, predictions
+from vad_lib.inspection_db.upgrading import bring_up_to_date
 from vad_lib.lines import Home
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class InspectionDatabase:
         self.engine = create_inspection_engine(url)
         self._reader = self.engine.execution_options(vad_readonly=True)
         self._jotter = self.engine.execution_options(vad_durable=False)
-        create_tables(self.engine)
+        bring_up_to_date(self.engine)
 
     @classmethod
     def of(cls, home: Home) -> InspectionDatabase:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, insert, select, text
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from vad_lib.errors import VadError
-from vad_lib.inspection_db.schema import SCHEMA_VERSION, metadata, schema_version
 
 BUSY_SECONDS = 30
 
@@ -48,31 +47,9 @@ def create_inspection_engine(url: str) -> Engine:
         if not options.get("vad_durable", True):
             # Written to the log, so no other process can miss it; only a power cut can lose it.
             connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
+        if options.get("vad_migrating", False):
+            # A table that is replaced by a changed copy is gone for a moment; who refers to it is checked at the end.
+            connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
         connection.exec_driver_sql("BEGIN" if options.get("vad_readonly", False) else "BEGIN IMMEDIATE")
 
     return engine
-
-
-def create_tables(engine: Engine) -> None:
-    """Create what is missing. Several processes may do so at once.
-
-    Raises:
-        VadError: the database was written by a newer version of this software.
-    """
-    with engine.execution_options(vad_readonly=True).connect() as connection:
-        if engine.dialect.has_table(connection, schema_version.name):
-            found = connection.execute(select(schema_version.c.version)).scalar()
-            if found == SCHEMA_VERSION:
-                return
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(7236531)"))
-        metadata.create_all(connection)
-        found = connection.execute(select(schema_version.c.version)).scalar()
-        if found is None:
-            connection.execute(insert(schema_version).values(only_row=1, version=SCHEMA_VERSION))
-        elif found > SCHEMA_VERSION:
-            raise VadError(
-                f"The inspection database {engine.url} holds tables of version {found}; this software knows "
-                f"{SCHEMA_VERSION}. Use the newer software, or another database (VAD_INSPECTION_DB)."
-            )

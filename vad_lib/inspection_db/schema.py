@@ -32,8 +32,6 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = 1
-
 PENDING = "pending"
 DONE = "done"
 REFUSED = "refused"
@@ -81,6 +79,7 @@ schema_version = Table(
     Column("version", Integer, nullable=False),
     comment="Which version of these tables the database holds.",
 )
+"""Read only by software that is older than the revisions: it sees here that it is too old."""
 
 batches = Table(
     "batches",
@@ -201,5 +200,20 @@ kept_aside = Table(
     UniqueConstraint("line", "path", "size", "mtime_ns"),
     Index(None, "batch_id"),
     comment="Inputs that were refused, each once, with the reason.",
+    sqlite_autoincrement=True,
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("verdict_id", Integer, primary_key=True, autoincrement=True, comment="In order of being given."),
+    Column("prediction_id", Integer, ForeignKey("predictions.prediction_id"), nullable=False),
+    Column("verdict", String(8), nullable=False, comment="What the part is, as a person sees it."),
+    Column("person", String(128), nullable=False),
+    Column("note", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("verdict IN ('OK', 'NG')", name="verdict"),
+    Index(None, "prediction_id"),
+    comment="What people said about predictions. The last verdict on an image holds; those before it stay.",
     sqlite_autoincrement=True,
 )

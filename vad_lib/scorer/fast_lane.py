@@ -28,7 +28,6 @@ from vad_lib.scorer.models import Source, WarmModels, WatchedLine
 from vad_lib.scorer.queueing import Job, JobQueue
 from vad_lib.scorer.sending import Sender
 from vad_lib.scorer.signals import Channels, open_channels
-from vad_lib.scorer.tables import prepare_tables
 from vad_lib.scorer.taking_up import (
     LEASE,
     Decided,
@@ -73,7 +72,7 @@ class FastLane:
     """Start it, stop it, ask how it is. Use one for all lines of a home."""
 
     def __init__(self, db: InspectionDatabase, source: Source, limits: LaneLimits | None = None) -> None:
-        self.db = prepare_tables(db)
+        self.db = db
         self.limits = limits or LaneLimits()
         self.metrics = Metrics()
         self.owner = new_owner()

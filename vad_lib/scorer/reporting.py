@@ -12,7 +12,7 @@ from sqlalchemy import case, func, select, update
 
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.schema import PENDING, landings, predictions
-from vad_lib.scorer.tables import landing_times, prepare_tables
+from vad_lib.scorer.tables import landing_times
 
 FAST = "fast"
 PROMISE_SECONDS = 3.0
@@ -120,7 +120,6 @@ def promise(
 ) -> Promise:
     """Return how well the fast lane kept its promise to a line."""
     moment = datetime.fromtimestamp(time.time() if now is None else now, UTC)
-    prepare_tables(db)
     settle_times(db, line)
     with db.reading() as connection:
         decided = connection.execute(

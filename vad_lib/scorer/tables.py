@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Integer, String, Table, Text
 
-from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.schema import UtcDateTime, metadata
 
 
@@ -74,19 +73,3 @@ signalled_batches = Table(
     Column("channel", String(16), primary_key=True),
     comment="Batches whose landings are all decided and in the table signals.",
 )
-
-TABLES = (fast_batches, landing_times, signal_channels, signals, signalled_batches)
-
-
-def prepare_tables(db: InspectionDatabase) -> InspectionDatabase:
-    """Create what is missing, and return the database. Costs a look where nothing is.
-
-    >>> db = prepare_tables(InspectionDatabase("sqlite:////tmp/vad-doctest/inspection.db"))
-    """
-    with db.reading() as connection:
-        has_table = connection.dialect.has_table
-        if all(has_table(connection, table.name) for table in TABLES):
-            return db
-    with db.writing() as connection:
-        metadata.create_all(connection, tables=list(TABLES))
-    return db

@@ -1,0 +1,193 @@
+"""Revisions of the inspection database: what is there stays, what is missing is made, what is newer is refused."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, insert, select, text
+
+from vad_lib.errors import VadError
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.engine import create_inspection_engine
+from vad_lib.inspection_db.schema import batches, images, landings, metadata, predictions, schema_version, verdicts
+from vad_lib.inspection_db.upgrading import HEAD, alembic_config, all_tables, bring_up_to_date, revision_of
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def _old_database(url: str, *, with_scorer_tables: bool) -> Engine:
+    """Make what stood there before there were revisions, with a row in each table that matters."""
+    later = {verdicts.name}
+    scorers = {"fast_batches", "landing_times", "signal_channels", "signals", "signalled_batches"}
+    left_out = later if with_scorer_tables else later | scorers
+    engine = create_inspection_engine(url)
+    with engine.begin() as connection:
+        metadata.create_all(
+            connection, tables=[table for table in all_tables().sorted_tables if table.name not in left_out]
+        )
+        connection.execute(insert(schema_version).values(only_row=1, version=1))
+        _put_rows(connection)
+    return engine
+
+
+def _put_rows(connection: Connection) -> None:
+    moment = {"created_at": NOW}
+    connection.execute(
+        insert(batches).values(
+            batch_id="b",
+            line="bricks",
+            folder="/in",
+            state="closed",
+            attempt=1,
+            generation=0,
+            requested_at=NOW,
+            **moment,
+        )
+    )
+    connection.execute(
+        insert(landings).values(
+            line="bricks", path="a.png", size=3, mtime_ns=4, state="done", batch_id="b", sha256="c" * 64, begun=0,
+            begun_alone=0, first_seen=NOW, decided_at=NOW,
+        )
+    )  # fmt: skip
+    connection.execute(
+        insert(images).values(
+            line="bricks", sha256="c" * 64, first_path="/in/a.png", width=3, height=4, channels=1, first_seen=NOW
+        )
+    )
+    connection.execute(
+        insert(predictions).values(
+            line="bricks", sha256="c" * 64, model_version="vad-bricks/1", path="/in/a.png", raw_score=1.5, p=0.7,
+            certainty=0.4, predicted="NG", threshold=1.0, threshold_version="t", inference_threshold=0.5, lane="run",
+            batch_id="b", **moment,
+        )
+    )  # fmt: skip
+
+
+def _rows(connection: Connection) -> list[tuple[object, ...]]:
+    return [
+        tuple(row) for table in (batches, landings, images, predictions) for row in connection.execute(select(table))
+    ]
+
+
+def test_the_tables_of_all_revisions_are_those_of_the_code(inspection_url: str) -> None:
+    engine = create_inspection_engine(inspection_url)
+    bring_up_to_date(engine)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, all_tables()) == []
+
+
+def test_constraints_that_alembic_does_not_compare_are_the_same_too(tmp_path: Path) -> None:
+    def definitions(make: Callable[[Engine], object], name: str) -> dict[str, str]:
+        engine = create_inspection_engine(f"sqlite:///{tmp_path / name}")
+        make(engine)
+        with engine.connect() as connection:
+            rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")).all()
+        return {row.name: " ".join(sorted(re.split(r"[\s,]+", row.sql))) for row in rows}
+
+    migrated = definitions(bring_up_to_date, "migrated.db")
+    created = definitions(lambda engine: all_tables().create_all(engine), "created.db")
+    del migrated["alembic_version"]
+    assert migrated == created
+
+
+def test_the_newest_revision_is_the_one_that_the_code_names(tmp_path: Path) -> None:
+    with create_inspection_engine(f"sqlite:///{tmp_path}/a.db").connect() as connection:
+        script = ScriptDirectory.from_config(alembic_config(connection))
+    assert script.get_heads() == [HEAD]
+
+
+@pytest.mark.parametrize("with_scorer_tables", [True, False])
+def test_a_database_from_before_the_revisions_keeps_its_rows(inspection_url: str, with_scorer_tables: bool) -> None:
+    engine = _old_database(inspection_url, with_scorer_tables=with_scorer_tables)
+    with engine.connect() as connection:
+        before = _rows(connection)
+        assert revision_of(connection) is None
+    assert len(before) == 4
+    assert bring_up_to_date(engine) == (None, HEAD)
+    with engine.connect() as connection:
+        assert _rows(connection) == before
+        assert revision_of(connection) == HEAD
+        # the software of that time reads this and refuses to work with the new tables
+        assert connection.execute(select(schema_version.c.version)).scalar_one() == 2
+        assert compare_metadata(MigrationContext.configure(connection), all_tables()) == []
+    assert bring_up_to_date(engine) == (HEAD, HEAD)
+
+
+def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
+    inspection_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vad_lib.inspection_db import upgrading
+
+    engine = _old_database(inspection_url, with_scorer_tables=False)
+
+    def fail(_: Connection) -> None:
+        raise VadError("in the middle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(upgrading, "_refuse_broken_references", fail)
+        with pytest.raises(VadError, match="in the middle"):
+            bring_up_to_date(engine)
+    with engine.connect() as connection:
+        assert revision_of(connection) is None
+        assert not engine.dialect.has_table(connection, verdicts.name)
+        assert len(_rows(connection)) == 4
+    assert bring_up_to_date(engine) == (None, HEAD)
+
+
+def test_a_row_that_refers_to_nothing_stops_the_upgrade(tmp_path: Path) -> None:
+    engine = _old_database(f"sqlite:///{tmp_path}/a.db", with_scorer_tables=True)
+    with engine.execution_options(vad_migrating=True).begin() as connection:
+        connection.execute(text("UPDATE landings SET batch_id = 'nowhere'"))
+    with pytest.raises(VadError, match=r"landings refers to a row of batches.*vad db check"):
+        bring_up_to_date(engine)
+    with engine.connect() as connection:
+        assert revision_of(connection) is None
+
+
+def test_a_database_of_a_newer_revision_is_refused_with_advice(inspection_url: str) -> None:
+    db = InspectionDatabase(inspection_url)
+    with db.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(VadError, match=r"9999.*VAD_INSPECTION_DB"):
+        InspectionDatabase(inspection_url)
+
+
+def test_numbered_tables_that_are_newer_than_the_first_are_refused(inspection_url: str) -> None:
+    engine = _old_database(inspection_url, with_scorer_tables=True)
+    with engine.begin() as connection:
+        connection.execute(schema_version.update().values(version=7))
+    with pytest.raises(VadError, match=r"revision 7.*newer software"):
+        bring_up_to_date(engine)
+
+
+def _open(url: str, barrier: object, answers: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    try:
+        answers.put(bring_up_to_date(create_inspection_engine(url))[1])  # type: ignore[attr-defined]
+    except BaseException as error:
+        answers.put(repr(error))  # type: ignore[attr-defined]
+
+
+def test_processes_that_open_an_old_database_at_once_wait_for_each_other(inspection_url: str) -> None:
+    engine = _old_database(inspection_url, with_scorer_tables=False)
+    engine.dispose()
+    spawn = multiprocessing.get_context("fork")
+    barrier, answers = spawn.Barrier(4), spawn.Queue()
+    processes = [spawn.Process(target=_open, args=(inspection_url, barrier, answers)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    assert [answers.get(timeout=60) for _ in processes] == [HEAD] * 4
+    for process in processes:
+        process.join(10)
+    with engine.connect() as connection:
+        assert len(_rows(connection)) == 4
