@@ -62,5 +62,9 @@ class ModelFormatError(VadError):
     """A model folder is incomplete, damaged, or was written by a version that this one cannot read."""
 
 
+class TooLargeError(VadError):
+    """A training needs more memory or disk than the machine has; the message says what would fit."""
+
+
 class TrainingStopped(VadError):
     """Training was asked to stop. Nothing was published."""

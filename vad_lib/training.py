@@ -26,6 +26,7 @@ from vad_lib.tables import ValidationScores
 if TYPE_CHECKING:
     from vad_lib.backbones.weights import BackboneWeights
     from vad_lib.detectors.base import Detector, DetectorFacts, Epoch, FitReport
+    from vad_lib.detectors.images import ImageDataset
     from vad_lib.plan.arguments import TrainArguments
     from vad_lib.readiness.dataset import ValidatedDataset
 
@@ -70,6 +71,19 @@ class FittedDetector:
         return self.report.epochs
 
 
+@dataclass(frozen=True)
+class PreparedFit:
+    """What a fit begins with: the unfitted detector and the images that it learns from and is watched on."""
+
+    detector: Detector
+    images: ImageDataset
+    validation: ImageDataset | None
+    preprocessing: Preprocessing
+    arguments: TrainArguments
+    changes: tuple[ArgumentChange, ...]
+    notices: tuple[str, ...]
+
+
 def fit_detector(
     dataset: ValidatedDataset,
     train: TrainArguments,
@@ -87,7 +101,8 @@ def fit_detector(
         train: the plan's train arguments.
         weights_store: where backbone weights lie; the home's by default.
         progress: told of every step, with an estimate; an exception raised in it stops the fit.
-        work_folder: where the fitted detector is saved at the end, in a folder ``detector``; nowhere by default.
+        work_folder: where the fitted detector is saved at the end, in a folder ``detector``, and where a streaming fit
+            keeps what it has done, in ``memory_bank``, to go on after a kill; nowhere by default.
 
     Raises:
         WeightsMissingError: the backbone's weights are not on this machine; before any image is read.
@@ -95,38 +110,57 @@ def fit_detector(
         ReadinessError: no training row.
         InputError: no training image can be read.
     """
-    from vad_lib.detectors.images import ImageDataset
-    from vad_lib.detectors.registry import create_detector, fixed_input_size
-
     start = time.monotonic()
-    rows, valid_rows = dataset.train_rows, dataset.valid_rows
-    if not len(rows):
-        raise ReadinessError("There is no normal training image: nothing can be learnt.")
-    size, changes = resolve_image_size(train.img_size, *fixed_input_size(train))
-    arguments = train.model_copy(update={"img_size": size, "monitor_metric": dataset.monitor_metric})
-    detector = create_detector(arguments, weights_store=weights_store)
-    preprocessing = Preprocessing(size)
-    augmentation = Augmentation.from_arguments(arguments, grey=bool((rows["channels"] == 1).all()))
-    images = ImageDataset.from_rows(rows, preprocessing, augmentation)
-    validation = ImageDataset.from_rows(valid_rows, preprocessing) if len(valid_rows) else None
-    detector.fit(images, validation=validation, progress=progress)
+    prepared = prepare_fit(dataset, train, weights_store=weights_store, work_folder=work_folder)
+    detector, images = prepared.detector, prepared.images
+    detector.fit(images, validation=prepared.validation, progress=progress)
     unreadable = {str(images.files[index]): reason for index, reason in sorted(images.unreadable.items())}
-    notices = [*(augmentation.notices if augmentation else ()), *detector.report.notices]
+    notices = [*prepared.notices, *detector.report.notices]
     if unreadable:
         notices.append(f"{len(unreadable)} training images could not be read any more and were left out.")
     if work_folder is not None:
         detector.save(work_folder / "detector")
     return FittedDetector(
         detector=detector,
-        preprocessing=preprocessing,
+        preprocessing=prepared.preprocessing,
         report=detector.report,
         seconds=time.monotonic() - start,
-        arguments=arguments,
+        arguments=prepared.arguments,
         weights=detector.weights,
         n_train=len(images) - len(unreadable),
-        changes=changes,
+        changes=prepared.changes,
         notices=tuple(notices),
         unreadable=unreadable,
+    )
+
+
+def prepare_fit(
+    dataset: ValidatedDataset,
+    train: TrainArguments,
+    *,
+    weights_store: Path | None = None,
+    work_folder: Path | None = None,
+) -> PreparedFit:
+    """Make the unfitted detector and its images; arguments and errors are those of ``fit_detector``."""
+    from vad_lib.detectors.images import ImageDataset
+    from vad_lib.detectors.registry import create_detector, fixed_input_size
+
+    rows, valid_rows = dataset.train_rows, dataset.valid_rows
+    if not len(rows):
+        raise ReadinessError("There is no normal training image: nothing can be learnt.")
+    size, changes = resolve_image_size(train.img_size, *fixed_input_size(train))
+    arguments = train.model_copy(update={"img_size": size, "monitor_metric": dataset.monitor_metric})
+    detector = create_detector(arguments, weights_store=weights_store, work_folder=work_folder)
+    preprocessing = Preprocessing(size)
+    augmentation = Augmentation.from_arguments(arguments, grey=bool((rows["channels"] == 1).all()))
+    return PreparedFit(
+        detector=detector,
+        images=ImageDataset.from_rows(rows, preprocessing, augmentation),
+        validation=ImageDataset.from_rows(valid_rows, preprocessing) if len(valid_rows) else None,
+        preprocessing=preprocessing,
+        arguments=arguments,
+        changes=changes,
+        notices=augmentation.notices if augmentation else (),
     )
 
 
