@@ -22,7 +22,7 @@ from warm_bench import Bench, gone, wait_for
 
 from vad_dagster.run_launcher import LocalRunLauncher
 from vad_dagster.warm_runs import launcher, messages
-from vad_dagster.warm_runs.client import ForkServer, ServerSettings, ServerUnavailable, ask_server
+from vad_dagster.warm_runs.client import ForkServer, RunRefused, ServerSettings, ServerUnavailable, ask_server
 from vad_dagster.warm_runs.identity import ProcessIdentity, private_folder, server_key
 
 
@@ -150,6 +150,24 @@ def test_a_server_that_cannot_fork_safely_does_not_serve_and_says_why(
             server.hand_over("x", "x", may_start=True, seconds=20),
         ):
             pass
+
+
+def test_a_server_that_is_killed_while_it_starts_is_started_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_killed.py").write_text(
+        "import os, pathlib\n"
+        f"mark = pathlib.Path({str(tmp_path / 'mark')!r})\n"
+        "if not mark.exists():\n"
+        "    mark.touch()\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    server = bare_server(tmp_path, preload=("toy_killed",))
+    # the second one forks a process, which finds no such run
+    with pytest.raises(RunRefused), server.hand_over("x", "x", may_start=True, seconds=60):
+        pass
+    assert ask_server(server.place().socket, {"operation": "stop"}) is not None
 
 
 def test_a_run_is_launched_plainly_where_no_server_comes_up(

@@ -141,14 +141,14 @@ class ForkServer:
                 connection.close()
             if not may_start:
                 raise ServerUnavailable(reason)
-            if child is not None and child.poll() not in (None, 0):
+            if child is not None and child.poll() not in (None, 0) and (child.returncode > 0 or starts == MOST_STARTS):
                 self._fail(f"the fork server ended with {child.returncode}: {_tail(place.log)}")
-            if connection is None and _is_free(place):
+            # one that was started a moment ago may not have taken its place yet
+            if connection is None and (child is None or child.poll() is not None) and _is_free(place):
                 if starts == MOST_STARTS:
                     self._fail(f"the fork server did not stay: {_tail(place.log)}")
-                if child is None or child.poll() is not None:
-                    child = self.start(place)
-                    starts += 1
+                child = self.start(place)
+                starts += 1
             if time.monotonic() > deadline:
                 self._fail(f"{reason}, and none came up within {seconds:.0f} s (see {place.log})")
             time.sleep(POLL_SECONDS)
