@@ -164,16 +164,6 @@ def test_a_defect_scores_higher_than_new_normal_images(tmp_path: Path, real_resn
     assert scores[:6].max() < scores[6:].min()
 
 
-def test_patches_beyond_the_memory_budget_are_drawn_evenly_and_said(
-    tiles: pd.DataFrame, random_resnet: BackboneWeights
-) -> None:
-    whole = 6 * 64 * 384 * 4
-    detector = PatchCore(random_resnet, coreset_sampling_ratio=0.5, memory_budget=whole // 4).fit(as_dataset(tiles[:6]))
-    assert detector.report.numbers["patches"] == 6 * 16
-    assert "do not fit" in detector.report.notices[0]
-    assert PatchCore(random_resnet, memory_budget=whole).fit(as_dataset(tiles[:6])).report.notices == ()
-
-
 def test_one_training_image_is_enough_and_one_unreadable_one_is_left_out(
     tmp_path: Path, random_resnet: BackboneWeights
 ) -> None:

@@ -41,6 +41,7 @@ class ImageDataset(Dataset[torch.Tensor]):
         shapes: (height, width) of each file in pixels, to group by shape without opening anything.
         is_anomalous: true labels, or None where they are not known.
         augmentation: for training images; None for all others.
+        sha256: of the files' bytes when they were checked, where that is known.
 
     Attributes:
         unreadable: reasons by index, of files that could not be read when their turn came; they are left out.
@@ -55,8 +56,10 @@ class ImageDataset(Dataset[torch.Tensor]):
         shapes: Sequence[tuple[int, int]],
         is_anomalous: Sequence[bool] | None = None,
         augmentation: Augmentation | None = None,
+        sha256: Sequence[str] | None = None,
     ) -> None:
         self.files = list(files)
+        self.sha256 = None if sha256 is None else list(sha256)
         self.preprocessing = preprocessing
         self.augmentation = augmentation if augmentation is not None and augmentation.changes_images else None
         self.is_anomalous = None if is_anomalous is None else np.asarray(is_anomalous, dtype=bool)
@@ -76,6 +79,7 @@ class ImageDataset(Dataset[torch.Tensor]):
             shapes=list(zip(rows["height"].astype(int), rows["width"].astype(int), strict=True)),
             is_anomalous=None if labels.isna().any() else labels.astype(bool).tolist(),
             augmentation=augmentation,
+            sha256=rows["sha256"].tolist(),
         )
 
     def __len__(self) -> int:

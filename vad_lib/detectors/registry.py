@@ -37,12 +37,15 @@ def fixed_input_size(train: TrainArguments) -> tuple[tuple[int, int] | None, str
     return (256, 256), "FastFlow takes images of 256 x 256 pixels"
 
 
-def create_detector(train: TrainArguments, *, weights_store: Path | None = None) -> Detector:
+def create_detector(
+    train: TrainArguments, *, weights_store: Path | None = None, work_folder: Path | None = None
+) -> Detector:
     """Make the unfitted detector that a plan asks for.
 
     Args:
         train: the plan's train arguments.
         weights_store: where backbone weights lie; the home's by default.
+        work_folder: where a fit may keep what it has done, to go on after a kill; nowhere by default.
 
     Raises:
         PlanError: an unknown detector or layer, or a GPU that is not there.
@@ -63,6 +66,10 @@ def create_detector(train: TrainArguments, *, weights_store: Path | None = None)
             train.experiment_seed,
             train.batch_size,
             train.accelerator,
+            memory_bank=parameters.patchcore_memory_bank,
+            memory_budget_gib=parameters.patchcore_memory_budget_gib,
+            bank_cap_rows=parameters.patchcore_bank_cap_rows,
+            work_folder=work_folder,
         )
     from vad_lib.detectors.fastflow.detector import FastFlow
 
@@ -96,7 +103,9 @@ def detector_from_description(
     if name == "patchcore":
         from vad_lib.detectors.patchcore.detector import PatchCore
 
-        return PatchCore(weights, accelerator=accelerator, **arguments).load_state_dict(tensors)
+        patchcore = PatchCore(weights, accelerator=accelerator, **arguments).load_state_dict(tensors)
+        patchcore.bank_record = dict(description.get("memory_bank", {}))
+        return patchcore
     if name == "fastflow":
         from vad_lib.detectors.fastflow.detector import FastFlow
 

@@ -100,6 +100,24 @@ class ModelParameters(Arguments):
     patchcore_coreset_sampling_ratio: float = argument(
         0.1, "Share of the patch features that PatchCore keeps.", gt=0, le=1
     )
+    patchcore_memory_bank: Literal["auto", "exact", "streaming"] = argument(
+        "auto",
+        "How PatchCore chooses what it keeps: exact looks at all patches at once; streaming reads the images in one "
+        "pass, in a memory that does not grow with their number, and comes close; auto is exact where that fits.",
+        kind="own",
+    )
+    patchcore_memory_budget_gib: float = argument(
+        0.0,
+        "Memory in GiB that the choice may take beside the process itself; 0 takes half of the machine's.",
+        kind="own",
+        ge=0,
+    )
+    patchcore_bank_cap_rows: int = argument(
+        100_000,
+        "Most patches that PatchCore keeps, whatever the coreset ratio gives: scoring takes as long as they are many.",
+        kind="own",
+        ge=1,
+    )
     patchcore_layers: tuple[str, ...] = argument(
         ("layer2", "layer3"),
         "Layers of the backbone that PatchCore reads.",

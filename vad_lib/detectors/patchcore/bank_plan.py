@@ -70,11 +70,6 @@ class MemoryBankPlan:
         """Number of chunks; 1 where the method is exact."""
         return math.ceil(self.images / self.chunk_images)
 
-    @property
-    def is_capped(self) -> bool:
-        """True where the cap, not the coreset ratio, decides the number of rows."""
-        return self.rows == self.cap_rows
-
     def to_json(self) -> dict[str, Any]:
         """Return all attributes, JSON-ready."""
         return asdict(self)
@@ -135,8 +130,17 @@ def plan_bank(
     )
 
 
-def default_budget() -> int:
-    """Return the bytes that a selection may take where the plan does not say: half of what the machine has."""
+def budget_in_bytes(gib: float, accelerator: str = "cpu") -> int:
+    """Return the plan's ``patchcore_memory_budget_gib`` in bytes; 0 is half of what the machine, or its GPU, has."""
+    return int(gib * GIB) if gib > 0 else default_budget(accelerator)
+
+
+def default_budget(accelerator: str = "cpu") -> int:
+    """Return the bytes that a selection may take where the plan does not say: half of what there is."""
+    if accelerator == "gpu":
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory * MEMORY_SHARE)
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # a container may have less than the machine that it runs on; "max" is no limit
     with contextlib.suppress(OSError, ValueError):

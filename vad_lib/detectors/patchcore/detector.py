@@ -5,8 +5,6 @@ Paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", http
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,17 +15,15 @@ from vad_lib.backbones.build import resolve_device
 from vad_lib.backbones.weights import BackboneWeights
 from vad_lib.detectors.base import DetectorFacts, FitReport, Scores, join_scores, require_batch
 from vad_lib.detectors.images import ImageDataset
-from vad_lib.detectors.patchcore.k_centre_greedy import coreset_indices
+from vad_lib.detectors.patchcore.bank_choice import choose_bank
+from vad_lib.detectors.patchcore.bank_plan import CAP_ROWS, BankMethod, budget_in_bytes, plan_bank
 from vad_lib.detectors.patchcore.nearest import MemoryBank
 from vad_lib.detectors.patchcore.network import MapMaker, PatchEmbedder, image_scores
+from vad_lib.detectors.patchcore.patches import PatchSource
 from vad_lib.detectors.storage import write_model_folder
-from vad_lib.errors import InputError, ModelFormatError
-from vad_lib.progress import Progress, ProgressMeter, silent
+from vad_lib.errors import ModelFormatError
+from vad_lib.progress import Progress, silent
 from vad_lib.randomness import seeded
-
-MEMORY_SHARE = 0.35
-"""Share of the machine's memory that the patches of the training images may take; the projection takes as much again
-at most. Beyond it, equally many patches of each image are drawn at random."""
 
 
 class PatchCore:
@@ -36,14 +32,19 @@ class PatchCore:
     Args:
         weights: the backbone's, found by ``resolve_backbone_weights``.
         layers: names of its layers.
-        coreset_sampling_ratio: share of the training patches that is kept, 0 < ratio <= 1.
+        coreset_sampling_ratio: share of the training patches that is kept, 0 < ratio <= 1; holds up to the cap.
         seed: of the projection, the start of the selection and the drawing of patches.
         batch_size: images read at once.
         accelerator: cpu or gpu.
-        memory_budget: bytes for the training patches; a share of the machine's memory by default.
+        memory_bank: 'exact', 'streaming', or 'auto', which is exact where that fits the budget; see ``bank_plan``.
+        memory_budget_gib: memory for choosing the bank, in GiB; 0 is half of the machine's.
+        bank_cap_rows: most rows of the bank.
+        work_folder: where a streaming fit keeps what it has done, to go on after a kill; nowhere by default.
 
     Attributes:
         bank_: the memory after ``fit`` or loading; rows (M, D).
+        bank_record: how the bank was chosen (see ``bank_choice.choose_bank``); empty before a fit, and in models of
+            versions that did not record it.
         report: what happened in the fit.
     """
 
@@ -64,7 +65,10 @@ class PatchCore:
         seed: int = 42,
         batch_size: int = 4,
         accelerator: str = "cpu",
-        memory_budget: int | None = None,
+        memory_bank: BankMethod = "auto",
+        memory_budget_gib: float = 0.0,
+        bank_cap_rows: int = CAP_ROWS,
+        work_folder: Path | None = None,
     ) -> None:
         self.weights = weights
         self.layers = tuple(weights.layers or layers)
@@ -72,11 +76,16 @@ class PatchCore:
         self.seed = seed
         self.batch_size = batch_size
         self.device = resolve_device(accelerator)
-        self.memory_budget = memory_budget if memory_budget is not None else _memory_budget()
+        self.accelerator = accelerator
+        self.memory_bank: BankMethod = memory_bank
+        self.memory_budget_gib = memory_budget_gib
+        self.bank_cap_rows = bank_cap_rows
+        self.work_folder = work_folder
         with seeded(seed):  # random weights, where they are allowed, come from the seed too
             self.embedder = PatchEmbedder(weights, self.layers).to(self.device)
         self.map_maker = MapMaker().to(self.device)
         self.bank_: MemoryBank | None = None
+        self.bank_record: dict[str, Any] = {}
         self.report = FitReport()
 
     def fit(self, images: ImageDataset, *, validation: ImageDataset | None = None, progress: Progress = silent) -> Self:
@@ -85,18 +94,27 @@ class PatchCore:
         Raises:
             InputError: no training image can be read.
         """
+        source = PatchSource(images, self.embedder, self.device, self.batch_size)
+        plan = plan_bank(
+            len(images),
+            source.total / max(1, len(images)),
+            source.channels,
+            self.coreset_sampling_ratio,
+            method=self.memory_bank,
+            budget_bytes=budget_in_bytes(self.memory_budget_gib, self.accelerator),
+            cap_rows=self.bank_cap_rows,
+        )
         with seeded(self.seed):
-            embedding, numbers = self._embed_all(images, progress)
-            chosen = coreset_indices(embedding, self.coreset_sampling_ratio, progress)
-        self.bank_ = MemoryBank(embedding[chosen].contiguous())
-        notices = []
-        if numbers["patches_kept_share"] < 1:
-            notices.append(
-                f"The patches of {len(images)} images do not fit in {self.memory_budget / 2**30:.1f} GiB: "
-                f"{numbers['patches_kept_share']:.1%} of them, drawn at random, were used."
+            chosen = choose_bank(
+                source, plan, self.coreset_sampling_ratio, self.seed, self._fit_facts(), self.work_folder, progress
             )
-        self.report = FitReport(notices=tuple(notices), numbers={**numbers, "memory_bank_rows": float(len(chosen))})
+        self.bank_, self.bank_record = chosen.bank, chosen.record
+        self.report = FitReport(notices=chosen.notices, numbers=chosen.numbers)
         return self
+
+    def _fit_facts(self) -> dict[str, Any]:
+        """Return what patches depend on beside the images."""
+        return {"weights": self.weights.to_json(), "layers": list(self.layers), "seed": self.seed}
 
     @torch.inference_mode()
     def score(self, batch: torch.Tensor, *, with_maps: bool = True) -> Scores:
@@ -121,33 +139,6 @@ class PatchCore:
             size = (images.shape[2], images.shape[3])
             maps = self.map_maker(distances.view(len(images), *grid), size).cpu().numpy()
         return Scores(scores.cpu().numpy(), maps)
-
-    def _embed_all(self, images: ImageDataset, progress: Progress) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the patches of all training images, (N, D), in one piece of memory that was allocated once."""
-        patches = {shape: self._patches_of(shape) for shape in set(images.prepared_shapes)}
-        total = sum(patches[shape][0] for shape in images.prepared_shapes)
-        width = next(iter(patches.values()))[1] if patches else 0
-        share = min(1.0, self.memory_budget / max(1, total * width * 4))
-        room = sum(max(1, int(patches[shape][0] * share)) for shape in images.prepared_shapes)
-        embedding = torch.empty((room, width), device=self.device)
-        filled = 0
-        meter = ProgressMeter(progress, "Extracting features", len(images))
-        for batch in images.batches(self.batch_size):
-            for vectors in self.embedder(batch.images.to(self.device))[0]:
-                if share < 1:
-                    vectors = vectors[torch.randperm(len(vectors))[: max(1, int(len(vectors) * share))].to(self.device)]
-                # An image that changed its size since it was checked may bring more than was counted.
-                vectors = vectors[: room - filled]
-                embedding[filled : filled + len(vectors)] = vectors
-                filled += len(vectors)
-            meter.advance(len(batch.indices))
-        if not filled:
-            raise InputError(f"None of the {len(images)} training images can be read; there is nothing to learn from.")
-        return embedding[:filled], {"patches": float(filled), "patches_kept_share": share}
-
-    def _patches_of(self, shape: tuple[int, int]) -> tuple[int, int]:
-        vectors, _ = self.embedder(torch.zeros((1, 3, *shape), device=self.device))
-        return vectors.shape[1], vectors.shape[2]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the backbone's tensors and the memory."""
@@ -183,17 +174,13 @@ class PatchCore:
                 "layers": list(self.layers),
                 "coreset_sampling_ratio": self.coreset_sampling_ratio,
                 "seed": self.seed,
+                "memory_bank": self.memory_bank,
+                "memory_budget_gib": self.memory_budget_gib,
+                "bank_cap_rows": self.bank_cap_rows,
             },
+            "memory_bank": self.bank_record,
         }
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``detector.json``."""
         write_model_folder(folder, self.state_dict(), {"detector": self.describe()})
-
-
-def _memory_budget() -> int:
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    # a container may have less than the machine that it runs on; "max" is no limit
-    with contextlib.suppress(OSError, ValueError):
-        available = min(available, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return int(available * MEMORY_SHARE)

@@ -15,6 +15,8 @@ https://arxiv.org/abs/1708.00489
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from vad_lib.progress import Progress, ProgressMeter, silent
@@ -28,7 +30,9 @@ CENTRES = 2048
 UNIT_ROUNDOFF = 2.0**-24
 
 
-def coreset_indices(embedding: torch.Tensor, sampling_ratio: float, progress: Progress = silent) -> torch.Tensor:
+def coreset_indices(
+    embedding: torch.Tensor, sampling_ratio: float, progress: Progress = silent, *, most: int | None = None
+) -> torch.Tensor:
     """Choose the coreset of an embedding as anomalib does.
 
     Points are projected by anomalib's sparse random projection (eps 0.9), then selected from a random start. Both draw
@@ -37,16 +41,30 @@ def coreset_indices(embedding: torch.Tensor, sampling_ratio: float, progress: Pr
     Args:
         embedding: float32 (N, D).
         sampling_ratio: 0 < ratio <= 1; ``int(N * ratio)`` rows are chosen, at least one.
+        progress: told of every block of choices.
+        most: rows are chosen at the most: the first ones of what would be chosen without a limit.
 
     Returns:
         int64 (K,), in order of selection.
     """
-    from anomalib.models.components.dimensionality_reduction import SparseRandomProjection
-
     count = max(1, int(embedding.shape[0] * sampling_ratio))
-    points = SparseRandomProjection(eps=0.9).fit(embedding).transform(embedding)
+    count = count if most is None else min(count, most)
+    points = random_projection(embedding.shape[0], embedding.shape[1], embedding.device)(embedding)
     start = int(torch.randint(high=embedding.shape[0], size=(1,), device=points.device))
     return select_k_centres(points, count, start, progress)
+
+
+def random_projection(points: int, channels: int, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Draw anomalib's sparse random projection (eps 0.9) for so many points, from the global generators.
+
+    Returns:
+        A function from (N, ``channels``) to (N, fewer); see ``bank_plan.projected_channels``.
+    """
+    from anomalib.models.components.dimensionality_reduction import SparseRandomProjection
+
+    # Only the shape is looked at, and one value can have any.
+    shape_only = torch.zeros((), device=device).expand(points, channels)
+    return SparseRandomProjection(eps=0.9).fit(shape_only).transform
 
 
 def select_k_centres(points: torch.Tensor, count: int, start: int, progress: Progress = silent) -> torch.Tensor:
@@ -60,6 +78,17 @@ def select_k_centres(points: torch.Tensor, count: int, start: int, progress: Pro
     Returns:
         int64 (K,), in order of selection, on the device of ``points``.
     """
+    return select_with_radius(points, count, start, progress)[0]
+
+
+def select_with_radius(
+    points: torch.Tensor, count: int, start: int, progress: Progress = silent
+) -> tuple[torch.Tensor, float]:
+    """Select as ``select_k_centres`` does and return the covering radius too.
+
+    Returns:
+        int64 (K,), and the largest distance of any point to its nearest chosen one.
+    """
     selection = _Selection(points, count, start)
     meter = ProgressMeter(progress, "Choosing the memory bank", count, "patches")
     meter.advance()
@@ -68,7 +97,7 @@ def select_k_centres(points: torch.Tensor, count: int, start: int, progress: Pro
         if not selection.advance():
             break
         meter.advance(selection.taken - before)
-    return selection.order[: selection.taken]
+    return selection.order[: selection.taken], selection.radius()
 
 
 class _Selection:
@@ -112,6 +141,11 @@ class _Selection:
         self.bound[pool] = bound
         self.seen[pool] = self.taken
         return True
+
+    def radius(self) -> float:
+        """Return the largest distance of any point to its nearest centre."""
+        pool, _ = self._fresh_pool()
+        return max(0.0, float(self.bound[pool].max()))
 
     def _fresh_pool(self) -> tuple[torch.Tensor, float]:
         """Return points, in order of index, of which the farthest is farther than any other point can be.
