@@ -143,6 +143,11 @@ class Line:
         return self.folder / "inference_artifacts"
 
     @property
+    def training_work(self) -> Path:
+        """What a training keeps to go on after a kill; gone when it has ended."""
+        return self.folder / "training_work"
+
+    @property
     def store(self) -> Path:
         """Where the values of the assets lie (written by the IO manager)."""
         return self.folder / "store"
