@@ -16,6 +16,7 @@ from vad_dagster.registry import CHAMPION, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import TrackedRun, dagster_url, system_facts
 from vad_dagster.values import LearntThreshold, TrainedModel
+from vad_lib.backbones.shipped import TAG, measured_cost
 from vad_lib.lines import Line
 from vad_lib.metrics import Evaluation
 from vad_lib.plan import ExperimentalPlan, TrainArguments
@@ -162,6 +163,7 @@ def version_tags(
         "backbone": record.weights.get("name", ""),
         "backbone_source": record.weights.get("source", ""),
         "backbone_sha256": record.weights.get("sha256", ""),
+        **_stand_in_tag(record.weights),
         "threshold": record.threshold.value,
         "threshold_method": record.threshold.method,
         "threshold_version": record.threshold.version,
@@ -170,6 +172,14 @@ def version_tags(
         "small_dataset_allowed": plan.readiness.allow_small_dataset,
         "dagster_run": dagster_run,
     }
+
+
+def _stand_in_tag(weights: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tag that a version bears whose backbone stands in for the one its plan names; else nothing."""
+    asked, got = weights.get("asked_for", ""), weights.get("name", "")
+    if weights.get("source") != "shipped" or not asked or asked == got:
+        return {}
+    return {TAG: f"{got} instead of {asked}. {measured_cost()}"}
 
 
 def version_story(

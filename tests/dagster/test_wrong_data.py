@@ -10,6 +10,9 @@ import pandas as pd
 import pytest
 from gravel_line import PLAN, checks, failure, metadata, run
 
+from vad_dagster.registry import LineRegistry
+from vad_dagster.resources import MLflowTracking
+from vad_lib.backbones.shipped import TAG, measured_cost
 from vad_lib.lines import Home
 
 
@@ -134,3 +137,6 @@ def test_the_shipped_backbone_stands_in_with_a_warning_that_tells_what_it_costs(
     assert "stands in" in check.description
     assert "instead of" in check.description
     assert result.success
+    (version, *_) = LineRegistry(MLflowTracking(), "spoilt").versions()
+    assert version.tags[TAG].startswith("vadnet10 instead of resnet34. ")
+    assert measured_cost() in version.tags[TAG]
