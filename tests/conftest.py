@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
-from tests.postgres_server import new_database, postgres_server
+from tests.postgres_server import new_inspection_url, postgres_server
 
 # Nothing that a test starts may talk to the outside.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -48,8 +48,4 @@ def postgres() -> Iterator[URL]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def inspection_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The address of an inspection database that nobody has opened yet, on each kind of database."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/home/inspection.db"
-    else:
-        with new_database(request.getfixturevalue("postgres")) as url:
-            yield url
+    yield from new_inspection_url(request, tmp_path)

@@ -78,6 +78,15 @@ def new_database(server: URL) -> Iterator[str]:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+def new_inspection_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yield the address of a database of the kind that the fixture's parameter names."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/home/inspection.db"
+    else:
+        with new_database(request.getfixturevalue("postgres")) as url:
+            yield url
+
+
 def _programs() -> Path | None:
     """Return the folder of initdb and pg_ctl; Debian keeps them off the path."""
     found = [Path(program).parent for program in (shutil.which("initdb"), shutil.which("pg_ctl")) if program]

@@ -12,8 +12,9 @@ from vad_lib.lines import Home
 
 
 @pytest.fixture
-def plant(tmp_path: Path) -> Plant:
-    home = Home(tmp_path / "home")
-    line = home.line("bottles")
+def plant(inspection_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """On each kind of database; processes that a test starts find the same one."""
+    monkeypatch.setenv("VAD_INSPECTION_DB", inspection_url)
+    line = Home(tmp_path / "home").line("bottles")
     line.inbox.mkdir(parents=True)
-    return Plant(InspectionDatabase(f"sqlite:///{home.root}/inspection.db"), line)
+    return Plant(InspectionDatabase(inspection_url), line)

@@ -83,6 +83,7 @@ class PoisonableModel(BrightnessModel):
         return super().predict_pixels(images, with_maps=with_maps)
 
 
+@pytest.mark.parametrize("inspection_url", ["sqlite"], indirect=True)  # the database is copied with its folder
 @pytest.mark.parametrize("after_commit", [False, True], ids=["before its commit", "after its commit"])
 def test_a_death_in_any_transaction_of_an_inspection_leaves_what_the_next_can_finish(
     plant: Plant, tmp_path: Path, after_commit: bool

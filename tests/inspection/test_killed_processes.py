@@ -16,8 +16,8 @@ import pytest
 from brightness_model import POISON, write_image
 from inspection_plant import Plant
 from PIL import Image
-from sqlalchemy import text
 
+from vad_lib.inspection_db.checking import check_database
 from vad_lib.landing import RunState
 
 HERE = Path(__file__).parent
@@ -40,9 +40,7 @@ def _finish(process: subprocess.Popen[str]) -> dict[str, int]:
 
 
 def _check_database(plant: Plant) -> None:
-    with plant.db.reading() as connection:
-        assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
-        assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
+    assert check_database(plant.db.engine) == []
 
 
 def _wait_for_predictions(plant: Plant, count: int) -> None:
@@ -116,6 +114,9 @@ def test_an_image_that_kills_its_inspection_is_found_out_and_kept_aside(plant: P
 
 
 @pytest.mark.spec("V9.05")
+@pytest.mark.parametrize(
+    "inspection_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 def test_500_files_with_5_percent_bad_ones_and_deaths_in_between(plant: Plant) -> None:
     """Every good one has exactly one prediction, every bad one a reason."""
     good = {f"{i:03}.png" for i in range(470)} | {'it\'s "größe" 图.png'}

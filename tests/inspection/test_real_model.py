@@ -39,6 +39,7 @@ def model() -> InspectionModel:
     )
 
 
+@pytest.mark.parametrize("inspection_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_an_inspection_gives_what_the_model_gives_for_the_files(
     plant: Plant, model: InspectionModel, tmp_path: Path, batch_size: int

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from scorer_plant import db, source, start
+from scorer_plant import db, inspection_url, source, start
 
-__all__ = ["db", "source", "start"]
+__all__ = ["db", "inspection_url", "source", "start"]

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "inspection"))
 
 from brightness_model import BrightnessModel
 
+from tests.postgres_server import new_inspection_url
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
 from vad_lib.scorer import Channels, FastLane, LaneLimits, WatchedLine
@@ -52,9 +53,16 @@ def source(tmp_path: Path) -> PlantSource:
     return plant
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def inspection_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    yield from new_inspection_url(request, tmp_path)
+
+
 @pytest.fixture
-def db(source: PlantSource) -> InspectionDatabase:
-    return InspectionDatabase(f"sqlite:///{source.home.root}/inspection.db")
+def db(inspection_url: str, source: PlantSource, monkeypatch: pytest.MonkeyPatch) -> InspectionDatabase:
+    """On each kind of database; processes that a test starts find the same one."""
+    monkeypatch.setenv("VAD_INSPECTION_DB", inspection_url)
+    return InspectionDatabase(inspection_url)
 
 
 Starter = Callable[..., FastLane]

@@ -15,6 +15,7 @@ from scorer_plant import PlantSource, Starter, until
 from sqlalchemy import text
 
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.checking import check_database
 from vad_lib.landing import plan_landing_tick
 from vad_lib.scorer.watching import FolderWatch
 
@@ -25,9 +26,8 @@ def _states(db: InspectionDatabase, line: str = "bottles") -> dict[str, str]:
 
 
 def _check(db: InspectionDatabase) -> None:
+    assert check_database(db.engine) == []
     with db.reading() as connection:
-        assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
-        assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
         assert connection.execute(text("SELECT count(*) FROM fast_batches")).scalar() == 0
 
 

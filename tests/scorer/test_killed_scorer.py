@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 from brightness_model import POISON, BrightnessModel, write_image
 from scorer_plant import PlantSource, until
-from sqlalchemy import text
 
 from vad_lib.inspection import inspect_batch
+from vad_lib.inspection.claims import new_owner
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.checking import check_database
 from vad_lib.landing import RunState, plan_landing_tick
+from vad_lib.landing.scanning import FileKey
 from vad_lib.scorer import hand_over_abandoned
+from vad_lib.scorer.taking_up import Candidate, take_up
 
 HERE = Path(__file__).parent
 PYTHONPATH = os.pathsep.join(str(folder) for folder in (HERE.parent.parent, HERE.parent / "inspection", HERE))
@@ -57,9 +60,7 @@ def _each_image_once(db: InspectionDatabase, line: str, good: int) -> None:
     assert len(table) == good
     assert table["sha256"].is_unique
     assert set(db.landings(line)["state"]) <= {"done", "refused"}
-    with db.reading() as connection:
-        assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
-        assert connection.execute(text("PRAGMA foreign_key_check")).all() == []
+    assert check_database(db.engine) == []
 
 
 def test_a_scorer_that_starts_again_finishes_what_a_killed_one_had_in_hand(
@@ -105,6 +106,30 @@ def test_the_bulk_lane_finishes_what_a_killed_scorer_had_in_hand(
     assert lanes == {"fast": 40 - left, "run": left}
     later = plan_landing_tick(db, "bottles", inbox, run_state=lambda _: RunState("succeeded"), now=time.time() + 120)
     assert later.requests == ()
+
+
+def test_what_a_killed_scorer_had_in_hand_becomes_one_batch_a_line(source: PlantSource, db: InspectionDatabase) -> None:
+    source.add("caps")
+    place, pid, _, nonce = new_owner().split(":")
+    dead = f"{place}:{pid}:1:{nonce}"
+    for name in ("bottles", "caps"):
+        folder = source.lines[name].folder
+        for i in range(6):
+            file = write_image(folder / f"{i}.png", 50 + i, nonce=i)
+            key = FileKey(file.name, file.stat().st_size, file.stat().st_mtime_ns)
+            take_up(db, name, folder, [Candidate(key, time.time())], dead)
+    assert hand_over_abandoned(db) == 12
+    assert hand_over_abandoned(db) == 0
+    for name in ("bottles", "caps"):
+        assert sorted(db.batches(name)["state"]) == ["closed"] * 5 + ["open"]
+        tick = plan_landing_tick(db, name, source.lines[name].folder, run_state=lambda _: None)
+        (request,) = tick.requests
+        assert request.count == 6
+        result = inspect_batch(
+            db, BrightnessModel(), model_version="1", line=source.home.line(name), batch_id=request.batch_id
+        )
+        assert result.scored == 6
+        _each_image_once(db, name, 6)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vad_dagster.cli import commands, lines, plans, serve, weights
+from vad_dagster.cli import commands, database, lines, plans, serve, weights
 from vad_dagster.cli.console import stderr
 from vad_lib.errors import VadError
 
@@ -43,6 +43,7 @@ app = typer.Typer(
 app.add_typer(lines.app, name="line")
 app.add_typer(plans.app, name="plan")
 app.add_typer(weights.app, name="weights")
+app.add_typer(database.app, name="db")
 app.command("train")(commands.train)
 app.command("inspect")(commands.inspect)
 app.command("dev")(commands.dev)

@@ -1,32 +1,46 @@
 """Open the inspection database: SQLite in WAL mode by default, PostgreSQL by URL.
 
-SQLite's files must lie on a local disk: WAL does not work over a network share. Every transaction that writes begins
-with ``BEGIN IMMEDIATE``, so that two writers wait for each other instead of failing, and is flushed to the disk when it
-is committed, so that a result that was reported survives a power cut.
+Transactions that write follow each other on both: they begin with ``BEGIN IMMEDIATE`` on SQLite and with an advisory
+lock on PostgreSQL. So none fails because of another one, and numbers are visible in the order in which they were given.
+Each is flushed to the disk when it is committed, so that a result that was reported survives a power cut.
+
+SQLite's files must lie on a local disk: WAL does not work over a network share.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
 from vad_lib.errors import VadError
 
 BUSY_SECONDS = 30
+WRITERS_LOCK = 7236531
+"""Names the lock among those of other software that uses the same PostgreSQL database."""
 
 
 def create_inspection_engine(url: str) -> Engine:
     """Return an engine for ``url``; SQLite's folder is made if it is missing.
 
-    No connection is kept between transactions on SQLite, so an engine survives a fork.
+    An engine survives a fork: SQLite keeps no connection between transactions, and a child of a fork makes its own.
+
+    Raises:
+        VadError: the address is of another kind of database, or of SQLite in memory.
     """
     parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return _postgresql_engine(parsed)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+        raise VadError(
+            f"The inspection database is SQLite or PostgreSQL, not {parsed.get_backend_name()}: set VAD_INSPECTION_DB "
+            "to sqlite:////folder/inspection.db or postgresql+psycopg2://user:password@host/database."
+        )
     if not parsed.database or parsed.database == ":memory:":
         raise VadError("The inspection database must be a file or a server: give sqlite:///…/inspection.db.")
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -52,4 +66,27 @@ def create_inspection_engine(url: str) -> Engine:
             connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
         connection.exec_driver_sql("BEGIN" if options.get("vad_readonly", False) else "BEGIN IMMEDIATE")
 
+    return engine
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    engine = create_engine(url, pool_pre_ping=True)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        options = connection.get_execution_options()
+        if options.get("vad_readonly", False):
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            return
+        if not options.get("vad_durable", True):
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
+
+    inherited = weakref.ref(engine)
+
+    def forget_inherited_connections() -> None:
+        if (known := inherited()) is not None:
+            known.dispose(close=False)
+
+    os.register_at_fork(after_in_child=forget_inherited_connections)
     return engine

@@ -1,8 +1,8 @@
 """Bring the tables of an inspection database to the revision that this software works with.
 
 Whoever opens a database looks at its revision, which costs one query. If it is an older one, or none yet, the revisions
-in between run in one transaction that excludes all other writers: ``BEGIN IMMEDIATE`` on SQLite, an advisory lock on
-PostgreSQL. Who dies in the middle leaves the database as it was.
+in between run in one transaction, which excludes all others that write (``vad_lib.inspection_db.engine``). Who dies in
+the middle leaves the database as it was.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ HEAD = "0002"
 """The newest revision. Written here so that opening a database does not have to read all of them."""
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-ADVISORY_LOCK = 7236531
 
 logger = logging.getLogger(__name__)
 _alembic_in_use = threading.Lock()
@@ -48,8 +47,6 @@ def bring_up_to_date(engine: Engine) -> tuple[str | None, str]:
     if found == HEAD:
         return found, HEAD
     with _alembic_in_use, engine.execution_options(vad_migrating=True).begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
         found = revision_of(connection)
         if found != HEAD:
             _upgrade(connection, found)

@@ -39,25 +39,13 @@ class ScoredImages:
         return (self.images - 1) / seconds if seconds > 0 else 0.0
 
 
-def newest_prediction_id(db: InspectionDatabase) -> int:
-    """Return the highest ``prediction_id``; 0 where there is none."""
-    with db.reading() as connection:
-        return int(connection.execute(select(func.coalesce(func.max(predictions.c.prediction_id), 0))).scalar_one())
-
-
 def scored_since(db: InspectionDatabase, after: int, *, limit: int = 20_000) -> tuple[list[ScoredImages], int]:
-    """Return what the fast lane scored after a ``prediction_id``, and the id to go on from.
-
-    On a server with several writers ids may appear a moment out of order; what is younger than two seconds is left for
-    the next time there.
-    """
+    """Return what the fast lane scored after a ``prediction_id``, and the id to go on from."""
     last = after + limit
     columns = predictions.c
     with db.reading() as connection:
         newest = select(func.max(columns.prediction_id)).where(columns.prediction_id > after)
         newest = newest.where(columns.prediction_id <= last)
-        if connection.dialect.name != "sqlite":
-            newest = newest.where(columns.created_at < datetime.now(UTC) - timedelta(seconds=2))
         until = connection.execute(newest).scalar_one()
         if until is None:
             return [], after

@@ -1,0 +1,52 @@
+"""``vad db``: which revision the inspection database is at, its upgrade, and whether it is whole."""
+
+from __future__ import annotations
+
+import typer
+
+from vad_dagster.cli.console import console
+from vad_lib.errors import VadError
+
+app = typer.Typer(no_args_is_help=True, help="The inspection database: revision, upgrade, integrity.")
+
+
+@app.command()
+def current() -> None:
+    """Show where the database is, and its revision. Changes nothing."""
+    from vad_lib.inspection_db.engine import create_inspection_engine
+    from vad_lib.inspection_db.upgrading import HEAD, revision_of
+    from vad_lib.lines import Home
+
+    engine = create_inspection_engine(Home.from_environment().inspection_db_url)
+    with engine.execution_options(vad_readonly=True).connect() as connection:
+        found = revision_of(connection)
+    console.print(engine.url.render_as_string(), markup=False)
+    console.print(f"revision {found or 'none'}; this software works with {HEAD}", markup=False)
+
+
+@app.command()
+def upgrade() -> None:
+    """Bring the database to the newest revision. Whoever opens it does so anyway; this does nothing else."""
+    from vad_lib.inspection_db.engine import create_inspection_engine
+    from vad_lib.inspection_db.upgrading import bring_up_to_date
+    from vad_lib.lines import Home
+
+    before, after = bring_up_to_date(create_inspection_engine(Home.from_environment().inspection_db_url))
+    if before == after:
+        console.print(f"revision {after}: nothing to do", markup=False)
+    else:
+        console.print(f"brought from revision {before or 'none'} to {after}", markup=False)
+
+
+@app.command()
+def check() -> None:
+    """Look whether the database is whole and its rows keep the laws of the ledger. Leaves with code 1 if not."""
+    from vad_lib.inspection_db.checking import check_database
+    from vad_lib.inspection_db.engine import create_inspection_engine
+    from vad_lib.lines import Home
+
+    engine = create_inspection_engine(Home.from_environment().inspection_db_url)
+    faults = check_database(engine)
+    if faults:
+        raise VadError("\n".join(map(str, faults)))
+    console.print(f"{engine.url.render_as_string()}: whole, and every law holds", markup=False)
