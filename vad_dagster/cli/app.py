@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vad_dagster.cli import commands, database, lines, plans, serve, weights
+from vad_dagster.cli import commands, database, export, lines, plans, serve, verdicts, weights
 from vad_dagster.cli.console import stderr
 from vad_lib.errors import VadError
 
@@ -44,8 +44,10 @@ app.add_typer(lines.app, name="line")
 app.add_typer(plans.app, name="plan")
 app.add_typer(weights.app, name="weights")
 app.add_typer(database.app, name="db")
+app.add_typer(verdicts.app, name="verdict")
 app.command("train")(commands.train)
 app.command("inspect")(commands.inspect)
+app.command("export")(export.export)
 app.command("dev")(commands.dev)
 app.command("serve")(serve.serve)
 app.command("demo")(commands.demo)

@@ -93,10 +93,12 @@ class FlowNetwork(nn.Module):
         """
         self.feature_extractor.eval()
         size = 1 if images.device.type == "cpu" else len(images)
-        parts = [self._features(self.normalise(part)) for part in images.split(size)]
+        parts = [self.features_together(part) for part in images.split(size)]
         return [torch.cat(level) for level in zip(*parts, strict=True)]
 
-    def _features(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def features_together(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """As ``features``, all images at once."""
+        images = self.normalise(images)
         if self._transformer is None:
             return list(self.feature_extractor(images))
         whole = self._transformer[0]

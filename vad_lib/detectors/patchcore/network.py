@@ -50,15 +50,24 @@ class PatchEmbedder(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """Return embeddings (N, patches, D) of images (N, 3, H, W), and the (rows, columns) of patches."""
         size = 1 if images.device.type == "cpu" else len(images)
-        embeddings = []
-        grid = (0, 0)
-        for part in images.split(size):
-            features = self.backbone(self.normalise(part))
-            pooled = [self.pool(feature) for feature in (features.values() if self.is_transformer else features)]
-            grid = (pooled[0].shape[2], pooled[0].shape[3])
-            enlarged = [functional.interpolate(feature, size=grid, mode="bilinear") for feature in pooled[1:]]
-            embeddings.append(torch.cat([pooled[0], *enlarged], 1).flatten(2).transpose(1, 2))
-        return torch.cat(embeddings), grid
+        parts = [self.embed(part) for part in images.split(size)]
+        return torch.cat([embedding for embedding, _ in parts]), parts[0][1]
+
+    def embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """As ``forward``, all images at once."""
+        return self.join_layers(self.layer_features(images))
+
+    def layer_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return what the backbone gives, each layer (N, C, h, w), shallowest first."""
+        features = self.backbone(self.normalise(images))
+        return list(features.values() if self.is_transformer else features)
+
+    def join_layers(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Turn what ``layer_features`` returned into what ``embed`` returns."""
+        pooled = [self.pool(feature) for feature in features]
+        grid = (pooled[0].shape[2], pooled[0].shape[3])
+        enlarged = [functional.interpolate(feature, size=grid, mode="bilinear") for feature in pooled[1:]]
+        return torch.cat([pooled[0], *enlarged], 1).flatten(2).transpose(1, 2), grid
 
 
 def _create_transformer(weights: BackboneWeights, layers: Sequence[str]) -> Any:

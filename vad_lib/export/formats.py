@@ -1,0 +1,148 @@
+"""One traced network, written in three ways. Batch size is free in each; height and width too where images keep theirs.
+
+========== ============================== ===========================================================================
+format     files                          what reads it
+========== ============================== ===========================================================================
+onnx       model.onnx                     ONNX Runtime, and whatever else reads ONNX
+openvino   model.xml, model.bin           OpenVINO; float32 weights, not compressed to 16 bit
+torch      network.py, model.safetensors  torch alone: the traced operations as plain source, the tensors beside it
+========== ============================== ===========================================================================
+
+``torch.export``'s own archive (.pt2) is not used: it holds pickles, and its loader unpickles them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vad_lib.errors import VadError
+
+OPSET = 18
+"""The first ONNX operator set that has all that is needed; the runtimes of the last years read it."""
+INPUT, OUTPUTS = "images", ("scores", "maps")
+_HEADER = '''"""The network of this folder, as torch.export traced it: score(tensors, images) gives scores and maps."""
+
+import torch
+from torch import device, inf
+
+_ = device, inf
+
+
+def score(tensors, images):
+    """float32 (N, 3, H, W) in 0..1 to (N,) and (N, H, W); tensors are those of model.safetensors."""
+'''
+
+
+def trace(network: Any, size: tuple[int, int], *, any_size: bool = False) -> Any:
+    """Return the network as a ``torch.export.ExportedProgram`` of the inference operations alone.
+
+    Args:
+        network: of ``graph.whole_detector``.
+        size: (height, width) of the images.
+        any_size: whether other sizes may come.
+
+    Raises:
+        VadError: torch cannot trace it.
+    """
+    import torch
+    from torch.export import Dim
+
+    shape: dict[int, Any] = {0: Dim("batch", min=1, max=4096)}
+    if any_size:
+        shape |= {2: Dim.AUTO, 3: Dim.AUTO}
+    example = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.export.export(network, (example,), dynamic_shapes=(shape,))
+    except Exception as error:  # the exporter raises many kinds
+        raise VadError(f"This detector cannot be traced, so it cannot be exported or compiled: {error}") from error
+    graph = program.graph_module.graph
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op == "call_function" and not _writes(node):
+            graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+def write_onnx(program: Any, file: Path) -> None:
+    """Write ``model.onnx`` with the weights inside (at most 2 GB).
+
+    Raises:
+        VadError: an operation has no counterpart in ONNX.
+    """
+    import torch
+
+    try:
+        with _quiet():
+            torch.onnx.export(
+                program,
+                f=file,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds
+        raise VadError(f"This detector cannot be written as ONNX: {error}") from error
+
+
+def write_openvino(onnx_file: Path, file: Path) -> None:
+    """Write ``model.xml`` and ``model.bin`` from an ONNX file."""
+    openvino = import_openvino()
+    openvino.save_model(openvino.Core().read_model(onnx_file), file, compress_to_fp16=False)
+
+
+def write_torch(program: Any, folder: Path) -> None:
+    """Write ``network.py`` and ``model.safetensors``."""
+    from safetensors.torch import save_file
+    from torch.export.graph_signature import InputKind
+
+    tensors, arguments = {}, []
+    for given in program.graph_signature.input_specs:
+        if given.kind == InputKind.USER_INPUT:
+            arguments.append(f"    {given.arg.name} = images")
+            continue
+        found = program.state_dict.get(given.target, program.constants.get(given.target))
+        tensors[given.target] = found.detach().cpu().contiguous().clone()
+        arguments.append(f"    {given.arg.name} = tensors[{given.target!r}]")
+    save_file(tensors, folder / "model.safetensors")
+    body = program.graph_module.code.partition("\n    ")[2]
+    (folder / "network.py").write_text(_HEADER + "\n".join(arguments) + "\n    " + body.strip() + "\n", "utf-8")
+
+
+def import_openvino() -> Any:
+    """Import openvino without its telemetry, which would report the import, and write to the user's home."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _writes(node: Any) -> bool:
+    """Tell whether an operation changes one of its inputs (its name ends in one underscore)."""
+    name = getattr(node.target, "_opname", "_")
+    return name.endswith("_") and not name.endswith("__")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the exporters tell about themselves."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
