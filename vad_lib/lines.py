@@ -55,6 +55,11 @@ class Home:
         return Path(given).expanduser().resolve() if given else self.root / "weights"
 
     @property
+    def feature_cache_folder(self) -> Path:
+        """Features of training images by content, shared by all lines; may be removed at any time."""
+        return self.root / "cache" / "features"
+
+    @property
     def inspection_db_url(self) -> str:
         """SQLAlchemy URL of the inspection database: ``$VAD_INSPECTION_DB`` if set, else SQLite under the home."""
         return os.environ.get("VAD_INSPECTION_DB") or f"sqlite:///{self.root / 'inspection.db'}"

@@ -91,6 +91,7 @@ def fit_detector(
     weights_store: Path | None = None,
     progress: Progress = silent,
     work_folder: Path | None = None,
+    cache_folder: Path | None = None,
 ) -> FittedDetector:
     """Fit the detector that the plan asks for on the training rows.
 
@@ -103,6 +104,7 @@ def fit_detector(
         progress: told of every step, with an estimate; an exception raised in it stops the fit.
         work_folder: where the fitted detector is saved at the end, in a folder ``detector``, and where a streaming fit
             keeps what it has done, in ``memory_bank``, to go on after a kill; nowhere by default.
+        cache_folder: of features that earlier fits extracted (``detectors.feature_cache``); none by default.
 
     Raises:
         WeightsMissingError: the backbone's weights are not on this machine; before any image is read.
@@ -111,7 +113,9 @@ def fit_detector(
         InputError: no training image can be read.
     """
     start = time.monotonic()
-    prepared = prepare_fit(dataset, train, weights_store=weights_store, work_folder=work_folder)
+    prepared = prepare_fit(
+        dataset, train, weights_store=weights_store, work_folder=work_folder, cache_folder=cache_folder
+    )
     detector, images = prepared.detector, prepared.images
     detector.fit(images, validation=prepared.validation, progress=progress)
     unreadable = {str(images.files[index]): reason for index, reason in sorted(images.unreadable.items())}
@@ -140,6 +144,7 @@ def prepare_fit(
     *,
     weights_store: Path | None = None,
     work_folder: Path | None = None,
+    cache_folder: Path | None = None,
 ) -> PreparedFit:
     """Make the unfitted detector and its images; arguments and errors are those of ``fit_detector``."""
     from vad_lib.detectors.images import ImageDataset
@@ -150,7 +155,9 @@ def prepare_fit(
         raise ReadinessError("There is no normal training image: nothing can be learnt.")
     size, changes = resolve_image_size(train.img_size, *fixed_input_size(train))
     arguments = train.model_copy(update={"img_size": size, "monitor_metric": dataset.monitor_metric})
-    detector = create_detector(arguments, weights_store=weights_store, work_folder=work_folder)
+    detector = create_detector(
+        arguments, weights_store=weights_store, work_folder=work_folder, cache_folder=cache_folder
+    )
     preprocessing = Preprocessing(size)
     augmentation = Augmentation.from_arguments(arguments, grey=bool((rows["channels"] == 1).all()))
     return PreparedFit(
@@ -185,7 +192,8 @@ def score_rows(
 
     Returns:
         ``tables.ValidationScores`` in the order of ``rows``. Rows whose image cannot be read any more are left out and
-        listed in ``.attrs["unreadable"]`` as [{'row', 'image_path', 'reason'}].
+        listed in ``.attrs["unreadable"]`` as [{'row', 'image_path', 'reason'}]; ``.attrs["ms_per_image"]`` is the
+        time that reading and scoring took.
 
     Raises:
         InputError: a row has no label, or none can be read.
@@ -195,6 +203,7 @@ def score_rows(
     if rows["is_anomalous"].isna().any():
         raise InputError("A validation row has no label; scores without labels come from InspectionModel.")
     images = ImageDataset.from_rows(rows, preprocessing)
+    start = time.monotonic()
     scores = np.full(len(images), np.nan)
     meter = ProgressMeter(progress, "Scoring", len(images))
     numbers = rows["row"].to_numpy()
@@ -211,6 +220,7 @@ def score_rows(
     table = rows[["row", "image_path", "file", "label", "is_anomalous"]].assign(raw_score=scores)[read]
     table = table.astype({"is_anomalous": bool}).reset_index(drop=True)
     validated = ValidationScores.validate(table)
+    validated.attrs["ms_per_image"] = round(1000 * (time.monotonic() - start) / max(1, len(table)), 3)
     validated.attrs["unreadable"] = [
         {"row": int(numbers[index]), "image_path": str(rows["image_path"].iloc[index]), "reason": reason}
         for index, reason in sorted(images.unreadable.items())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from vad_lib.augmentation import Augmentation
 from vad_lib.errors import UnreadableImageError, VadError
-from vad_lib.images.decoding import decode_image
+from vad_lib.images.decoding import decode_bytes
+from vad_lib.images.paths import read_regular_file
 from vad_lib.preprocessing import Preprocessing
 
 READERS = 2
@@ -24,12 +26,27 @@ READERS = 2
 Item = TypeVar("Item")
 
 
+Known = Callable[[str], "list[torch.Tensor] | None"]
+"""From the sha256 of a file's bytes to the features of its image, or None where they are not known."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """Images of one shape: ``indices`` into the dataset, and ``images`` float32 (N, 3, H, W) in 0..1."""
+    """Images of one shape, or what is known of them already.
+
+    Attributes:
+        indices: into the dataset, of ``images``.
+        images: float32 (N, 3, H, W) in 0..1.
+        sha256: of the files' bytes.
+        known: features by index, of images that were not decoded because their features are known.
+        order: indices of both, in the order asked for.
+    """
 
     indices: list[int]
     images: torch.Tensor
+    sha256: list[str]
+    known: dict[int, list[torch.Tensor]]
+    order: list[int]
 
 
 class ImageDataset(Dataset[torch.Tensor]):
@@ -91,64 +108,112 @@ class ImageDataset(Dataset[torch.Tensor]):
         Raises:
             UnreadableImageError: the file is gone or damaged, or too long and thin for the image size.
         """
+        return self.read(index)[0]
+
+    def read(self, index: int) -> tuple[torch.Tensor, str]:
+        """Return one prepared image as ``[index]`` does, and the sha256 of its file's bytes: one read gives both."""
+        return self._prepare(index, read_regular_file(self.files[index]))
+
+    def read_unless_known(self, index: int, known: Known) -> tuple[torch.Tensor | None, str, list[torch.Tensor] | None]:
+        """Return image, sha256 and None, or, without decoding, None, sha256 and the features that are known."""
+        data = read_regular_file(self.files[index])
+        sha256 = hashlib.sha256(data).hexdigest()
+        features = known(sha256)
+        if features is not None:
+            return None, sha256, features
+        return *self._prepare(index, data, sha256), None
+
+    def _prepare(self, index: int, data: bytes, sha256: str | None = None) -> tuple[torch.Tensor, str]:
         file = self.files[index]
-        decoded = decode_image(file)
+        decoded = decode_bytes(data, file, sha256=sha256)
         try:
             image = self.preprocessing.prepare(decoded.pixels)
         except VadError as error:
             raise UnreadableImageError(file, str(error)) from error
-        return image if self.augmentation is None else self.augmentation.apply(image, index=index, epoch=self.epoch)
+        if self.augmentation is not None:
+            image = self.augmentation.apply(image, index=index, epoch=self.epoch)
+        return image, decoded.sha256
 
-    def batches(self, batch_size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
+    def batches(
+        self, batch_size: int, order: Sequence[int] | None = None, known: Known | None = None
+    ) -> Iterator[Batch]:
         """Yield all readable images once, in batches of equal shape, read ahead in the background.
 
         Args:
             batch_size: most images in a batch.
             order: indices in the order wanted; as they stand by default. Grouping by shape may delay an image.
+            known: asked before an image is decoded, in the reading threads; must not be given with augmentation.
         """
         indices = range(len(self)) if order is None else order
+        reader = _WithReasons(self, known)
         loader: Iterable[list[Batch]] = DataLoader(
-            _WithReasons(self),
+            reader,
             batch_sampler=group_by_shape(indices, self.prepared_shapes, batch_size),
-            collate_fn=_collate,
+            collate_fn=self._collate,
             # The loader draws a seed for worker processes at its start; there are none, and the global state of the
             # generator must not depend on how often images are read.
             generator=torch.Generator(),
         )
-        for batches in read_ahead(loader):
-            yield from batches
+        try:
+            for batches in read_ahead(loader):
+                yield from batches
+        finally:
+            reader.pool.shutdown(wait=False, cancel_futures=True)
+
+    def _collate(self, items: list[_Item]) -> list[Batch]:
+        """Stack; images whose file changed its size since it was checked fall into a batch of their own."""
+        by_shape: dict[tuple[int, ...], list[_Item]] = {}
+        for item in items:
+            if item.image is not None:
+                by_shape.setdefault(tuple(item.image.shape), []).append(item)
+            elif item.features is not None:
+                by_shape.setdefault((3, *self.prepared_shapes[item.index]), []).append(item)
+        return [_batch_of(group, shape) for shape, group in by_shape.items()]
 
 
-class _WithReasons(Dataset[tuple[int, torch.Tensor | None]]):
+@dataclass(frozen=True)
+class _Item:
+    """One image: decoded, or known, or neither where it cannot be read."""
+
+    index: int
+    image: torch.Tensor | None = None
+    sha256: str = ""
+    features: list[torch.Tensor] | None = None
+
+
+class _WithReasons(Dataset[_Item]):
     """Reads a batch with several threads and notes what could not be read."""
 
-    def __init__(self, images: ImageDataset) -> None:
+    def __init__(self, images: ImageDataset, known: Known | None) -> None:
         self.images = images
+        self.known = known
         self.pool = ThreadPoolExecutor(READERS, thread_name_prefix="vad-read")
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None]:
+    def __getitem__(self, index: int) -> _Item:
         try:
-            return index, self.images[index]
+            if self.known is None:
+                return _Item(index, *self.images.read(index))
+            return _Item(index, *self.images.read_unless_known(index, self.known))
         except UnreadableImageError as error:
             self.images.unreadable[index] = error.reason
-            return index, None
+            return _Item(index)
 
-    def __getitems__(self, indices: list[int]) -> list[tuple[int, torch.Tensor | None]]:
+    def __getitems__(self, indices: list[int]) -> list[_Item]:
         return list(self.pool.map(self.__getitem__, indices))
 
 
-def _collate(items: list[tuple[int, torch.Tensor | None]]) -> list[Batch]:
-    """Stack; images whose file changed its size since it was checked fall into a batch of their own."""
-    by_shape: dict[tuple[int, ...], list[tuple[int, torch.Tensor]]] = {}
-    for index, image in items:
-        if image is not None:
-            by_shape.setdefault(tuple(image.shape), []).append((index, image))
-    return [
-        Batch([index for index, _ in group], torch.stack([image for _, image in group])) for group in by_shape.values()
-    ]
+def _batch_of(items: list[_Item], shape: tuple[int, ...]) -> Batch:
+    decoded = [(item, item.image) for item in items if item.image is not None]
+    return Batch(
+        indices=[item.index for item, _ in decoded],
+        images=torch.stack([image for _, image in decoded]) if decoded else torch.empty((0, *shape)),
+        sha256=[item.sha256 for item, _ in decoded],
+        known={item.index: item.features for item in items if item.features is not None},
+        order=[item.index for item in items],
+    )
 
 
 def group_by_shape(indices: Iterable[int], shapes: Sequence[tuple[int, int]], batch_size: int) -> list[list[int]]:

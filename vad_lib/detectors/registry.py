@@ -38,7 +38,11 @@ def fixed_input_size(train: TrainArguments) -> tuple[tuple[int, int] | None, str
 
 
 def create_detector(
-    train: TrainArguments, *, weights_store: Path | None = None, work_folder: Path | None = None
+    train: TrainArguments,
+    *,
+    weights_store: Path | None = None,
+    work_folder: Path | None = None,
+    cache_folder: Path | None = None,
 ) -> Detector:
     """Make the unfitted detector that a plan asks for.
 
@@ -46,6 +50,7 @@ def create_detector(
         train: the plan's train arguments.
         weights_store: where backbone weights lie; the home's by default.
         work_folder: where a fit may keep what it has done, to go on after a kill; nowhere by default.
+        cache_folder: of features that earlier fits extracted (``feature_cache``); none by default.
 
     Raises:
         PlanError: an unknown detector or layer, or a GPU that is not there.
@@ -56,6 +61,11 @@ def create_detector(
         raise PlanError(f"model_name is {train.model_name!r}; it can be {' or '.join(DETECTORS)}.")
     weights = resolve_backbone_weights(backbone_name(train), weights_store)
     parameters = train.model_parameters
+    cache = None
+    if cache_folder is not None and train.feature_cache:
+        from vad_lib.detectors.feature_cache import FeatureCache
+
+        cache = FeatureCache.from_environment(cache_folder)
     if train.model_name == "patchcore":
         from vad_lib.detectors.patchcore.detector import PatchCore
 
@@ -70,6 +80,7 @@ def create_detector(
             memory_budget_gib=parameters.patchcore_memory_budget_gib,
             bank_cap_rows=parameters.patchcore_bank_cap_rows,
             work_folder=work_folder,
+            feature_cache=cache,
         )
     from vad_lib.detectors.fastflow.detector import FastFlow
 
@@ -83,6 +94,7 @@ def create_detector(
         monitor_metric=train.monitor_metric,
         seed=train.experiment_seed,
         accelerator=train.accelerator,
+        feature_cache=cache,
     )
 
 

@@ -91,8 +91,16 @@ def decode_image(file: str | Path, *, max_pixels: int = MAX_PIXELS) -> DecodedIm
     return decode_bytes(read_regular_file(file), file, max_pixels=max_pixels)
 
 
-def decode_bytes(data: bytes, file: str | Path, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+def decode_bytes(
+    data: bytes, file: str | Path, *, max_pixels: int = MAX_PIXELS, sha256: str | None = None
+) -> DecodedImage:
     """Decode the bytes of one image; ``file`` is its name, for messages and the check of the extension.
+
+    Args:
+        data: all of the file.
+        file: its name.
+        max_pixels: Width x height above which the image is refused before decoding.
+        sha256: of ``data``, where it is known already; computed otherwise.
 
     Raises:
         UnreadableImageError: with a short ``reason``.
@@ -130,7 +138,7 @@ def decode_bytes(data: bytes, file: str | Path, *, max_pixels: int = MAX_PIXELS)
         width=pixels.shape[1],
         height=pixels.shape[0],
         channels=1 if pixels.ndim == 2 else 3,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256 or hashlib.sha256(data).hexdigest(),
         mode=stored_mode,
         notices=tuple(notices),
     )

@@ -156,6 +156,12 @@ class TrainArguments(Arguments):
     batch_size: int = argument(4, "Images at once, in training and validation.", ge=1)
     max_epochs: int = argument(15, "Most passes over the training images; FastFlow only.", ge=1)
     accelerator: Literal["cpu", "gpu"] = argument("cpu", "Where the model is computed.")
+    feature_cache: bool = argument(
+        True,
+        "Keep the features of training images on disk, by content, so that a later training extracts only those of new "
+        "images. No effect on any result, and none with augmentation_list.",
+        kind="own",
+    )
     monitor_metric: Literal["loss", "image_AUROC", "image_F1Score"] = argument(
         "image_AUROC", "What decides which epoch is kept; becomes loss with threshold_method Percentile."
     )

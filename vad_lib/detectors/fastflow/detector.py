@@ -20,6 +20,7 @@ from vad_lib.detectors.base import DetectorFacts, Epoch, FitReport, Scores, join
 from vad_lib.detectors.fastflow.epochs import BestEpoch, monitored_value
 from vad_lib.detectors.fastflow.features import FEATURE_BUDGET, FeatureSource
 from vad_lib.detectors.fastflow.network import FlowNetwork
+from vad_lib.detectors.feature_cache import FeatureCache, begin_cache, cache_numbers
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.storage import write_model_folder
 from vad_lib.errors import InputError, ModelFormatError, VadError
@@ -43,7 +44,9 @@ class FastFlow:
         monitor_metric: what decides which epoch is kept: 'loss', 'image_AUROC' or 'image_F1Score'.
         seed: of the flows' start, the order of the images.
         accelerator: cpu or gpu.
-        feature_budget: bytes for features that are kept between epochs.
+        feature_budget: bytes for features that are kept in memory between epochs.
+        feature_cache: of features that earlier fits extracted. It has no effect on any result, and none at all with
+            augmentation or with random weights.
 
     Attributes:
         report: the epochs of the last fit.
@@ -60,6 +63,7 @@ class FastFlow:
         seed: int = 42,
         accelerator: str = "cpu",
         feature_budget: int = FEATURE_BUDGET,
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         if monitor_metric not in MONITORS:
             raise ValueError(f"monitor_metric is {monitor_metric!r}; it can be {', '.join(MONITORS)}.")
@@ -80,6 +84,7 @@ class FastFlow:
         self.seed = seed
         self.device = resolve_device(accelerator)
         self.feature_budget = feature_budget
+        self.feature_cache = feature_cache
         self.network = self._new_network()
         self.fitted_ = False
         self.report = FitReport()
@@ -107,11 +112,13 @@ class FastFlow:
     ) -> FitReport:
         monitor, notices = self._monitor(validation)
         evaluates = monitor != "loss" and validation is not None
-        train = FeatureSource(images, network, self.device, self.batch_size, self.feature_budget)
+        facts = {"detector": self.facts.name, "weights": self.weights.to_json()}
+        cache = begin_cache(self.feature_cache, images, facts, self.weights, self.device)
+        train = FeatureSource(images, network, self.device, self.batch_size, self.feature_budget, cache)
         valid = None
         if evaluates and validation is not None:
             left = self.feature_budget - (train.needs if train.keeps else 0)
-            valid = FeatureSource(validation, network, self.device, self.batch_size, left)
+            valid = FeatureSource(validation, network, self.device, self.batch_size, left, cache)
         kept = [source for source in (train, valid) if source is not None and source.keeps]
         meter = ProgressMeter(progress, "Extracting features", sum(len(source.images) for source in kept))
         for source in kept:
@@ -137,6 +144,7 @@ class FastFlow:
                 break
         network.load_state_dict(best_state)
         numbers = {"epochs": float(len(epochs)), "best_epoch": float(best.best.number if best.best else 0)}
+        numbers |= cache_numbers(cache)
         return FitReport(tuple(epochs), monitor, len(epochs) < self.max_epochs, tuple(notices), numbers)
 
     def _monitor(self, validation: ImageDataset | None) -> tuple[str, list[str]]:

@@ -14,6 +14,7 @@ import torch
 from vad_lib.backbones.build import resolve_device
 from vad_lib.backbones.weights import BackboneWeights
 from vad_lib.detectors.base import DetectorFacts, FitReport, Scores, join_scores, require_batch
+from vad_lib.detectors.feature_cache import FeatureCache, begin_cache, cache_numbers
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.bank_choice import choose_bank
 from vad_lib.detectors.patchcore.bank_plan import CAP_ROWS, BankMethod, budget_in_bytes, plan_bank
@@ -40,6 +41,8 @@ class PatchCore:
         memory_budget_gib: memory for choosing the bank, in GiB; 0 is half of the machine's.
         bank_cap_rows: most rows of the bank.
         work_folder: where a streaming fit keeps what it has done, to go on after a kill; nowhere by default.
+        feature_cache: of features that earlier fits extracted. It has no effect on any result, and none at all with
+            augmentation or with random weights.
 
     Attributes:
         bank_: the memory after ``fit`` or loading; rows (M, D).
@@ -69,6 +72,7 @@ class PatchCore:
         memory_budget_gib: float = 0.0,
         bank_cap_rows: int = CAP_ROWS,
         work_folder: Path | None = None,
+        feature_cache: FeatureCache | None = None,
     ) -> None:
         self.weights = weights
         self.layers = tuple(weights.layers or layers)
@@ -81,6 +85,7 @@ class PatchCore:
         self.memory_budget_gib = memory_budget_gib
         self.bank_cap_rows = bank_cap_rows
         self.work_folder = work_folder
+        self.feature_cache = feature_cache
         with seeded(seed):  # random weights, where they are allowed, come from the seed too
             self.embedder = PatchEmbedder(weights, self.layers).to(self.device)
         self.map_maker = MapMaker().to(self.device)
@@ -94,7 +99,9 @@ class PatchCore:
         Raises:
             InputError: no training image can be read.
         """
-        source = PatchSource(images, self.embedder, self.device, self.batch_size)
+        facts = {"detector": "patchcore", "weights": self.weights.to_json(), "layers": list(self.layers)}
+        cache = begin_cache(self.feature_cache, images, facts, self.weights, self.device)
+        source = PatchSource(images, self.embedder, self.device, self.batch_size, cache)
         plan = plan_bank(
             len(images),
             source.total / max(1, len(images)),
@@ -106,15 +113,17 @@ class PatchCore:
         )
         with seeded(self.seed):
             chosen = choose_bank(
-                source, plan, self.coreset_sampling_ratio, self.seed, self._fit_facts(), self.work_folder, progress
+                source,
+                plan,
+                self.coreset_sampling_ratio,
+                self.seed,
+                {**facts, "seed": self.seed},
+                self.work_folder,
+                progress,
             )
         self.bank_, self.bank_record = chosen.bank, chosen.record
-        self.report = FitReport(notices=chosen.notices, numbers=chosen.numbers)
+        self.report = FitReport(notices=chosen.notices, numbers={**chosen.numbers, **cache_numbers(cache)})
         return self
-
-    def _fit_facts(self) -> dict[str, Any]:
-        """Return what patches depend on beside the images."""
-        return {"weights": self.weights.to_json(), "layers": list(self.layers), "seed": self.seed}
 
     @torch.inference_mode()
     def score(self, batch: torch.Tensor, *, with_maps: bool = True) -> Scores:

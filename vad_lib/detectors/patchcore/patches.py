@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from vad_lib.detectors.images import ImageDataset
+from vad_lib.detectors.feature_cache import FeatureCache
+from vad_lib.detectors.images import Batch, ImageDataset
 from vad_lib.detectors.patchcore.network import PatchEmbedder
 from vad_lib.progress import ProgressMeter
 
@@ -19,17 +20,26 @@ class PatchSource:
         embedder: turns them into patches.
         device: where it computes.
         batch_size: images read at once; no effect on any patch.
+        cache: of features that were extracted before, begun for these images; none by default.
 
     Attributes:
         total: patches of all images, by the sizes that they had when they were checked.
         channels: of a patch.
     """
 
-    def __init__(self, images: ImageDataset, embedder: PatchEmbedder, device: torch.device, batch_size: int) -> None:
+    def __init__(
+        self,
+        images: ImageDataset,
+        embedder: PatchEmbedder,
+        device: torch.device,
+        batch_size: int,
+        cache: FeatureCache | None = None,
+    ) -> None:
         self.images = images
         self.embedder = embedder
         self.device = device
         self.batch_size = batch_size
+        self.cache = cache
         forms = {shape: self._patches_of(shape) for shape in set(images.prepared_shapes)}
         self._counts = {shape: count for shape, (count, _) in forms.items()}
         self.total = self.patches_of(range(len(images)))
@@ -37,9 +47,29 @@ class PatchSource:
 
     def each(self, indices: Sequence[int], meter: ProgressMeter) -> Iterator[torch.Tensor]:
         """Yield the patches (P, D) of each readable image; the others are noted in ``images.unreadable``."""
-        for batch in self.images.batches(self.batch_size, indices):
-            yield from self.embedder(batch.images.to(self.device))[0]
-            meter.advance(len(batch.indices))
+        if self.cache is None:
+            for batch in self.images.batches(self.batch_size, indices):
+                yield from self.embedder(batch.images.to(self.device))[0]
+                meter.advance(len(batch.indices))
+            return
+        for batch in self.images.batches(self.batch_size, indices, known=self.cache.read):
+            features = {**batch.known, **self._extract(batch, self.cache)}
+            for index in batch.order:
+                layers = [layer.to(self.device)[None] for layer in features[index]]
+                yield self.embedder.join_layers(layers)[0][0]
+            meter.advance(len(batch.order))
+
+    @torch.inference_mode()
+    def _extract(self, batch: Batch, cache: FeatureCache) -> dict[int, list[torch.Tensor]]:
+        """Return the features of the decoded images by index, and keep them."""
+        found = {}
+        size = 1 if self.device.type == "cpu" else max(1, len(batch.images))
+        parts = [self.embedder.layer_features(part.to(self.device)) for part in batch.images.split(size)]
+        each = [list(layers) for part in parts for layers in zip(*part, strict=True)] if batch.indices else []
+        for index, sha256, layers in zip(batch.indices, batch.sha256, each, strict=True):
+            cache.write(sha256, layers)
+            found[index] = layers
+        return found
 
     def gather(self, indices: Sequence[int], room: int, meter: ProgressMeter) -> torch.Tensor:
         """Return the patches of images in one piece of memory that is allocated once.
