@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -14,16 +16,27 @@ from gravel_line import draw_tile, make_line
 
 from vad_dagster.definitions import build_defs
 from vad_dagster.io_manager import store_folder
-from vad_dagster.sensors.landing import landing_folders, lines_from, run_state
+from vad_dagster.sensors import landing
+from vad_dagster.sensors.landing import landing_folders, landing_folders_relief, lines_from, run_state
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.landing import RunState
+from vad_lib.landing.waiting import whose_turn
 from vad_lib.lines import Home, Line
+from vad_lib.scorer.presence import presence_file
 
 
 @pytest.fixture
 def line(vad_home: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
     monkeypatch.delenv("VAD_INSPECTION_DB", raising=False)
     return make_line(Home(vad_home), normal=1, scratched=0)
+
+
+@pytest.fixture(autouse=True)
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations that look once; tests about watching say otherwise."""
+    monkeypatch.setattr(landing, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(landing, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(landing, "REPEAT_SECONDS", 0.0)
 
 
 def champion(line: Line) -> None:
@@ -88,8 +101,10 @@ def test_what_the_line_writes_itself_never_lands(line: Line, instance: dg.Dagste
     for folder in (line.kept_aside, line.inference_artifacts / "output", line.train_artifacts, line.store):
         folder.mkdir(parents=True, exist_ok=True)
         draw_tile(41).save(folder / "b.png")
-    (request,) = tick(instance).run_requests or []
-    assert request.tags["vad/images"] == "1"
+    assert len(tick(instance).run_requests or []) == 1
+    landed = set(InspectionDatabase.from_environment().landings("gravel")["path"])
+    assert "inbox/a.png" in landed
+    assert not [path for path in landed if path.endswith("b.png")]
 
 
 def test_a_file_that_is_being_written_is_left_alone_until_it_stands_still(
@@ -97,6 +112,8 @@ def test_a_file_that_is_being_written_is_left_alone_until_it_stands_still(
 ) -> None:
     champion(line)
     file = land(line, "a.png", seconds_ago=0)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-4])
     first = tick(instance)
     assert "1 still being written" in str(first.skip_reason)
     past = time.time() - 10
@@ -144,6 +161,50 @@ def test_a_reset_cursor_repeats_nothing(line: Line, instance: dg.DagsterInstance
     request = (tick(instance).run_requests or [])[0]
     launch(instance, request, dg.DagsterRunStatus.STARTED)
     assert not tick(instance, cursor=None).run_requests
+
+
+def test_an_evaluation_that_finds_nothing_watches_and_asks_for_a_run_when_an_image_lands(
+    line: Line, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion(line)
+    line.inbox.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(landing, "WAIT_SECONDS", 60.0)
+    timer = threading.Timer(0.5, land, (line, "deep/a.png"), {"seconds_ago": 0})
+    timer.start()
+    (request,) = tick(instance).run_requests or []
+    timer.join()
+    assert request.tags["vad/images"] == "1"
+
+
+def test_where_a_scorer_is_an_image_is_left_to_it_until_it_has_stood_still(
+    line: Line, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion(line)
+    land(line, "a.png", seconds_ago=0)
+    monkeypatch.setattr(landing, "WAIT_SECONDS", 60.0)
+    with presence_file(Home.from_environment()).open("a") as scorer:
+        fcntl.flock(scorer, fcntl.LOCK_EX)
+        assert "1 still being written" in str(tick(instance).skip_reason)
+        relief = landing_folders_relief(dg.build_sensor_context(instance))
+        assert isinstance(relief, dg.SkipReason)
+    # it died
+    assert len(tick(instance).run_requests or []) == 1
+
+
+def test_one_sensor_watches_at_a_time_and_the_other_does_not_repeat_its_requests(
+    line: Line, instance: dg.DagsterInstance, vad_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion(line)
+    land(line, "a.png")
+    with whose_turn(vad_home / ".landing.lock", 0.0):
+        assert isinstance(landing_folders_relief(dg.build_sensor_context(instance)), dg.SkipReason)
+    monkeypatch.setattr(landing, "REPEAT_SECONDS", 20.0)
+    relief = landing_folders_relief(dg.build_sensor_context(instance))
+    assert isinstance(relief, dg.SensorResult)
+    assert len(relief.run_requests or []) == 1
+    result = tick(instance)
+    assert not result.run_requests
+    assert "its run is on its way" in str(result.skip_reason)
 
 
 @pytest.mark.parametrize(

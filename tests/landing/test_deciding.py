@@ -67,6 +67,38 @@ def test_a_file_touched_a_moment_ago_is_left_alone_and_told_about() -> None:
     assert "1 still being written" in decision.message
 
 
+def test_a_young_file_is_taken_where_it_is_whole_and_one_refused_by_name_still_waits() -> None:
+    files = [_seen("a.png", age=0.1), _seen("b.png", age=0.1), _seen("c.txt", age=0.1, rule="not_an_image")]
+    decision = decide_batch(
+        "line",
+        Scan(FOLDER, tuple(files)),
+        known=frozenset(),
+        open_batches=(),
+        previous_look={},
+        now=NOW,
+        limits=LIMITS,
+        is_whole=lambda seen: seen.path != "b.png",
+    )
+    (batch,) = decision.new
+    assert {key.path for key in batch.keys} == {"a.png"}
+    assert (decision.writing, decision.refuse) == (2, ())
+
+
+@pytest.mark.parametrize(("asked", "repeated"), [(1.0, False), (19.0, False), (21.0, True)])
+def test_a_request_that_may_be_on_its_way_is_not_repeated_yet(asked: float, repeated: bool) -> None:
+    decision = decide_batch(
+        "line",
+        Scan(FOLDER),
+        known=frozenset(),
+        open_batches=[_batch(asked=asked)],
+        previous_look={},
+        now=NOW,
+        limits=Limits(repeat_seconds=20.0),
+    )
+    assert bool(decision.repeat) == repeated
+    assert decision.again == ()
+
+
 def test_a_file_from_the_future_is_taken_when_it_stood_still_between_two_looks() -> None:
     file = _seen("a.png", age=-3600)
     first = _decide([file])

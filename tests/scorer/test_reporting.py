@@ -116,6 +116,7 @@ def test_the_landing_sensor_takes_over_what_a_dead_scorer_had(
     from vad_dagster.partitions import LINES_PARTITION
 
     monkeypatch.setenv("VAD_HOME", str(source.home.root))
+    monkeypatch.setattr("vad_dagster.sensors.landing.WAIT_SECONDS", 0.0)
     folder = source.lines["bottles"].folder
     file = write_image(folder / "a.png", 50)
     key = FileKey("a.png", file.stat().st_size, file.stat().st_mtime_ns)

@@ -63,9 +63,11 @@ def serve(settings: ServiceSettings) -> None:
     from vad_lib.inspection_db import InspectionDatabase
     from vad_lib.lines import Home
     from vad_lib.scorer import FastLane
+    from vad_lib.scorer.presence import show_presence
 
     log_as_json(settings.log_level)
     home = Home.from_environment()
+    show_presence(home)
     lane = FastLane(InspectionDatabase.of(home), ChampionSource(home), settings.limits)
     app = create_app(lane, WebSettings(token, settings.max_upload_mb * 2**20))
     config = uvicorn.Config(

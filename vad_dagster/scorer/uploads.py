@@ -15,8 +15,8 @@ from sqlalchemy import Row, desc, select
 from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.schema import predictions
+from vad_lib.landing.completeness import JPEG_START, PNG_START
 from vad_lib.scorer import FastLane
-from vad_lib.scorer.completeness import JPEG_START, PNG_START
 
 UPLOADS = "uploads"
 

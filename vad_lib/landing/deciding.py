@@ -15,7 +15,7 @@ It keeps these promises, whatever dies when:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,6 +49,7 @@ class Limits:
             fail before they touch an image.
         attempts: runs of one batch before it is halved.
         retry_seconds: wait before the third attempt; doubles with each further one, up to ``max_retry_seconds``.
+        repeat_seconds: a request of which no run is known yet may be on its way so long; then it is made again.
     """
 
     settle_seconds: float = 2.0
@@ -57,6 +58,7 @@ class Limits:
     attempts: int = 3
     retry_seconds: float = 15.0
     max_retry_seconds: float = 300.0
+    repeat_seconds: float = 0.0
 
     def delay_before(self, attempt: int) -> float:
         """Seconds between the request of the attempt before and that of ``attempt``: none before the second."""
@@ -140,6 +142,8 @@ class Decision:
     waiting: dict[str, list[float]] = field(default_factory=dict)
     """Path -> size, mtime_ns, since when it has stood still (seconds since the epoch)."""
     message: str = ""
+    writing: int = 0
+    """Files that are not complete yet."""
 
 
 def decide_batch(
@@ -151,6 +155,7 @@ def decide_batch(
     previous_look: Mapping[str, Sequence[float]],
     now: float,
     limits: Limits,
+    is_whole: Callable[[FileSeen], bool] = lambda _: False,
 ) -> Decision:
     """Decide what to do about what a scan saw.
 
@@ -162,6 +167,7 @@ def decide_batch(
         previous_look: ``Decision.waiting`` of the tick before.
         now: seconds since the epoch.
         limits: how much may be done.
+        is_whole: whether an image is complete already, though it has not stood still for long.
     """
     again: list[BatchRequest] = []
     repeat: list[BatchRequest] = []
@@ -196,7 +202,7 @@ def decide_batch(
             message=_sentence(notes),
         )
 
-    fresh, refused, writing, waiting = _sort_out(scan, known, previous_look, now, limits)
+    fresh, refused, writing, waiting = _sort_out(scan, known, previous_look, now, limits, is_whole)
     new: tuple[NewBatch, ...] = ()
     left = len(fresh)
     if fresh and active < limits.max_active:
@@ -232,6 +238,7 @@ def decide_batch(
         close=tuple(close),
         waiting=waiting,
         message=_sentence(notes),
+        writing=writing,
     )
 
 
@@ -254,6 +261,8 @@ def _next_step(line: str, batch: OpenBatch, now: float, limits: Limits) -> tuple
     count = len(batch.keys)
     run = batch.run
     if run is None:
+        if limits.repeat_seconds and now - batch.requested_at < limits.repeat_seconds:
+            return None, f"{name}: its run is on its way"
         return BatchRequest(batch.batch_id, batch.attempt, count), f"{name}: no run is known, asked for again"
     if run.status == "active":
         return None, f"{name}: its run is at work"
@@ -288,6 +297,7 @@ def _sort_out(
     previous_look: Mapping[str, Sequence[float]],
     now: float,
     limits: Limits,
+    is_whole: Callable[[FileSeen], bool],
 ) -> tuple[list[FileSeen], list[FileSeen], int, dict[str, list[float]]]:
     """Return the new complete images (oldest first), the new refused files, how many are being written, the memory."""
     fresh: list[FileSeen] = []
@@ -304,7 +314,7 @@ def _sort_out(
             if look is not None and (look[0], look[1]) == (seen.size, seen.mtime_ns):
                 # A clock that was set back must not make a file wait for ever.
                 still_since = min(float(look[2]), now)
-            if now - still_since < limits.settle_seconds:
+            if now - still_since < limits.settle_seconds and (seen.rule or not is_whole(seen)):
                 writing += 1
                 # The age of any other file will tell by itself.
                 if age < 0:

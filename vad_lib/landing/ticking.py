@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from vad_lib.inspection_db.database import MAX_PARAMETERS, InspectionDatabase, chunks, insert_many
 from vad_lib.inspection_db.schema import CLOSED, OPEN, PENDING, REFUSED, batches, kept_aside, landings
+from vad_lib.landing.completeness import ends_whole
 from vad_lib.landing.deciding import (
     BatchRequest,
     Decision,
@@ -46,6 +47,8 @@ class LandingTick:
         message: what was seen, for people; the skip reason where nothing is asked for.
         refused: how many files this tick refused by name or kind.
         error: why the folder could not be read, else empty.
+        writing: how many files are not complete yet.
+        unfinished: batches that were open before this look.
     """
 
     requests: tuple[BatchRequest, ...] = ()
@@ -53,6 +56,8 @@ class LandingTick:
     message: str = ""
     refused: int = 0
     error: str = ""
+    writing: int = 0
+    unfinished: int = 0
 
 
 def plan_landing_tick(
@@ -68,6 +73,7 @@ def plan_landing_tick(
     now: float | None = None,
     previous_look: Mapping[str, Sequence[float]] | None = None,
     skip_folders: Collection[Path] = (),
+    whole_at_once: bool = False,
 ) -> LandingTick:
     """Look at a landing folder, record what is taken up, and say which runs to ask for.
 
@@ -84,6 +90,8 @@ def plan_landing_tick(
         now: seconds since the epoch.
         previous_look: ``waiting`` of the tick before.
         skip_folders: folders inside ``folder`` that are not looked into.
+        whole_at_once: take an image whose last bytes are those that end one, without waiting until it has stood still.
+            Only where nobody else takes such images first.
     """
     moment = time.time() if now is None else now
     bounds = limits or Limits(settle_seconds=settle_seconds, max_batch=max_batch, max_active=max_active)
@@ -99,6 +107,7 @@ def plan_landing_tick(
         previous_look=previous_look or {},
         now=moment,
         limits=bounds,
+        is_whole=(lambda seen: ends_whole(scan.folder / seen.path)) if whole_at_once else (lambda _: False),
     )
     requests = apply_decision(db, line, scan.folder, decision, datetime.fromtimestamp(moment, UTC))
     return LandingTick(
@@ -107,6 +116,8 @@ def plan_landing_tick(
         message=decision.message,
         refused=len(decision.refuse),
         error=scan.error,
+        writing=decision.writing,
+        unfinished=len(open_batches),
     )
 
 

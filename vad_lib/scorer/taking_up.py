@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from vad_lib.inspection.claims import is_dead
 from vad_lib.inspection_db.database import InspectionDatabase, chunks, insert_many, utc_now
@@ -232,11 +232,36 @@ def hand_over(db: InspectionDatabase, batch_id: str, owner: str, why: str) -> bo
 def hand_over_abandoned(db: InspectionDatabase) -> int:
     """Give batches whose scorer died, or has not been heard of for a lease, to the bulk lane; return how many.
 
+    What lay in one folder becomes one batch: a scorer's batches are small, and a run of each would take long to come.
     The landing sensor does this before each look, so that no image depends on the scorer's coming back.
     """
+    abandoned = _abandoned(db)
+    if not abandoned:
+        return 0
     count = 0
-    for batch_id, owner in _abandoned(db):
-        count += hand_over(db, batch_id, owner, "its scorer is gone; the bulk lane finishes it")
+    first_of: dict[tuple[str, str], str] = {}
+    with db.writing() as connection:
+        for batch_id, owner in abandoned:
+            gone = connection.execute(
+                delete(fast_batches).where(fast_batches.c.batch_id == batch_id, fast_batches.c.owner == owner)
+            )
+            if not gone.rowcount:
+                continue
+            count += 1
+            line, folder = connection.execute(
+                select(batches.c.line, batches.c.folder).where(batches.c.batch_id == batch_id)
+            ).one()
+            first = first_of.setdefault((line, folder), batch_id)
+            if first == batch_id:
+                _open(connection, batch_id, "its scorer is gone; the bulk lane finishes it")
+            else:
+                # Closed already, as all batches of a scorer are. What was decided goes along, to be told with the rest.
+                connection.execute(update(landings).where(landings.c.batch_id == batch_id).values(batch_id=first))
+                connection.execute(
+                    update(batches)
+                    .where(batches.c.batch_id == batch_id)
+                    .values(closed_at=utc_now(), note=f"its scorer is gone; its images went over to {first}")
+                )
     return count
 
 
@@ -266,17 +291,6 @@ def adopt_abandoned(db: InspectionDatabase, owner: str) -> list[TakenBatch]:
             )
         )
     return adopted
-
-
-def pending_of(db: InspectionDatabase, batch_id: str) -> int:
-    """Return how many landings of a batch have no result and no reason yet."""
-    with db.reading() as connection:
-        counted = (
-            select(func.count())
-            .select_from(landings)
-            .where(landings.c.batch_id == batch_id, landings.c.state == PENDING)
-        )
-        return int(connection.execute(counted).scalar_one())
 
 
 def _abandoned(db: InspectionDatabase) -> list[tuple[str, str]]:

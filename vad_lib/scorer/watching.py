@@ -30,8 +30,8 @@ from watchdog.observers.api import BaseObserver, ObservedWatch
 
 from vad_lib.images.paths import is_image_name
 from vad_lib.inspection_db.database import InspectionDatabase
+from vad_lib.landing.completeness import ends_whole
 from vad_lib.landing.scanning import FileKey, is_temporary, scan_folder
-from vad_lib.scorer.completeness import ends_whole
 from vad_lib.scorer.taking_up import Candidate, known_keys
 
 MAX_HINTS = 5000
