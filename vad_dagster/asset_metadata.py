@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from vad_dagster.checks import plain_result
 from vad_dagster.registry import Version
 from vad_dagster.values import TrainedModel
 from vad_lib.backbones.shipped import measured_cost
+from vad_lib.forecast import Comparison
 from vad_lib.metrics import Evaluation
 from vad_lib.progress import format_seconds
 
@@ -66,6 +68,8 @@ def fit_metadata(model: TrainedModel) -> dict[str, Any]:
         "time": format_seconds(model.info.fit_seconds),
         **{name.replace("_", " "): value for name, value in model.numbers.items()},
     }
+    if bank := model.detector.describe().get("memory_bank"):
+        metadata["memory bank"] = f"{bank['method']}, {bank['rows']:,} rows from {bank['patches']:,} patches"
     if model.epochs:
         metadata["epochs"] = dg.MetadataValue.table(
             [
@@ -74,9 +78,41 @@ def fit_metadata(model: TrainedModel) -> dict[str, Any]:
             ]
         )
         metadata["last loss"] = float(model.epochs[-1].get("loss", float("nan")))
+    if comparisons := model.comparisons():
+        metadata["forecast and truth"] = comparison_table(comparisons)
+        for one in comparisons:
+            metadata[f"{one.what}, truth / forecast"] = round(one.ratio, 4) if one.ratio is not None else "–"
+    if model.forecast is not None and model.forecast.warnings:
+        metadata["warnings of the forecast"] = dg.MetadataValue.md("\n".join(f"- {w}" for w in model.forecast.warnings))
     if model.info.notices:
         metadata["notices"] = dg.MetadataValue.md("\n".join(f"- {notice}" for notice in model.info.notices))
     return metadata
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> dg.TableMetadataValue:
+    """Return forecast and truth side by side."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "what": one.what,
+                    "forecast": round(one.forecast, 3),
+                    "truth": round(one.actual, 3),
+                    "truth / forecast": "–" if one.ratio is None else round(one.ratio, 3),
+                }
+            )
+            for one in comparisons
+        ]
+    )
+
+
+def speed_metadata(model: TrainedModel, scores: pd.DataFrame) -> dict[str, Any]:
+    """Return how long an image took to score, beside the forecast."""
+    ms = scores.attrs.get("ms_per_image")
+    if ms is None:
+        return {}
+    told = [one for one in model.comparisons(ms) if one.what == "ms per image"]
+    return {"ms per image": ms, **({"forecast and truth": comparison_table(told)} if told else {})}
 
 
 def score_metadata(scores: pd.DataFrame) -> dict[str, Any]:

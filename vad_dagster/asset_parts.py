@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
@@ -17,6 +17,9 @@ from vad_dagster.checks import readable_failure
 from vad_lib.lines import Line
 from vad_lib.plan import ExperimentalPlan
 from vad_lib.progress import Progress, ProgressUpdate
+
+if TYPE_CHECKING:
+    from vad_lib.forecast import Forecast
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,13 @@ def log_progress(context: dg.AssetExecutionContext) -> Progress:
             context.log.info(str(update))
 
     return write
+
+
+def log_forecast(context: dg.AssetExecutionContext, forecast: Forecast) -> None:
+    """Write what a training is expected to take to the log of the run."""
+    context.log.info("Forecast: " + "; ".join(f"{what.strip()} {value}" for what, value in forecast.rows()))
+    for warning in forecast.warnings:
+        context.log.warning(warning)
 
 
 @contextmanager

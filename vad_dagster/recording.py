@@ -17,6 +17,7 @@ from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import TrackedRun, dagster_url, system_facts
 from vad_dagster.values import LearntThreshold, TrainedModel
 from vad_lib.backbones.shipped import TAG, measured_cost
+from vad_lib.forecast import Forecast
 from vad_lib.lines import Line
 from vad_lib.metrics import Evaluation
 from vad_lib.plan import ExperimentalPlan, TrainArguments
@@ -90,10 +91,19 @@ def record_start(
     )
 
 
+def record_forecast(run: TrackedRun, forecast: Forecast) -> None:
+    """Write what the fit is expected to take; a fit that cannot fit leaves this behind."""
+    run.metrics(forecast.numbers())
+    run.json(forecast.model_dump(mode="json"), "forecast.json")
+    run.tags({"vad.forecast_fits": forecast.fits, "vad.bank_method": forecast.bank_method or "none"})
+
+
 def record_fit(run: TrackedRun, model: TrainedModel) -> None:
-    """Write the curves and how long it took."""
+    """Write the curves, how long it took, and what it took beside the forecast."""
     run.curve(model.epochs)
     run.metrics({"fit_seconds": model.info.fit_seconds, **model.numbers})
+    if model.truth is not None:
+        run.metrics(model.truth.numbers())
 
 
 @contextmanager
@@ -117,11 +127,16 @@ def evaluation_run(
 
 
 def record_evaluation(
-    run: TrackedRun, tree: TrainTree, learnt: LearntThreshold, champion: Evaluation | None, telling: Sequence[Path]
+    run: TrackedRun,
+    tree: TrainTree,
+    learnt: LearntThreshold,
+    champion: Evaluation | None,
+    telling: Sequence[Path],
+    ms_per_image: float | None = None,
 ) -> None:
     """Write numbers, the threshold table and graph, heatmaps, contact sheets (one of the most telling), and report."""
     run.metrics(tree.evaluation.numbers())
-    run.metrics({"threshold": learnt.threshold.value})
+    run.metrics({"threshold": learnt.threshold.value, "actual_ms_per_image": ms_per_image})
     if champion is not None:
         run.metrics({f"champion_{name}": value for name, value in champion.numbers().items()})
     run.json(learnt.threshold.model_dump(mode="json"), "threshold/threshold.json")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
+from vad_lib.forecast import Comparison, Forecast, Truth, compare
 from vad_lib.metrics import Evaluation
 from vad_lib.models import InspectionModel, ModelInfo
 from vad_lib.plan import TrainArguments
@@ -47,6 +48,8 @@ class _TrainedRecord(Record):
     numbers: dict[str, float]
     run_id: str
     plan_digest: str
+    forecast: Forecast | None = None
+    truth: Truth | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class TrainedModel:
         numbers: counts and sizes of the fit worth showing.
         run_id: the MLflow run.
         plan_digest: of the plan in force.
+        forecast: what the fit was expected to take; None in a store that an earlier version wrote, as is ``truth``.
+        truth: what it took.
     """
 
     detector: Detector
@@ -72,9 +77,21 @@ class TrainedModel:
     numbers: dict[str, float]
     run_id: str
     plan_digest: str
+    forecast: Forecast | None = None
+    truth: Truth | None = None
 
     @classmethod
-    def of_fit(cls, fitted: FittedDetector, ok_class: str, *, line: str, run_id: str, plan_digest: str) -> TrainedModel:
+    def of_fit(
+        cls,
+        fitted: FittedDetector,
+        ok_class: str,
+        *,
+        line: str,
+        run_id: str,
+        plan_digest: str,
+        forecast: Forecast | None = None,
+        truth: Truth | None = None,
+    ) -> TrainedModel:
         """Keep what a fit gave."""
         return cls(
             detector=fitted.detector,
@@ -85,7 +102,15 @@ class TrainedModel:
             numbers=dict(fitted.report.numbers),
             run_id=run_id,
             plan_digest=plan_digest,
+            forecast=forecast,
+            truth=truth,
         )
+
+    def comparisons(self, ms_per_image: float | None = None) -> list[Comparison]:
+        """Return forecast and truth side by side; ``ms_per_image`` is the truth of scoring, once it is known."""
+        if self.forecast is None or self.truth is None:
+            return []
+        return compare(self.forecast, self.truth, ms_per_image)
 
     def with_threshold(self, learnt: LearntThreshold, scale: HeatmapScale | None = None) -> InspectionModel:
         """Return the model that inspects."""
@@ -103,6 +128,8 @@ class TrainedModel:
             numbers=self.numbers,
             run_id=self.run_id,
             plan_digest=self.plan_digest,
+            forecast=self.forecast,
+            truth=self.truth,
         ).save(folder)
 
     @classmethod
@@ -119,6 +146,8 @@ class TrainedModel:
             numbers=record.numbers,
             run_id=record.run_id,
             plan_digest=record.plan_digest,
+            forecast=record.forecast,
+            truth=record.truth,
         )
 
 

@@ -86,6 +86,7 @@ def training_report(
         _weights(record),
         _changes_and_findings(record),
         _epochs(record.epochs),
+        _forecast(record),
         _arguments(record),
     ]
     return (
@@ -301,6 +302,15 @@ def _epochs(epochs: Sequence[Mapping[str, Any]]) -> str:
     names = list(epochs[0])
     rows = [[_cell(epoch.get(name)) for name in names] for epoch in epochs]
     return f"<h2>Epochs</h2>{_table(names, rows, numbers=tuple(range(len(names))))}"
+
+
+def _forecast(record: TrainingRecord) -> str:
+    rows = [
+        (one.what, f"{one.forecast:,.4g}", f"{one.actual:,.4g}", "–" if one.ratio is None else f"{one.ratio:.2f}")
+        for one in record.comparisons
+    ]
+    table = _table(("", "forecast", "truth", "truth / forecast"), rows, numbers=(1, 2, 3))
+    return f"<h2>What it took</h2>{table}" if rows else ""
 
 
 def _arguments(record: TrainingRecord) -> str:

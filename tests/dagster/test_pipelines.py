@@ -97,6 +97,20 @@ def test_the_run_in_mlflow_tells_the_whole_story(trained: dg.ExecuteInProcessRes
     }
 
 
+def test_what_the_fit_took_stands_beside_its_forecast(trained: dg.ExecuteInProcessResult, gravel_home: Home) -> None:
+    page = metadata(trained, "trained_model")
+    told = {record.data["what"]: record.data for record in page["forecast and truth"]}
+    assert told["rows of the memory bank"]["forecast"] == told["rows of the memory bank"]["truth"] > 0
+    assert page["rows of the memory bank, truth / forecast"] == 1
+    assert told["seconds of the fit"]["truth"] == pytest.approx(page["fit seconds"], abs=1e-3)
+    assert metadata(trained, "validation_scores")["ms per image"] > 0
+    run = MLflowTracking().connect().get_run(LineRegistry(MLflowTracking(), "gravel").champion().run_id)
+    numbers = {f"{kind}_{name}" for kind in ("forecast", "actual") for name in ("seconds", "peak_memory_mib")}
+    assert numbers | {"forecast_ms_per_image", "actual_ms_per_image"} <= set(run.data.metrics)
+    report = (gravel_home.line("gravel").train_artifacts / "report" / "report.html").read_text()
+    assert "What it took" in report
+
+
 def test_a_version_describes_itself(trained: dg.ExecuteInProcessResult, gravel_home: Home) -> None:
     version = LineRegistry(MLflowTracking(), "gravel").version(1)
     assert CHAMPION in version.aliases

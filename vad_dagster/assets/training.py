@@ -20,6 +20,7 @@ from vad_dagster.asset_parts import (
     QUALITY_TEAM,
     linked_picture,
     links_markdown,
+    log_forecast,
     log_progress,
     plan_metadata,
     preview_table,
@@ -63,7 +64,8 @@ THUMBNAILS = 6
             blocking=True,
         )
     ],
-    description="The detector, fitted on the normal training rows. One is fitted at a time on a machine.",
+    description="The detector, fitted on the normal training rows. One is fitted at a time on a machine. What the fit "
+    "will take is forecast first, refused where it cannot fit, and shown beside the truth.",
 )
 def trained_model(
     context: dg.AssetExecutionContext,
@@ -73,6 +75,7 @@ def trained_model(
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[TrainedModel]]:
     from vad_lib.backbones.weights import resolve_backbone_weights
     from vad_lib.detectors.registry import backbone_name
+    from vad_lib.forecast import PeakMemory, Truth, forecast_training, require_fit
     from vad_lib.training import fit_detector
 
     line, store = line_of(context), Home.from_environment().weights_folder
@@ -94,9 +97,33 @@ def trained_model(
         ) as run,
     ):
         recording.record_start(run, line, plan, train, validated_dataset, weights.to_json())
-        fitted = fit_detector(validated_dataset, train, weights_store=store, progress=log_progress(context))
+        forecast = forecast_training(
+            validated_dataset,
+            train,
+            weights_store=store,
+            results=line.folder,
+            timeout_hours=plan.operation.training_timeout_hours,
+        )
+        recording.record_forecast(run, forecast)
+        require_fit(forecast)
+        log_forecast(context, forecast)
+        with PeakMemory() as memory:
+            fitted = fit_detector(
+                validated_dataset,
+                train,
+                weights_store=store,
+                progress=log_progress(context),
+                work_folder=line.training_work,
+            )
+        shutil.rmtree(line.training_work, ignore_errors=True)
         model = TrainedModel.of_fit(
-            fitted, validated_dataset.ok_class, line=line.name, run_id=run.run_id, plan_digest=plan.digest
+            fitted,
+            validated_dataset.ok_class,
+            line=line.name,
+            run_id=run.run_id,
+            plan_digest=plan.digest,
+            forecast=forecast,
+            truth=Truth.of_fit(fitted.detector, fitted.seconds, memory.peak_bytes),
         )
         recording.record_fit(run, model)
     yield dg.MaterializeResult(
@@ -140,7 +167,11 @@ def validation_scores(
     yield schema_result("validation_scores", SCORES_SCHEMA, ValidationScores, scores)
     yield dg.MaterializeResult(
         value=scores,
-        metadata={"dagster/row_count": len(scores), **asset_metadata.score_metadata(scores)},
+        metadata={
+            "dagster/row_count": len(scores),
+            **asset_metadata.score_metadata(scores),
+            **asset_metadata.speed_metadata(trained_model, scores),
+        },
     )
 
 
@@ -231,6 +262,7 @@ def model_evaluation(
                 "seconds": trained_model.info.fit_seconds,
                 **trained_model.numbers,
             },
+            comparisons=trained_model.comparisons(validation_scores.attrs.get("ms_per_image")),
             notices=trained_model.info.notices,
         )
         maps = make_validation_maps(
@@ -255,7 +287,8 @@ def model_evaluation(
         )
         with recording.evaluation_run(context, tracking, registry, trained_model, line.name, plan) as run:
             telling = asset_metadata.most_telling(tree, record, THUMBNAILS)
-            recording.record_evaluation(run, tree, threshold_table, of_champion, telling)
+            speed = validation_scores.attrs.get("ms_per_image")
+            recording.record_evaluation(run, tree, threshold_table, of_champion, telling, speed)
             story = recording.version_story(
                 record, tree.evaluation, plan, line=line.name, dagster_run=context.run.run_id, run=run
             )

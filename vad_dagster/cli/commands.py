@@ -33,9 +33,18 @@ Settings = Annotated[
 def train(
     name: Annotated[str, typer.Argument(help="Name of the line.")],
     set_: Settings = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what it will take: time, memory, disk, memory bank. Writes nothing."),
+    ] = False,
 ) -> None:
     """Train a line: from its table to a registered model. The same job as in Dagster's UI; Ctrl-C stops it."""
     line = existing_line(name)
+    if dry_run:
+        from vad_dagster.cli.forecasting import forecast_line
+
+        forecast_line(line, _run_config("train_line", dict(_setting(text) for text in set_ or []), {}))
+        return
     outcome = _run(line, "train_line", set_ or [])
     _finish(outcome, line, "trained", "train")
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from vad_lib.artifacts.pictures import Maps, SavedHeatmap, in_order_of_interest,
 from vad_lib.artifacts.publishing import publish_tree
 from vad_lib.artifacts.records import collect_logs, copy_logs, extend_history, write_json
 from vad_lib.artifacts.tables import output_table, write_csv, write_performance
+from vad_lib.forecast import Comparison
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.metrics import Evaluation, evaluate
 from vad_lib.progress import Progress, silent
@@ -60,6 +61,7 @@ class TrainingRecord:
         epochs: one mapping an epoch, such as number, loss, metric; empty for a detector without epochs.
         facts: other facts to record, such as seconds, image_size, model_version, line, plan_digest.
         notices: what the user should know about the fit.
+        comparisons: what the fit was forecast to take, beside the truth.
     """
 
     dataset: ValidatedDataset
@@ -73,6 +75,7 @@ class TrainingRecord:
     epochs: Sequence[Mapping[str, Any]] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     notices: Sequence[str] = ()
+    comparisons: Sequence[Comparison] = ()
 
     @property
     def model_name(self) -> str:
@@ -258,6 +261,7 @@ def _train_config(record: TrainingRecord) -> dict[str, Any]:
         "backbone_weights": record.weights,
         "epochs": list(record.epochs),
         "notices": list(record.notices),
+        "forecast": [{**asdict(one), "ratio": one.ratio} for one in record.comparisons],
         "vad_version": __version__,
         **record.facts,
     }

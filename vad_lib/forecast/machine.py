@@ -1,0 +1,102 @@
+"""What the machine has left, and what a piece of work took: memory and disk, inside containers too (Linux)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+SAMPLE_SECONDS = 0.02
+_CGROUP = Path("/sys/fs/cgroup")
+_LIMITS = (
+    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
+)
+"""Of version 2 and version 1 of control groups, as a container sees its own."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a training may take.
+
+    Attributes:
+        memory_bytes: resident memory that this process may grow to: what it has now, and what is free.
+        disk_bytes: free where results are written.
+    """
+
+    memory_bytes: int
+    disk_bytes: int
+
+
+def room_of_machine(folder: Path) -> Room:
+    """Return what is left for this process. ``folder`` is where results go; it need not exist yet."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    return Room(resident_bytes() + _free_memory(), shutil.disk_usage(there).free)
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process has in use; where the system does not tell, the most it ever had."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+class PeakMemory:
+    """The most memory that this process had in use during a block, looked at fifty times a second.
+
+    The kernel's own count cannot be used: it is of the whole life of a process, and runs may share theirs with a warm
+    parent.
+
+    Attributes:
+        start_bytes: at the beginning of the block.
+        peak_bytes: the most until now.
+    """
+
+    def __init__(self) -> None:
+        self.start_bytes = 0
+        self.peak_bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="vad-peak-memory", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.start_bytes = self.peak_bytes = resident_bytes()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self._look()
+
+    def _look(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, resident_bytes())
+
+
+def _free_memory() -> int:
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    for limit, used in _LIMITS:
+        # absent outside containers; "max" is no limit
+        with contextlib.suppress(OSError, ValueError):
+            left = int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii"))
+            free = min(free, max(0, left))
+    return free
