@@ -6,13 +6,11 @@ Open to this machine only, unless a token is set: then every request but ``/heal
 # No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
 
 import hmac
-import io
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
@@ -23,9 +21,10 @@ from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from vad_dagster.scorer.drawing import Drawer, NoHeatmapError, PictureGoneError
+from vad_dagster.scorer.pages import result_pages
 from vad_dagster.scorer.status import gauges
 from vad_dagster.scorer.uploads import LandingFolderError, NotAnImageError, land_upload, newest_prediction
-from vad_lib.errors import UnreadableImageError
 from vad_lib.scorer import FastLane
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "testserver")
@@ -126,6 +125,7 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
         return line
 
     KnownLine = Annotated[str, Depends(known)]
+    drawer = Drawer(lane)
 
     @app.get("/health", tags=["operation"], summary="Does the process work?")
     def health() -> JSONResponse:
@@ -228,9 +228,16 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
         responses={200: {"content": {"image/png": {}}}},
     )
     def heatmap(line: KnownLine, sha256: str) -> Response:
-        """The image beside its heatmap, drawn anew by the model in memory."""
-        return Response(_draw(lane, line, _recorded(lane, line, sha256)), media_type="image/png")
+        """The image beside its heatmap, drawn anew by the version that scored it."""
+        record = _recorded(lane, line, sha256)
+        try:
+            return Response(drawer.draw(record), media_type="image/png")
+        except PictureGoneError as error:
+            raise HTTPException(410, str(error)) from error
+        except NoHeatmapError as error:
+            raise HTTPException(404, str(error)) from error
 
+    app.include_router(result_pages(lane, known, rules.token))
     return app
 
 
@@ -251,40 +258,3 @@ def _recorded(lane: FastLane, line: str, sha256: str) -> Row[Any]:
     if found is None:
         raise HTTPException(404, f"The line {line!r} has no prediction of an image with the sha256 {sha256!r}.")
     return found
-
-
-def _draw(lane: FastLane, line: str, record: Row[Any]) -> bytes:
-    from vad_lib.heatmaps import draw_heatmap
-    from vad_lib.images.decoding import decode_image
-
-    warm = lane.models.get(line)
-    if warm is None:
-        raise HTTPException(503, f"The model of {line!r} is not in memory; ask again in a moment.")
-    scale = getattr(warm.model.model, "heatmap_scale", None)
-    if scale is None:
-        raise HTTPException(404, f"The model {warm.version} makes no heatmaps.")
-    if warm.version != record.model_version:
-        raise HTTPException(
-            409,
-            f"The prediction is of {record.model_version}; {warm.version} serves now and would draw another picture.",
-        )
-    try:
-        image = decode_image(Path(record.path))
-    except UnreadableImageError as error:
-        raise HTTPException(410, f"The image cannot be read any more: {error.reason}.") from error
-    if image.sha256 != record.sha256:
-        raise HTTPException(410, "Another image lies in its place now.")
-    (result,) = warm.model.predict_pixels([image.pixels], with_maps=True)
-    picture = draw_heatmap(
-        image.pixels,
-        result.map,
-        scale,
-        title=Path(record.path).name,
-        p=record.p,
-        raw_score=record.raw_score,
-        predicted=record.predicted,
-        inference_threshold=record.inference_threshold,
-    )
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG", compress_level=2)
-    return stream.getvalue()

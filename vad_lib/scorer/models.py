@@ -113,6 +113,10 @@ class WarmModels:
                 self._warm.move_to_end(line)
             return self._warm.get(line)
 
+    def load(self, line: str, version: str) -> InTurn:
+        """Load a version that need not serve, for somebody who wants to see what it saw. It is not kept here."""
+        return InTurn(self._source.load(line, version), self._turn)
+
     def versions(self) -> dict[str, str]:
         """Return the version of each warm model by line."""
         with self._lock:
