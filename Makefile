@@ -28,7 +28,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help install demo dev test test-slow test-all lint format bench screenshots clean
+.PHONY: help install demo dev test test-slow test-all lint format bench bench-quick screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,9 +76,16 @@ format: $(STAMP) ## let ruff repair what it can
 
 bench: $(STAMP) ## measure detectors beside anomalib, the lanes of inference, and start-up
 	$(BIN)/python -m benchmarks.landing_to_result --data $${VAD_TEST_DATA:-../shared/data}
+	$(BIN)/python -m benchmarks.burst
+	$(BIN)/python -m benchmarks.storm --seeds 3
 	$(BIN)/python -m benchmarks.run_start
 	$(BIN)/python -m benchmarks.code_location_start
 	$(BIN)/python -m benchmarks
+
+bench-quick: $(STAMP) ## the lanes, a burst and a storm, small
+	$(BIN)/python -m benchmarks.landing_to_result --data $${VAD_TEST_DATA:-../shared/data} --quick
+	$(BIN)/python -m benchmarks.burst --quick
+	$(BIN)/python -m benchmarks.storm --small --seeds 3
 
 screenshots: $(STAMP) ## pictures of the running UIs for the README (needs chromium)
 	$(BIN)/python tools/screenshots.py

@@ -98,7 +98,7 @@ def _one(plan: StormPlan, home: Home, disk: DatabaseDisk, *, small: bool) -> Sto
         return Storm(plan, SmallPlant(home, disk.url, plan.shape.lines), disk, patience=60).run()
     from benchmarks.storm.full_plant import FullPlant
 
-    return Storm(plan, FullPlant(home, disk.url, plan.shape.lines), disk, patience=300).run()
+    return Storm(plan, FullPlant(home, disk.url, plan.shape.lines), disk, patience=600).run()
 
 
 def _save_database(folder: Path, home: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 
+from benchmarks.homes import environment_of
 from benchmarks.storm.plan import (
     KILL_CODE_SERVER,
     KILL_DAEMON,
@@ -14,7 +15,7 @@ from benchmarks.storm.plan import (
     KILL_SCORER,
 )
 from benchmarks.storm.processes import Processes
-from benchmarks.storm.template import environment_of, thresholds_of
+from benchmarks.storm.template import thresholds_of
 from vad_dagster.home import daemon_command, prepare_home
 from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
@@ -31,7 +32,7 @@ class FullPlant:
     def __init__(self, home: Home, database_url: str, lines: tuple[str, ...]) -> None:
         self.home = home
         self.lines = lines
-        os.environ.update(environment_of(home.root, database_url))
+        os.environ.update(environment_of(home.root, database_url, OMP_NUM_THREADS="1", VAD_RESULT_FILES="1"))
         os.environ.update(prepare_home(home))
         self.processes = Processes(home.root, dict(os.environ))
         self.kills = self.processes.kills
@@ -77,6 +78,9 @@ class FullPlant:
 
     def thresholds(self) -> dict[str, float]:
         return thresholds_of(self.home.root)
+
+    def ended_by_themselves(self) -> list[str]:
+        return self.processes.ended_by_themselves()
 
     def stop_scorer(self) -> None:
         self.processes.stop("scorer")

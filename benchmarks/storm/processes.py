@@ -53,6 +53,14 @@ class Processes:
         process.wait()
         return killed
 
+    def ended_by_themselves(self) -> list[str]:
+        """Return names of started processes that ended though nobody killed them, with their exit codes."""
+        return [
+            f"{name} ended by itself with {process.returncode}"
+            for name, process in self.started.items()
+            if process.poll() not in (None, -signal.SIGKILL)
+        ]
+
     def living(self) -> dict[int, tuple[str, str]]:
         """Return process id -> name in the kernel and command line, of all that were started for this home."""
         mark = f"VAD_HOME={self.home}\0".encode()

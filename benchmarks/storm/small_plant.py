@@ -72,6 +72,9 @@ class SmallPlant:
     def champion(self, line: str) -> str:
         return f"{line}/{self._champion(line).read_text()}"
 
+    def ended_by_themselves(self) -> list[str]:
+        return self.processes.ended_by_themselves()
+
     def stop_scorer(self) -> None:
         process = self.processes.started["scorer"]
         if process.poll() is None:

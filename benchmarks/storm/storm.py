@@ -62,6 +62,9 @@ class Plant(Protocol):
     def thresholds(self) -> dict[str, float]:
         """Return the threshold of each version by label."""
 
+    def ended_by_themselves(self) -> list[str]:
+        """Return what ended though nobody killed it."""
+
     def stop_scorer(self) -> None: ...
 
     def stop(self) -> None:
@@ -116,6 +119,7 @@ class Storm:
             decided = self._wait(self._all_decided, len(self.plan.drops))
             self._over.set()
             hunter.join()
+            self.result.troubles += self.plant.ended_by_themselves()
             if decided:
                 self._after_the_storm()
         finally:

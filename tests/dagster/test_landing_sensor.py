@@ -196,6 +196,8 @@ def test_one_sensor_watches_at_a_time_and_the_other_does_not_repeat_its_requests
 ) -> None:
     champion(line)
     land(line, "a.png")
+    assert isinstance(landing_folders_relief(dg.build_sensor_context(instance)), dg.SkipReason)
+    monkeypatch.setattr(landing, "WAIT_SECONDS", 0.01)
     with whose_turn(vad_home / ".landing.lock", 0.0):
         assert isinstance(landing_folders_relief(dg.build_sensor_context(instance)), dg.SkipReason)
     monkeypatch.setattr(landing, "REPEAT_SECONDS", 20.0)

@@ -5,13 +5,15 @@ in its cursor only what a look cannot tell by itself. What has been taken up is 
 evaluation that dies, or a cursor that is reset, loses nothing and repeats nothing.
 
 Dagster's daemon begins an evaluation only every five seconds. So that no image waits for that, an evaluation that found
-nothing watches the folders for some seconds, and two sensors take turns: one watches while the other is between two
-evaluations. Where a resident scorer is at work there is no hurry, and one short look is enough.
+nothing watches the folders for some seconds (``VAD_LANDING_WAIT_SECONDS``, 0: not at all), and two sensors take turns:
+one watches while the other is between two evaluations. Where a resident scorer is at work there is no hurry, and one
+short look is enough.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,14 +174,13 @@ def evaluate(context: dg.SensorEvaluationContext, *, relief: bool) -> dg.SensorR
     """Evaluate one of the two sensors."""
     home = Home.from_environment()
     scorer = is_scorer_here(home)
-    if scorer and relief:
-        return dg.SkipReason("The resident scorer is there; what it leaves is seen by landing_folders.")
-    with whose_turn(home.root / ".landing.lock", 0.0 if scorer else TURN_SECONDS) as mine:
+    seconds = 0.0 if scorer else float(os.environ.get("VAD_LANDING_WAIT_SECONDS", WAIT_SECONDS))
+    if relief and not seconds:
+        return dg.SkipReason("Nobody watches the folders between evaluations: landing_folders looks now and then.")
+    with whose_turn(home.root / ".landing.lock", TURN_SECONDS if seconds else 0.0) as mine:
         if relief and not mine:
             return dg.SkipReason("The other sensor looks at the landing folders just now.")
-        return _evaluate(
-            context, home, whole_at_once=not scorer, wait_seconds=WAIT_SECONDS if mine and not scorer else 0
-        )
+        return _evaluate(context, home, whole_at_once=not scorer, wait_seconds=seconds if mine else 0.0)
 
 
 def _evaluate(

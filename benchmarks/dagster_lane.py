@@ -1,0 +1,107 @@
+"""A lane of Dagster runs as a benchmark sees it: a real daemon with its code server, on a home of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from benchmarks.homes import call, environment_of
+from vad_dagster.home import daemon_command, prepare_home
+from vad_lib.lines import Home
+
+PLAN = """
+external_path:
+    - load_train_data_path: ./train/
+user_parameters:
+    - train_pipeline:
+        - step: readiness
+          args:
+            - ok_class: good
+              train_validate_column: train_val_split
+        - step: train
+          args:
+            - model_name: patchcore
+              img_size: [256, 256]
+              model_parameters: {patchcore_backbone: resnet18, patchcore_coreset_sampling_ratio: 0.01}
+"""
+LINE = "bottles"
+PLAIN_LAUNCHER = "run_launcher:\n  module: vad_dagster.run_launcher\n  class: LocalRunLauncher\n"
+FIRST_SECONDS, RESULT_SECONDS = 300.0, 180.0
+
+
+class DagsterLane:
+    """``warm``: as installed. Otherwise runs start plainly, and the sensor looks once in an evaluation."""
+
+    def __init__(self, root: Path, model: Path, *, warm: bool) -> None:
+        self.home = Home(root)
+        root.mkdir(parents=True)
+        plan = root / "plan.yaml"
+        plan.write_text(PLAN, encoding="utf-8")
+        more = {} if warm else {"VAD_LANDING_WAIT_SECONDS": "0"}
+        environment = environment_of(root, **more)
+        call("home", environment, root, plan, LINE, model)
+        settings = root / "dagster" / "dagster.yaml"
+        if not warm:
+            settings.write_text(_with_plain_launcher(settings.read_text(encoding="utf-8")), encoding="utf-8")
+        before = dict(os.environ)
+        os.environ.update(environment)
+        os.environ.pop("DAGSTER_HOME", None)
+        environment |= prepare_home(self.home)
+        os.environ.clear()
+        os.environ.update(before)
+        self.inbox = self.home.line(LINE).inbox
+        self._log = (root / "daemon.log").open("ab")
+        self.process = subprocess.Popen(
+            daemon_command(),
+            env=environment,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._connection: sqlite3.Connection | None = None
+
+    def count(self) -> int:
+        """Return how many predictions there are."""
+        if self._connection is None:
+            self._connection = sqlite3.connect(self.home.root / "inspection.db", isolation_level=None)
+        with suppress(sqlite3.OperationalError):  # the tables are not there yet
+            return int(self._connection.execute("SELECT count(*) FROM predictions").fetchone()[0])
+        return 0
+
+    def one_image(self, file: Path, *, seconds: float = RESULT_SECONDS) -> float:
+        """Let an image land, and return the seconds until its result is in the database."""
+        before = self.count()
+        started = time.perf_counter()
+        file.rename(self.inbox / file.name)
+        while self.count() == before:
+            if time.perf_counter() - started > seconds:
+                raise SystemExit(f"no result after {seconds:.0f} s; see {self.home.root / 'daemon.log'}")
+            time.sleep(0.01)
+        return time.perf_counter() - started
+
+    def end(self) -> None:
+        """Stop the daemon and all that it has started."""
+        self.process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(40)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self._log.close()
+        if self._connection is not None:
+            self._connection.close()
+        shutil.rmtree(self.home.root, ignore_errors=True)
+
+
+def _with_plain_launcher(text: str) -> str:
+    """Return the settings with the plain launcher, as a file of one's own (without the first line)."""
+    before, _, after = text.partition("\n")[2].partition("run_launcher:\n")
+    rest = after.split("\n\n", 1)[1]
+    return f"{before}{PLAIN_LAUNCHER}\n{rest}"
