@@ -14,6 +14,7 @@ import dagster as dg
 import pandas as pd
 
 from vad_dagster.checks import readable_failure
+from vad_lib.inspection_db.verdicts import Agreement
 from vad_lib.lines import Line
 from vad_lib.plan import ExperimentalPlan
 from vad_lib.progress import Progress, ProgressUpdate
@@ -114,6 +115,19 @@ def _cell(value: Any) -> str | int | float | bool:
 def links_markdown(links: Mapping[str, str]) -> dg.MarkdownMetadataValue:
     """Return links to pages as markdown. Files are told as paths: the UI takes the address of a file out of a link."""
     return dg.MetadataValue.md("\n".join(f"- [{html.escape(name)}]({address})" for name, address in links.items()))
+
+
+def agreement_metadata(agreed: Agreement) -> dict[str, float | int]:
+    """Return how often people agree with the predictions of a version; nothing where nobody looked."""
+    if agreed.rate is None:
+        return {}
+    return {
+        "people looked at": agreed.judged,
+        "people agree with": agreed.agree,
+        "agreement of people": round(agreed.rate, 4),
+        "missed, people say": agreed.missed,
+        "false alarms, people say": agreed.false_alarms,
+    }
 
 
 def linked_picture(text: str, picture: str, page: str) -> dg.MarkdownMetadataValue:

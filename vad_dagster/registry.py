@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vad_dagster.provenance import line_events_page, results_page
 from vad_dagster.resources.tracking import MLflowTracking
 from vad_lib.errors import InputError
 from vad_lib.lines import Home
@@ -79,6 +80,26 @@ class LineRegistry:
                 return None
             raise
 
+    def named(self, name: str) -> Version:
+        """Return the version of a number or alias.
+
+        Raises:
+            InputError: there is none; says which there are.
+        """
+        from mlflow.exceptions import MlflowException
+
+        if not name.isdecimal():
+            if (found := self.at(name)) is not None:
+                return found
+        else:
+            try:
+                return self.version(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        there = [f"{version.number} ({', '.join(version.aliases) or 'no alias'})" for version in self.versions()]
+        raise InputError(f"{self.name} has no version {name!r}. There are: {', '.join(there) or 'none'}.")
+
     def champion(self) -> Version:
         """Return the version that serves.
 
@@ -137,6 +158,14 @@ class LineRegistry:
             model_id=logged.model_id,
             tags={name: str(value) for name, value in tags.items()},
             description=description,
+        )
+        predictions = results_page(self.line, version=made.version)
+        self._client.set_model_version_tag(self.name, made.version, "predictions", predictions)
+        self._client.update_model_version(
+            self.name,
+            made.version,
+            f"{description}\n\n### What it predicted\n[Predictions]({predictions}), "
+            f"[inspections in Dagster]({line_events_page(self.line)}).",
         )
         self._client.set_registered_model_alias(self.name, CHALLENGER, made.version)
         return self.version(made.version)

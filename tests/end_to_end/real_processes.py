@@ -78,6 +78,10 @@ class Place:
         """Return the command lines of processes that work on this home."""
         return list(self._processes().values())
 
+    def numbers_of(self, words: str) -> list[int]:
+        """Return the process ids of those whose command line holds these words."""
+        return [number for number, line in self._processes().items() if words in line]
+
     def clean_up(self) -> None:
         """End what a test that failed has left behind."""
         for number in self._processes():

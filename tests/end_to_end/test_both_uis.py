@@ -1,4 +1,4 @@
-"""``vad dev``: both pages come up, and one Ctrl-C ends everything."""
+"""``vad dev``: both pages and the scorer come up, and one Ctrl-C ends everything."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_both_uis_come_up_and_one_ctrl_c_stops_both(place: Place, tmp_path: Path) -> None:
-    dagster, mlflow = _free_port(), _free_port()
-    command = [sys.executable, "-m", "vad_dagster.cli.app", "dev", "--port", str(dagster), "--mlflow-port", str(mlflow)]
+def test_both_uis_and_the_scorer_come_up_and_one_ctrl_c_stops_all(place: Place, tmp_path: Path) -> None:
+    dagster, mlflow, scorer = _free_port(), _free_port(), _free_port()
+    ports = ["--port", str(dagster), "--mlflow-port", str(mlflow), "--scorer-port", str(scorer)]
+    command = [sys.executable, "-m", "vad_dagster.cli.app", "dev", *ports]
     log = tmp_path / "dev.log"
     process = place.start(command, log)
     try:
-        for port in (dagster, mlflow):
+        for port in (dagster, mlflow, scorer):
             wait_for(lambda port=port: answers(f"http://127.0.0.1:{port}"), 120, f"answer: {log.read_text()[-3000:]}")
+        # the one that can be done without may die
+        (serving,) = place.numbers_of("vad serve")
+        os.kill(serving, signal.SIGKILL)
+        wait_for(lambda: "runs inspect what lands" in log.read_text().replace("\n", " "), 30, "word about the scorer")
+        assert answers(f"http://127.0.0.1:{dagster}")
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) == 0, log.read_text()[-3000:]
     finally:

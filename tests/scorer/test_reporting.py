@@ -11,10 +11,12 @@ import pytest
 from brightness_model import write_image
 from scorer_plant import PlantSource, Starter, until
 
+from vad_dagster.provenance import FIRST, LAST
 from vad_dagster.sensors.landing import landing_folders
 from vad_dagster.sensors.scored import PROMISE_CHECK, promise_of_three_seconds, scored_images
 from vad_lib.inspection.claims import new_owner
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.verdicts import record_verdict
 from vad_lib.landing.scanning import FileKey
 from vad_lib.scorer.reporting import promise, scored_since
 from vad_lib.scorer.taking_up import Candidate, take_up
@@ -30,6 +32,7 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
     start: Starter, source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VAD_HOME", str(source.home.root))
+    monkeypatch.setenv("SCORER_UI_URL", "http://127.0.0.1:9")
     source.add("caps")
     lane = start()
     for i in range(6):
@@ -37,6 +40,8 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
     write_image(source.lines["caps"].folder / "a.png", 50)
     until(lambda: db.count_predictions("bottles") == 6 and db.count_predictions("caps") == 1)
     until(lambda: lane.queue.images == 0)
+    ng = db.predictions("bottles").query("predicted == 'NG'")["prediction_id"].iloc[0]
+    record_verdict(db, int(ng), "OK", person="Kim")
     with dg.instance_for_test() as instance:
         from vad_dagster.partitions import LINES_PARTITION
 
@@ -50,10 +55,19 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
         assert materialized["bottles"].metadata["OK"].value == 3
         assert materialized["bottles"].metadata["NG"].value == 3
         assert materialized["bottles"].metadata["oldest waits for seconds"].value == 0
+        told = materialized["bottles"].metadata
+        numbers = sorted(db.predictions("bottles")["prediction_id"])
+        assert (told[FIRST].value, told[LAST].value) == (numbers[0], numbers[-1])
+        assert f"/lines/bottles/results?version=1&first={numbers[0]}&last={numbers[-1]}" in told["predictions"].value
+        assert (told["people looked at"].value, told["agreement of people"].value) == (1, 0.0)
         checks = [event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
         assert [(check.partition, check.passed) for check in checks] == [("bottles", True), ("caps", True)]
         assert {check.check_name for check in checks} == {PROMISE_CHECK}
-        assert _tick(instance, first.cursor).asset_events == []
+        idle = _tick(instance, first.cursor)
+        assert idle.asset_events == []
+        assert idle.skip_reason is not None
+        assert "No resident scorer answers at http://127.0.0.1:9/" in str(idle.skip_reason.skip_message)
+        assert "`vad serve`" in str(idle.skip_reason.skip_message)
         write_image(source.lines["caps"].folder / "b.png", 150)
         until(lambda: db.count_predictions("caps") == 2)
         second = _tick(instance, first.cursor)

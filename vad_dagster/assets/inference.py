@@ -14,6 +14,7 @@ from vad_dagster.asset_metadata import evaluation_numbers
 from vad_dagster.asset_parts import (
     CODE_VERSION,
     QUALITY_TEAM,
+    agreement_metadata,
     links_markdown,
     log_progress,
     plan_metadata,
@@ -26,6 +27,7 @@ from vad_dagster.checks import check_spec, plain_result, result_of_rule, schema_
 from vad_dagster.configuration import InspectionConfig
 from vad_dagster.partitions import lines
 from vad_dagster.plans import landing_folder, line_of, plan_of
+from vad_dagster.provenance import ASSET, results_page
 from vad_dagster.registry import LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.table_schemas import schema_metadata
@@ -33,13 +35,13 @@ from vad_dagster.values import InspectionOutcome
 from vad_lib.findings import Finding
 from vad_lib.inspection.results import InspectionResult
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.verdicts import agreement
 from vad_lib.lines import Line
 from vad_lib.plan import ExperimentalPlan
 from vad_lib.readiness import ValidatedDataset
 from vad_lib.summary import InferenceSummary
 from vad_lib.tables import Predictions
 
-ASSET = "inference_outputs"
 ALL_DECIDED, ENVIRONMENT, SCHEMA = "all_images_decided", "environment_changed", "predictions_schema"
 THUMBNAILS = 4
 ENVIRONMENT_SAMPLE = 50
@@ -140,7 +142,13 @@ def inference_outputs(
             "most anomalous": preview_table(_most_anomalous(result.predictions)),
             "refused files": preview_table(result.refused),
             **({"heatmaps": thumbnails(list(tree.heatmaps.values())[:THUMBNAILS])} if tree.heatmaps else {}),
-            "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
+            "links": links_markdown(
+                {
+                    "model version": tracking.version_url(registry.name, version.number),
+                    "predictions": results_page(line.name, run=context.run.run_id),
+                }
+            ),
+            **agreement_metadata(agreement(InspectionDatabase.from_environment(), line.name, version.label)),
             "output": dg.MetadataValue.path(str(tree.output)),
             "artifacts": dg.MetadataValue.path(str(tree.folder)),
             **plan_metadata(plan),

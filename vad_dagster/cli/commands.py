@@ -68,18 +68,24 @@ def inspect(
 def dev(
     port: Annotated[int, typer.Option(help="Of Dagster's UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="Of MLflow's UI.")] = 5000,
-    only: Annotated[str, typer.Option(help="Only this one: dagster or mlflow.")] = "",
-    scorer: Annotated[bool, typer.Option("--scorer", help="Start the resident scorer too: vad serve.")] = False,
+    only: Annotated[str, typer.Option(help="Only this one: dagster, mlflow or scorer.")] = "",
+    scorer: Annotated[
+        bool, typer.Option("--scorer/--no-scorer", help="The resident scorer; without it, runs inspect everything.")
+    ] = True,
     scorer_port: Annotated[int, typer.Option(help="Of the resident scorer.")] = 8600,
 ) -> None:
-    """Open both UIs on localhost, with the daemon that runs sensors and schedules. Ctrl-C stops everything."""
+    """Open both UIs on localhost, with the daemon that runs sensors and schedules, and the resident scorer.
+
+    Ctrl-C stops everything.
+    """
     from vad_dagster.cli.development import serve
 
-    ports = {"dagster": port, "mlflow": mlflow_port}
+    ports = {"dagster": port, "mlflow": mlflow_port, "scorer": scorer_port}
     if only and only not in ports:
-        raise InputError(f"--only {only}: there are dagster and mlflow.")
-    chosen = {only: ports[only]} if only else ports
-    serve({**chosen, "scorer": scorer_port} if scorer else chosen)
+        raise InputError(f"--only {only}: there are dagster, mlflow and scorer.")
+    if not scorer and only != "scorer":
+        del ports["scorer"]
+    serve({only: ports[only]} if only else ports)
 
 
 def demo(
@@ -109,7 +115,9 @@ def run_for_line(
     arguments: Mapping[str, Any],
     extra: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RunOutcome:
-    """Run ``train_line`` or ``inspect_line`` for a line and show it. ``arguments`` are an operator's, by name.
+    """Run ``train_line``, ``extend_line`` or ``inspect_line`` for a line and show it.
+
+    ``arguments`` are an operator's, by name; ``extra`` is further config by asset.
 
     Raises:
         VadError: the run cannot be submitted, or another run of this job works on the line.
@@ -119,11 +127,15 @@ def run_for_line(
     from vad_dagster.jobs import inspection_tags, training_tags
     from vad_dagster.partitions import register_lines
 
-    tags = training_tags(line.name) if job == "train_line" else inspection_tags(line.name)
+    verb, tags_of = {
+        "train_line": ("train", training_tags),
+        "extend_line": ("model extend", training_tags),
+        "inspect_line": ("inspect", inspection_tags),
+    }[job]
+    tags = tags_of(line.name)
     run_config = _run_config(job, arguments, extra or {})
     register_lines(instance, [line.name])
     refuse_second_run(instance, job, line.name)
-    verb = "train" if job == "train_line" else "inspect"
     with Follower(f"{verb} {line.name}") as follower:
         request = JobRequest(job, line.name, run_config, {**tags, "vad/started_by": f"vad {verb}"})
         try:
@@ -156,6 +168,8 @@ def _run_config(job: str, arguments: Mapping[str, Any], extra: Mapping[str, Mapp
         {"validated_dataset": ReadinessConfig, "trained_model": TrainConfig, "threshold_table": ThresholdConfig}
         if job == "train_line"
         else {"inference_outputs": InspectionConfig}
+        if job == "inspect_line"
+        else {}
     )
     configs: dict[str, dict[str, Any]] = {asset: dict(values) for asset, values in extra.items()}
     allowed = {name: asset for asset, model in takers.items() for name in model.model_fields}

@@ -1,4 +1,4 @@
-"""Both UIs at once, for ``vad dev`` and ``make dev``."""
+"""Both UIs and the resident scorer at once, for ``vad dev`` and ``make dev``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from vad_dagster.cli.console import console
+from vad_dagster.cli.console import console, stderr
 from vad_dagster.home import dagster_command, executable, mlflow_command, prepare_home, prepare_tracking
 from vad_lib.errors import InputError, VadError
 
@@ -22,14 +22,16 @@ STOP_SECONDS = 30.0
 
 
 def serve(ports: Mapping[str, int]) -> None:
-    """Start Dagster's web server with its daemon, and MLflow's, and wait until Ctrl-C or until one of them ends.
+    """Start Dagster's web server with its daemon, MLflow's, and the resident scorer, and wait until Ctrl-C.
+
+    A scorer that ends takes nothing with it: runs inspect what lands.
 
     Args:
         ports: of ``dagster``, ``mlflow`` and ``scorer``, those that are wanted.
 
     Raises:
         InputError: a port is taken.
-        VadError: one of the servers ended by itself.
+        VadError: Dagster's or MLflow's server ended by itself.
     """
     for name, port in ports.items():
         _refuse_taken(port, "--port" if name == "dagster" else f"--{name}-port")
@@ -48,14 +50,23 @@ def serve(ports: Mapping[str, int]) -> None:
     }
     # Each in a session of its own: Ctrl-C reaches only this process, which then stops them in order.
     servers: dict[str, subprocess.Popen[bytes]] = {}
-    waiting = dict(addresses)
+    waiting, ended = dict(addresses), set[str]()
     try:
         for name in ports:
             servers[name] = start(commands[name], environment, folder)
         while True:
             for name, process in servers.items():
-                if process.poll() is not None:
-                    raise VadError(f"The server of {name} ended by itself (exit code {process.returncode}).")
+                if process.poll() is not None and name not in ended:
+                    if name != "scorer":
+                        raise VadError(f"The server of {name} ended by itself (exit code {process.returncode}).")
+                    ended.add(name)
+                    waiting.pop(name, None)
+                    stderr.print(
+                        f"The resident scorer ended by itself (exit code {process.returncode}); runs inspect what "
+                        "lands. `vad serve` starts it again.",
+                        style="yellow",
+                        markup=False,
+                    )
             for name, address in list(waiting.items()):
                 if answers(address):
                     console.print(f"{name}: {address}   (Ctrl-C stops everything)", style="bold green")
@@ -125,4 +136,7 @@ def _refuse_taken(port: int, option: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise InputError(f"Port {port} is taken by another program: give another one with {option}.") from error
+            without = ", or leave the scorer out with --no-scorer" if option == "--scorer-port" else ""
+            raise InputError(
+                f"Port {port} is taken by another program: give another one with {option}{without}."
+            ) from error

@@ -3,6 +3,8 @@
 One event a line, model version and tick says how many images were scored and which rows of the inspection database
 they are; one evaluation says whether the promise of three seconds was kept. The cursor is the last ``prediction_id``
 that was told: a tick that dies tells the same again, nothing is left out.
+
+Where no scorer runs, the page of the sensor and the check say so, and how to start it.
 """
 
 # No `from __future__ import annotations` in modules of assets: Dagster reads the annotations of their parameters.
@@ -11,16 +13,36 @@ import json
 import warnings
 
 import dagster as dg
+import requests
 
+from vad_dagster.asset_parts import agreement_metadata
 from vad_dagster.partitions import LINES_PARTITION, lines
+from vad_dagster.provenance import ASSET, FIRST, LAST, results_page, scorer_url
 from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.verdicts import Agreement, agreement
 from vad_lib.landing.ticking import queue_facts
 from vad_lib.scorer.reporting import PROMISE_SECONDS, Promise, ScoredImages, promise, scored_since
 
-ASSET = "inference_outputs"
 PROMISE_CHECK = "promise_of_three_seconds"
+ANSWER_SECONDS = 1.0
+HOW_TO_START = "start it with `vad serve`, or everything with `vad dev`"
+
+
+def scorer_answers() -> bool:
+    """Whether a resident scorer works at the address that links lead to."""
+    try:
+        return requests.get(scorer_url("health"), timeout=ANSWER_SECONDS).ok
+    except requests.RequestException:
+        return False
+
+
+def fast_lane_state() -> str:
+    """Say whether a resident scorer works, and how to start one."""
+    if scorer_answers():
+        return f"The resident scorer works at {scorer_url()}"
+    return f"No resident scorer answers at {scorer_url()}: images wait for runs. To have one, {HOW_TO_START}."
 
 
 def promise_result(found: Promise) -> dg.AssetCheckResult:
@@ -31,7 +53,7 @@ def promise_result(found: Promise) -> dg.AssetCheckResult:
         passed=found.kept,
         severity=dg.AssetCheckSeverity.WARN,
         description=str(found),
-        metadata=_promise_metadata(found),
+        metadata={**_promise_metadata(found), "fast lane": fast_lane_state()},
     )
 
 
@@ -63,9 +85,13 @@ with warnings.catch_warnings():
 
 
 def as_materialization(
-    scored: ScoredImages, found: Promise, waiting: dict[str, float], version_url: str
+    scored: ScoredImages,
+    found: Promise,
+    waiting: dict[str, float],
+    version_url: str,
+    agreed: Agreement,
 ) -> dg.AssetMaterialization:
-    """Return the event that stands for what was scored."""
+    """Return the event that stands for what was scored, with the way to each image and to the model."""
     return dg.AssetMaterialization(
         asset_key=ASSET,
         partition=scored.line,
@@ -77,7 +103,12 @@ def as_materialization(
             "NG": scored.ng,
             "images per second": round(scored.images_per_second, 3),
             "model version": dg.MetadataValue.url(version_url),
-            "prediction ids": f"{scored.first_id} to {scored.last_id}",
+            "predictions": dg.MetadataValue.url(
+                results_page(scored.line, version=scored.model_version, first=scored.first_id, last=scored.last_id)
+            ),
+            FIRST: scored.first_id,
+            LAST: scored.last_id,
+            **agreement_metadata(agreed),
             "from": scored.first_at.isoformat(),
             "to": scored.last_at.isoformat(),
             "images that wait": int(waiting["pending"]),
@@ -106,7 +137,8 @@ def scored_images(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         for group in (group for group in groups if group.line == name):
             number = group.model_version.rpartition("/")[2]
             url = tracking.version_url(registered_model(name), number)
-            events.append(as_materialization(group, found, queue_facts(db, name), url))
+            agreed = agreement(db, name, group.model_version)
+            events.append(as_materialization(group, found, queue_facts(db, name), url, agreed))
         result = promise_result(found)
         events.append(
             dg.AssetCheckEvaluation(
@@ -121,6 +153,6 @@ def scored_images(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         )
     return dg.SensorResult(
         asset_events=events,
-        skip_reason=None if events else "The resident scorer has scored nothing since.",
+        skip_reason=None if events else f"Nothing was scored by the resident scorer since. {fast_lane_state()}",
         cursor=json.dumps({"after": last}),
     )
