@@ -69,7 +69,7 @@ def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answe
         return Answer("known", sha, known)
     path = f"{UPLOADS}/{sha}{suffix}"
     target = lane.watched[line].folder / path
-    future = lane.expect(line, path)
+    future = lane.expected.expect(line, path)
     try:
         try:
             _write(target, data)
@@ -84,7 +84,7 @@ def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answe
             found = newest_prediction(lane.db, line, sha, warm.version if warm else None)
             return Answer("done" if found is not None else "waiting", sha, found)
     finally:
-        lane.forget(line, path, future)
+        lane.expected.forget(line, path, future)
     found = newest_prediction(lane.db, line, sha)
     # A duplicate of an image that landed elsewhere has that one's result.
     if found is not None:

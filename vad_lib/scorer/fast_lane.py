@@ -13,9 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -23,6 +21,8 @@ from sqlalchemy import Connection
 from vad_lib.inspection import inspect_pending
 from vad_lib.inspection.claims import new_owner
 from vad_lib.inspection_db.database import InspectionDatabase
+from vad_lib.scorer.expecting import Expectations
+from vad_lib.scorer.limits import LaneLimits
 from vad_lib.scorer.metrics import Metrics
 from vad_lib.scorer.models import Source, WarmModels, WatchedLine
 from vad_lib.scorer.queueing import Job, JobQueue
@@ -47,27 +47,6 @@ DEBOUNCE_SECONDS = 0.01
 logger = logging.getLogger("vad.scorer")
 
 
-@dataclass(frozen=True)
-class LaneLimits:
-    """How much the scorer takes on.
-
-    Attributes:
-        micro_batch: images scored together at most.
-        queue_images: images taken up and not decided yet; what lands above that is left to the bulk lane.
-        warm_models: models in memory.
-        workers: batches at work; only one of them scores at a time.
-        follow_seconds: how often lines and champions are looked at.
-        linger_seconds: how long an image waits for company while all workers are busy.
-    """
-
-    micro_batch: int = 16
-    queue_images: int = 256
-    warm_models: int = 8
-    workers: int = 2
-    follow_seconds: float = 3.0
-    linger_seconds: float = 0.25
-
-
 class FastLane:
     """Start it, stop it, ask how it is. Use one for all lines of a home."""
 
@@ -81,6 +60,7 @@ class FastLane:
         self.watched: Mapping[str, WatchedLine] = {}
         self.sender = Sender(self.db, self._channels)
         self.queue = JobQueue(self.limits.queue_images)
+        self.expected = Expectations()
         self.followed_at = 0.0
         """When lines were last looked at without trouble, on the monotonic clock; 0: never."""
         self.trouble = ""
@@ -93,8 +73,6 @@ class FastLane:
         self._since: dict[str, float] = {}
         self._turn = 0
         self._renewed = time.monotonic()
-        self._expected: dict[tuple[str, str], list[Future[Decided]]] = {}
-        self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._anchor: Connection | None = None
 
@@ -151,22 +129,6 @@ class FastLane:
             if watch.error:
                 reasons[name] = f"{watch.folder} cannot be read: {watch.error}"
         return reasons
-
-    def expect(self, line: str, path: str) -> Future[Decided]:
-        """Return what will hold the decision about a path relative to the landing folder."""
-        future: Future[Decided] = Future()
-        with self._lock:
-            self._expected.setdefault((line, path), []).append(future)
-        return future
-
-    def forget(self, line: str, path: str, future: Future[Decided]) -> None:
-        """Nobody waits for it any more."""
-        with self._lock:
-            waiting = self._expected.get((line, path), [])
-            if future in waiting:
-                waiting.remove(future)
-            if not waiting:
-                self._expected.pop((line, path), None)
 
     def hint(self, line: str, file: Path) -> None:
         """Say that a file has landed, where the operating system may not."""
@@ -359,10 +321,7 @@ class FastLane:
         waits = [each.seconds for each in decided if each.seconds is not None]
         for each in decided:
             self.metrics.decided(taken.line, each.state, each.seconds)
-            with self._lock:
-                futures = self._expected.pop((taken.line, each.path), [])
-            for future in futures:
-                future.set_result(each)
+            self.expected.tell(taken.line, each)
         logger.info(
             "inspected",
             extra={
