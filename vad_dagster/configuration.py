@@ -121,6 +121,16 @@ class InspectionConfig(OperatorConfig):
     )
 
 
+class ExtensionConfig(dg.Config):
+    """Which images a person has found normal."""
+
+    images: list[str] = Field(description="Absolute paths of images, or of folders of images; all of them normal.")
+    promote: bool = Field(
+        default=False, description="Let the extended version serve at once. Else it is the challenger, for a person."
+    )
+    decided_by: str = Field(default="", description="Your name: who says that the images are normal. Kept.")
+
+
 class DriftConfig(dg.Config):
     """How far back the drift report looks."""
 

@@ -1,4 +1,4 @@
-"""The two jobs of a line, and the tags that bound them: one training and one inspection at a time on each line."""
+"""The jobs of a line, and the tags that bound them: one training and one inspection at a time on each line."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ train_line = dg.define_asset_job(
     ),
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "train"},
+)
+
+extend_line = dg.define_asset_job(
+    "extend_line",
+    selection=dg.AssetSelection.groups("extension"),
+    description="Adds confirmed normal images to the champion's memory bank, without a fit, as a new version.",
+    config=dg.PartitionedConfig(
+        partitions_def=lines, run_config_for_partition_key_fn=lambda _: {}, tags_for_partition_key_fn=training_tags
+    ),
+    executor_def=dg.in_process_executor,
+    tags={"vad/pipeline": "extension"},
 )
 
 inspect_line = dg.define_asset_job(

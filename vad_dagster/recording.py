@@ -26,6 +26,7 @@ from vad_lib.readiness import ValidatedDataset
 
 if TYPE_CHECKING:
     from vad_lib.artifacts import TrainingRecord, TrainTree
+    from vad_lib.extending import Extension
 
 MOST_TELLING = "heatmaps/most_telling.jpg"
 REPORT = "report/report.html"
@@ -254,6 +255,66 @@ def version_story(
             f"[run in MLflow]({run.url}).",
         ]
     )
+
+
+def record_extension(run: TrackedRun, extension: Extension) -> None:
+    """Write what an extension did, and the performance before and after it."""
+    run.metrics(extension.after.numbers())
+    for name, evaluation in (("before", extension.before), ("kept_threshold", extension.kept)):
+        run.metrics({f"{name}_{number}": value for number, value in evaluation.numbers().items()})
+    run.metrics({"rows_added": extension.rows_added, "threshold": extension.model.threshold.value})
+    run.json(extension.to_json(), "extension.json")
+
+
+def extension_tags(
+    extension: Extension, champion: Version, dataset: ValidatedDataset, person: str, dagster_run: str
+) -> dict[str, Any]:
+    """Return the tags of an extended version: those of the champion, and what has changed."""
+    threshold = extension.model.threshold
+    numbers = {name: round(value, 6) for name, value in extension.after.model_dump(exclude_none=True).items()}
+    of_its_own = ("promoted_by", "promoted_at", "promotion", "promotion_reason")
+    return {
+        **{name: value for name, value in champion.tags.items() if name not in of_its_own},
+        **{name: numbers[name] for name in asset_metadata.NUMBERS if name in numbers},
+        "threshold": threshold.value,
+        "threshold_method": threshold.method,
+        "threshold_version": threshold.version,
+        "measured_on_dataset": dataset_digest(dataset),
+        "extended_from": champion.label,
+        "extended_by": person,
+        "images_added": len(extension.images.files),
+        "rows_added": extension.rows_added,
+        "dagster_run": dagster_run,
+    }
+
+
+def extension_story(extension: Extension, champion: Version, person: str) -> str:
+    """Return the description of an extended version as markdown."""
+    before = extension.before.model_dump(exclude_none=True)
+    kept, after = extension.kept.model_dump(exclude_none=True), extension.after.model_dump(exclude_none=True)
+    rows = [
+        f"| {called} | {_shown(before.get(name))} | {_shown(kept.get(name))} | {_shown(after.get(name))} |"
+        for name, called in asset_metadata.NUMBERS.items()
+        if name in before or name in after
+    ]
+    return "\n".join(
+        [
+            f"**{champion.label}** and {len(extension.images.files)} more normal images, as {person} says: "
+            f"{extension.rows_added} rows were added to the {extension.rows_before} of the memory bank, for "
+            f"{extension.patches_farther} patches that it did not cover. Nothing was fitted again.",
+            "",
+            "### On the validation rows",
+            "| | before | with the old threshold | after |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            *(f"- {notice}" for notice in extension.notices),
+        ]
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def champion_on_same_rows(

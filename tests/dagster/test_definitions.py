@@ -25,6 +25,7 @@ GRAPH = {
         {"trained_model", "validation_scores", "threshold_table", "validated_dataset"},
     ),
     "champion_model": ("registry", {"model_evaluation"}),
+    "extended_model": ("extension", {"champion_model", "validated_dataset"}),
     "inference_outputs": ("inference", {"champion_model"}),
     "inference_summary": ("inference", {"inference_outputs"}),
     "drift_report": ("monitoring", {"inference_outputs", "validated_dataset", "validation_scores"}),
@@ -89,7 +90,7 @@ def test_checks_are_partitioned_and_what_makes_work_impossible_blocks() -> None:
 
 def test_jobs_sensors_and_schedules_are_switched_as_promised() -> None:
     repository = defs.get_repository_def()
-    assert {"train_line", "inspect_line", "watch_line"} <= set(repository.job_names)
+    assert {"train_line", "extend_line", "inspect_line", "watch_line"} <= set(repository.job_names)
     for sensor in repository.sensor_defs:
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING, sensor.name
     for schedule in repository.schedule_defs:

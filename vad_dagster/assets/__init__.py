@@ -1,6 +1,7 @@
 """The assets of a line, by group."""
 
 from vad_dagster.assets.data import ground_truth, validated_dataset
+from vad_dagster.assets.extension import extended_model
 from vad_dagster.assets.inference import inference_outputs, inference_summary
 from vad_dagster.assets.monitoring import drift_report
 from vad_dagster.assets.registry import champion_model
@@ -14,6 +15,7 @@ ALL_ASSETS = [
     threshold_table,
     model_evaluation,
     champion_model,
+    extended_model,
     inference_outputs,
     inference_summary,
     drift_report,

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vad_dagster.cli import commands, database, export, lines, plans, serve, verdicts, weights
+from vad_dagster.cli import commands, database, export, lines, models, plans, serve, verdicts, weights
 from vad_dagster.cli.console import stderr
 from vad_lib.errors import VadError
 
@@ -41,6 +41,7 @@ app = typer.Typer(
     "[bold]vad dev[/bold] opens the two UIs on it.",
 )
 app.add_typer(lines.app, name="line")
+app.add_typer(models.app, name="model")
 app.add_typer(plans.app, name="plan")
 app.add_typer(weights.app, name="weights")
 app.add_typer(database.app, name="db")

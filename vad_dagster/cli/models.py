@@ -1,0 +1,139 @@
+"""``vad model …``: the versions of a line, which one serves, and adding normal images to it without a fit."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from vad_dagster.cli.console import console, new_table
+from vad_dagster.cli.lines import existing_line
+from vad_lib.errors import VadError
+from vad_lib.progress import format_seconds
+
+if TYPE_CHECKING:
+    from vad_dagster.registry import LineRegistry
+
+app = typer.Typer(no_args_is_help=True, help="Versions of a line's model: list, promote, roll back, extend.")
+
+Name = Annotated[str, typer.Argument(help="Name of the line.")]
+By = Annotated[str, typer.Option(help="Who decides; kept on the version. Default: the user of this machine.")]
+SHOWN = ("image_auroc", "f1", "fn", "fp")
+
+
+@app.command("list")
+def list_(name: Name) -> None:
+    """List the versions of a line, the newest first: numbers, which one serves, where each comes from."""
+    registry = _registry(name)
+    versions = registry.versions()
+    if not versions:
+        console.print(f"Line {name} has no version yet: vad train {name}", markup=False)
+        return
+    table = new_table("version", "is", "detector", ">image AUROC", ">F1", ">misses", ">false alarms", "from")
+    for version in versions:
+        origin = version.tags.get("extended_from", "")
+        added = f"{origin} and {version.tags.get('images_added')} images" if origin else "a training"
+        numbers = (_short(version.tags.get(number, "")) for number in SHOWN)
+        cells = (version.number, ", ".join(version.aliases), version.tags.get("detector", ""), *numbers, added)
+        table.add_row(*(escape(cell) for cell in cells))
+    console.print(table)
+
+
+@app.command("show")
+def show(
+    name: Name, version: Annotated[str, typer.Argument(help="Number, or champion, challenger, previous.")] = "champion"
+) -> None:
+    """Show one version: its story and its tags."""
+    registry = _registry(name)
+    found = registry.named(version)
+    console.print(f"{found.label} ({', '.join(found.aliases) or 'no alias'})", style="bold green", markup=False)
+    console.print(found.description, markup=False)
+    table = new_table("tag", "value")
+    for tag, value in sorted(found.tags.items()):
+        table.add_row(escape(tag), escape(value))
+    console.print(table)
+
+
+@app.command("promote")
+def promote(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="Number, or challenger.")] = "challenger",
+    by: By = "",
+) -> None:
+    """Let a version serve. The one that served before stays as previous: vad model rollback."""
+    registry = _registry(name)
+    serving = registry.promote(registry.named(version), by=_person(by))
+    _say_who_serves(registry, name, serving.label)
+
+
+@app.command("rollback")
+def rollback(name: Name, by: By = "") -> None:
+    """Let the version serve again that served before. A second time goes forward again."""
+    registry = _registry(name)
+    serving = registry.roll_back(by=_person(by))
+    _say_who_serves(registry, name, serving.label)
+
+
+@app.command("extend")
+def extend(
+    name: Name,
+    images: Annotated[list[Path], typer.Argument(help="Normal images, or folders of them, that you have looked at.")],
+    promote: Annotated[bool, typer.Option("--promote", help="Let the new version serve at once.")] = False,
+    by: By = "",
+) -> None:
+    """Add normal images to the champion's memory bank, without training again. PatchCore only.
+
+    The result is a new version, the challenger, measured beside the champion on the same validation rows. Images that
+    the model knows are passed over; unreadable ones, validation images, and what the table calls anomalous are refused.
+    """
+    from vad_dagster.cli.commands import run_for_line
+    from vad_dagster.cli.server import open_instance
+    from vad_lib.extending import find_images
+
+    line = existing_line(name)
+    files = [str(file.resolve()) for file in find_images(images)]
+    config = {"images": files, "promote": promote, "decided_by": by.strip() or getpass.getuser()}
+    with open_instance() as instance:
+        outcome = run_for_line(instance, line, "extend_line", {}, {"extended_model": config})
+    if not outcome.succeeded:
+        reasons = "\n".join(outcome.failures) or f"the run ended as {outcome.status}"
+        raise VadError(f"{name} was not extended: {reasons}\n(run {outcome.run_id}; `vad dev` shows all of it)")
+    page = outcome.metadata["extended_model"]
+    console.print(f"{name} extended in {format_seconds(outcome.seconds)}.", style="bold green", markup=False)
+    for label in ("model version", "extended from", "images added", "rows before", "rows added"):
+        console.print(f"  {label}: {page[label]}", markup=False)
+    console.print(f"  threshold: {page['threshold before']:.6g} before, {page['threshold']:.6g} now", markup=False)
+    console.print(page["beside the champion"], markup=False)
+    console.print(page["notices"], markup=False)
+    if not promote:
+        console.print(f"To let it serve: vad model promote {name}", markup=False)
+    console.print(f"To go back, once it serves: vad model rollback {name}", markup=False)
+
+
+def _registry(name: str) -> LineRegistry:
+    from vad_dagster.registry import LineRegistry
+    from vad_dagster.resources.tracking import MLflowTracking
+
+    return LineRegistry(MLflowTracking(), existing_line(name).name)
+
+
+def _person(by: str) -> str:
+    return f"person: {by.strip() or getpass.getuser()}"
+
+
+def _say_who_serves(registry: LineRegistry, name: str, label: str) -> None:
+    from vad_dagster.registry import PREVIOUS
+
+    previous = registry.at(PREVIOUS)
+    before = f"; {previous.label} is the previous one" if previous is not None else ""
+    console.print(f"{label} serves line {name}{before}.", markup=False)
+
+
+def _short(value: str) -> str:
+    try:
+        return f"{float(value):.4g}"
+    except ValueError:
+        return value or "–"
