@@ -34,6 +34,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many storms, with seeds that follow each other")
     parser.add_argument("--small", action="store_true", help="the small plant")
     parser.add_argument("--files", type=int, help="how many files land")
+    parser.add_argument("--times", type=int, default=1, help="so many times the faults of a storm")
     parser.add_argument("--plan", action="store_true", help="print the faults and end")
     parser.add_argument("--keep", type=Path, help="work here, and leave everything of the last storm")
     parser.add_argument("--json", type=Path, help="write the table here too")
@@ -42,6 +43,8 @@ def main() -> int:
     shape = SMALL if given.small else FULL
     if given.files:
         shape = replace(shape, files=given.files)
+    if given.times > 1:
+        shape = replace(shape, faults=tuple((kind, given.times * number) for kind, number in shape.faults))
     plans = [plan_storm(seed, shape) for seed in range(given.seed, given.seed + given.seeds)]
     if given.plan:
         for plan in plans:
@@ -67,8 +70,8 @@ def main() -> int:
 
 def _storms(plans: list[StormPlan], scratch: Path, *, small: bool) -> list[StormResult]:
     scratch.mkdir(parents=True, exist_ok=True)
-    head = f"{'seed':>6} {'files':>6} {'bad':>4} {'faults':>6}  {'killed':<56} {'full':>6} {'lanes':<22} {'seconds':>7}"
-    print(f"{head}  verdict", flush=True)
+    head = f"{'seed':>6} {'files':>6} {'bad':>4} {'faults':>6}  {'killed':<56} {'disk full':>10} {'lanes':<22}"
+    print(f"{head} {'seconds':>7}  verdict", flush=True)
     results = []
     template = None
     if not small:
@@ -116,14 +119,18 @@ def _print_row(result: StormResult) -> None:
     plan = result.plan
     numbers = f"{plan.seed:>6} {plan.shape.files:>6} {result.bad:>4} {len(plan.faults) - len(result.missed):>6}"
     outcome = f"{result.seconds:>7.1f}  {'FAILED' if result.troubles else 'passed'}"
-    print(f"{numbers}  {kills:<56} {result.disk_full_seconds:>5.1f}s {lanes:<22} {outcome}", flush=True)
+    print(
+        f"{numbers}  {kills:<56} {result.disk_full_seconds:>5.1f}s{result.disk_full_met:>4} {lanes:<22} {outcome}",
+        flush=True,
+    )
     for fault in result.missed:
         print(f"       not done: {fault.kind} after {fault.after} files")
     if result.troubles:
         for trouble in result.troubles[:40]:
             print(f"       {trouble}")
         _print_plan(plan)
-        print(f"       again: python -m benchmarks.storm --seed {plan.seed}", flush=True)
+        words = sys.argv[1:]
+        print(f"       again: python -m benchmarks.storm {' '.join(words)} --seed {plan.seed} --seeds 1", flush=True)
 
 
 def _print_plan(plan: StormPlan) -> None:

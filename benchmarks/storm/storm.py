@@ -81,6 +81,8 @@ class StormResult:
     kills: dict[str, int] = field(default_factory=dict)
     promotions: int = 0
     disk_full_seconds: float = 0.0
+    disk_full_met: int = 0
+    """How often a process met the full disk, by its log."""
     missed: list[Fault] = field(default_factory=list)
     """Faults that found nothing to kill."""
     lanes: dict[str, int] = field(default_factory=dict)

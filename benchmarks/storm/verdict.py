@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PASSING_RULES = ("changed", "unreadable_image", "vanished")
 """By which an earlier version of a file that was written slowly may have been refused."""
 LEFTOVERS = (".part", ".partial", ".link", ".new")
+FULL_MESSAGES = ("(sqlite3.OperationalError) database or disk is full", "(sqlite3.OperationalError) disk I/O error")
 MOST_NAMED = 5
 
 
@@ -30,6 +31,8 @@ def judge_storm(storm: Storm) -> None:
     result = storm.result
     result.bad = sum(drop.kind != GOOD for drop in storm.plan.drops)
     drops = [*storm.plan.drops, *storm.extra]
+    logs = [file.read_text(encoding="utf-8", errors="replace") for file in storm.plant.home.root.glob("*.log")]
+    result.disk_full_met = sum(log.count(message) for log in logs for message in FULL_MESSAGES)
     result.troubles += _database_troubles(storm.db)
     for line in storm.plan.shape.lines:
         of_line = [drop for drop in drops if drop.line == line]
