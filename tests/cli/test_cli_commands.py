@@ -67,7 +67,21 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["", "line", "line add", "line list", "line remove", "train", "inspect", "plan explain", "weights", "dev", "demo"],
+    [
+        "",
+        "line",
+        "line add",
+        "line list",
+        "line remove",
+        "train",
+        "inspect",
+        "plan explain",
+        "weights",
+        "dev",
+        "demo",
+        "model",
+        "model extend",
+    ],
 )
 def test_help_explains_every_command(vad: Vad, words: str) -> None:
     answer = vad(*words.split(), "--help")

@@ -87,15 +87,17 @@ def probe_patchcore(detector: PatchCore, images: ImageDataset, ratio: float, row
     centres = int(min(max(len(points) * ratio, LEAST_CENTRES), max(1, len(points) // 2)))
     with seeded(detector.seed):
         coreset_indices(points[:LEAST_CENTRES], 0.1)  # imports what it needs
+        _finish(detector)
         start = time.perf_counter()
         coreset_indices(points, centres / len(points))
+        _finish(detector)
         selection_seconds = time.perf_counter() - start
     some = min(rows, SEARCH_ROWS)
     bank_before = detector.bank_
     detector.bank_ = MemoryBank(points[torch.arange(some, device=points.device) % len(points)].contiguous())
     batch = next(iter(images.batches(detector.batch_size))).images.to(detector.device)
-    scoring = _seconds_of(lambda: detector.score(batch, with_maps=False)) / len(batch)
-    embedding = _seconds_of(lambda: detector.embedder(batch)) / len(batch)
+    scoring = _seconds_of(detector, lambda: detector.score(batch, with_maps=False)) / len(batch)
+    embedding = _seconds_of(detector, lambda: detector.embedder(batch)) / len(batch)
     detector.bank_ = bank_before
     search_seconds = max(0.0, scoring - embedding) / some
     return PatchCoreProbe(feature_seconds, selection_seconds, len(points), centres, search_seconds)
@@ -113,12 +115,21 @@ def probe_fastflow(detector: FastFlow, images: ImageDataset, keeps_features: boo
     return FastFlowProbe(feature_seconds, epoch_seconds, score_seconds, keeps_features, feature_bytes)
 
 
-def _seconds_of(work: Callable[[], object], times: int = 3) -> float:
+def _finish(detector: Detector) -> None:
+    """Wait for a GPU, which is told what to do long before it has done it."""
+    import torch
+
+    if torch.cuda.is_available() and detector.device.type == "cuda":  # type: ignore[attr-defined]
+        torch.cuda.synchronize()
+
+
+def _seconds_of(detector: Detector, work: Callable[[], object], times: int = 3) -> float:
     """Return the least of several times, the first of which only warms up."""
     found = []
     for _ in range(times + 1):
         start = time.perf_counter()
         work()
+        _finish(detector)
         found.append(time.perf_counter() - start)
     return min(found[1:])
 
@@ -142,10 +153,12 @@ def _seconds_an_image(
         work(batch.images.to(device))
         break
     forget()
+    _finish(detector)
     start, done = time.perf_counter(), 0
     for batch in images.batches(batch_size):
         work(batch.images.to(device))
         done += len(batch.indices)
+    _finish(detector)
     if not done:
         raise InputError(f"None of {len(images)} training images that were tried can be read.")
     return (time.perf_counter() - start) / done
