@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class ChosenBank:
     Attributes:
         bank: the memory.
         record: what was done, JSON-ready; it goes into the model's description.
-        numbers: the numbers of the record, for the report of the fit.
+        numbers: the numbers of the record, for the report of the fit, and the seconds of extraction and selection.
         notices: what the user should know.
     """
 
@@ -67,14 +68,16 @@ def choose_bank(
     """
     record: dict[str, Any] = plan.to_json()
     notices = []
+    begun = time.monotonic()
     if plan.method == "exact":
-        rows, sample, patches = _choose_exactly(source, plan, ratio, seed, progress)
+        rows, sample, patches, extracting = _choose_exactly(source, plan, ratio, seed, progress)
     else:
         files = None
         if work_folder is not None:
             files = ChunkFiles(work_folder / "memory_bank", {**facts, **_facts_of(source.images), **plan.to_json()})
         streamed = choose_streaming(source, plan, ratio, seed, files, progress)
-        rows, sample, patches = streamed.rows.to(source.device), streamed.sample.to(source.device), streamed.patches
+        rows, sample = streamed.rows.to(source.device), streamed.sample.to(source.device)
+        patches, extracting = streamed.patches, streamed.extraction_seconds
         record |= {"covering_radius_bound": streamed.radius_bound, "resumed_chunks": streamed.resumed_chunks}
         notices.append(
             f"The memory bank was chosen in one pass over the images (streaming): the exact selection takes "
@@ -84,6 +87,7 @@ def choose_bank(
         )
         if files is not None:
             files.remove()
+    choosing = time.monotonic() - begun - extracting
     bank = MemoryBank(rows)
     if (uncapped := int(patches * ratio)) > plan.cap_rows:
         notices.append(
@@ -94,21 +98,24 @@ def choose_bank(
     numbers = {"patches": float(patches), "memory_bank_rows": float(len(rows))}
     numbers |= {name: float(record[name]) for name in ("covering_radius", "covering_radius_bound") if name in record}
     numbers["memory_budget_gib"] = round(plan.budget_bytes / GIB, 3)
+    numbers |= {"extraction_seconds": round(extracting, 3), "selection_seconds": round(choosing, 3)}
     return ChosenBank(bank, record, numbers, tuple(notices))
 
 
 def _choose_exactly(
     source: PatchSource, plan: MemoryBankPlan, ratio: float, seed: int, progress: Progress
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return the rows, a sample of the patches, and their number."""
+) -> tuple[torch.Tensor, torch.Tensor, int, float]:
+    """Return the rows, a sample of the patches, their number, and the seconds of the extraction."""
+    begun = time.monotonic()
     count = len(source.images)
     meter = ProgressMeter(progress, "Extracting features", count)
     embedding = source.gather(range(count), source.total, meter)
     if not len(embedding):
         raise InputError(f"None of the {count} training images can be read; there is nothing to learn from.")
+    extracting = time.monotonic() - begun
     chosen = coreset_indices(embedding, ratio, progress, most=plan.cap_rows)
     drawn = torch.randperm(len(embedding), generator=torch.Generator().manual_seed(seed))[:SAMPLE]
-    return embedding[chosen].contiguous(), embedding[drawn.to(embedding.device)], len(embedding)
+    return embedding[chosen].contiguous(), embedding[drawn.to(embedding.device)], len(embedding), extracting
 
 
 def _facts_of(images: ImageDataset) -> dict[str, Any]:

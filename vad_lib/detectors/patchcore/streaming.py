@@ -27,6 +27,7 @@ to the last bit.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ class StreamedBank:
         patches: of all images that could be read.
         radius_bound: no patch is farther from its nearest row, in the space where the selection measures.
         resumed_chunks: chunks that an earlier, killed fit had done.
+        extraction_seconds: spent on reading images and extracting patches.
     """
 
     rows: torch.Tensor
@@ -61,6 +63,7 @@ class StreamedBank:
     patches: int
     radius_bound: float
     resumed_chunks: int
+    extraction_seconds: float
 
 
 def choose_streaming(
@@ -93,6 +96,7 @@ def choose_streaming(
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     summary = torch.empty((min(plan.summary_rows, plan.patches) + plan.chunks, source.channels))
     samples, filled, patches, radius, resumed, seen = [], 0, 0, 0.0, 0, 0
+    extracting = 0.0
     meter = ProgressMeter(progress, "Extracting features", count)
     for number in range(plan.chunks):
         indices = order[number * plan.chunk_images : (number + 1) * plan.chunk_images]
@@ -100,7 +104,10 @@ def choose_streaming(
         share = plan.summary_rows * seen // plan.patches - plan.summary_rows * before // plan.patches
         chunk = files.read(number) if files else None
         if chunk is None:
-            chunk = _reduce_chunk(source, indices, max(1, share), _generator(seed, number), project, plan, meter)
+            begun = time.monotonic()
+            vectors = source.gather(indices, source.patches_of(indices), meter)
+            extracting += time.monotonic() - begun
+            chunk = _reduce(source, vectors, indices, max(1, share), _generator(seed, number), project, plan)
             if files:
                 files.write(number, chunk)
         else:
@@ -117,19 +124,19 @@ def choose_streaming(
     summary = summary[:filled]
     wanted = min(max(1, int(patches * ratio)), plan.cap_rows, filled)
     chosen, last = _select(summary.to(source.device), wanted, _generator(seed, plan.chunks), project, progress)
-    return StreamedBank(summary[chosen.cpu()], torch.cat(samples), patches, radius + last, resumed)
+    return StreamedBank(summary[chosen.cpu()], torch.cat(samples), patches, radius + last, resumed, extracting)
 
 
-def _reduce_chunk(
+def _reduce(
     source: PatchSource,
+    vectors: torch.Tensor,
     indices: list[int],
     share: int,
     generator: torch.Generator,
     project: Projection | None,
     plan: MemoryBankPlan,
-    meter: ProgressMeter,
 ) -> ChunkSummary:
-    vectors = source.gather(indices, source.patches_of(indices), meter)
+    """Return what is kept of the patches of a chunk."""
     unreadable = {index: source.images.unreadable[index] for index in indices if index in source.images.unreadable}
     if not len(vectors):
         nothing = torch.empty((0, source.channels))
