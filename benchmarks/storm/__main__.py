@@ -98,7 +98,7 @@ def _storms(plans: list[StormPlan], scratch: Path, *, small: bool) -> list[Storm
 
 def _one(plan: StormPlan, home: Home, disk: DatabaseDisk, *, small: bool) -> StormResult:
     if small:
-        return Storm(plan, SmallPlant(home, disk.url, plan.shape.lines), disk, patience=60).run()
+        return Storm(plan, SmallPlant(home, disk.url, plan.shape.lines), disk, patience=180).run()
     from benchmarks.storm.full_plant import FullPlant
 
     return Storm(plan, FullPlant(home, disk.url, plan.shape.lines), disk, patience=600).run()

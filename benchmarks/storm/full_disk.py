@@ -8,12 +8,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import suppress
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 OWN_MOUNTS = "VAD_STORM_OWN_MOUNTS"
 SIZE_MB = 64
 BLOCKS = (1 << 20, 1 << 12, 1)
+REFILL_SECONDS = 0.05
 
 
 def enter_own_mounts(module: str) -> None:
@@ -44,16 +46,24 @@ class DatabaseDisk:
     def url(self) -> str:
         return f"sqlite:///{self.folder / 'inspection.db'}"
 
-    def fill(self) -> None:
-        """Leave not a single byte."""
-        if not self.real:
-            return
-        # Else what is written next would find room in the log of earlier transactions.
-        with suppress(sqlite3.Error):
-            connection = sqlite3.connect(self.folder / "inspection.db", timeout=2)
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.close()
-        with self._filler.open("wb", buffering=0) as stream:
+    def keep_full(self, seconds: float) -> None:
+        """Leave not a single byte for so long, and then make room again."""
+        deadline = time.monotonic() + seconds
+        try:
+            while time.monotonic() < deadline:
+                # Else what is written next would find room in the log of earlier transactions.
+                with suppress(sqlite3.Error), closing(self._connect()) as connection:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._fill()
+                time.sleep(REFILL_SECONDS)
+        finally:
+            self.free()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.folder / "inspection.db", timeout=0.5)
+
+    def _fill(self) -> None:
+        with self._filler.open("ab", buffering=0) as stream:
             for block in BLOCKS:
                 try:
                     while True:

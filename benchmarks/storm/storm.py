@@ -181,9 +181,8 @@ class Storm:
             self._later(0.0, lambda: self._promote(fault))
         elif fault.kind == FILL_DISK:
             if self.disk.real:
-                self.disk.fill()
                 self.result.disk_full_seconds += fault.down
-                self._later(fault.down, self.disk.free)
+                self._later(0.0, lambda: self.disk.keep_full(fault.down))
             else:
                 self.result.missed.append(fault)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -94,7 +95,7 @@ def _line_troubles(storm: Storm, line: str, drops: list[Drop]) -> list[str]:
                 troubles.append(f"{drop.path} was refused and is not in kept_aside")
             elif not beside.kept_file and not beside.kept_note:
                 troubles.append(f"{drop.path} was refused, and nobody kept it or said why not")
-            elif beside.kept_file and Path(beside.kept_file).read_bytes() != (inbox / drop.path).read_bytes():
+            elif beside.kept_file and not _is_same(Path(beside.kept_file), inbox / drop.path):
                 troubles.append(f"{beside.kept_file} is not what landed as {drop.path}")
 
     good = {contents[drop.path] for drop in drops if drop.kind in (GOOD, DUPLICATE)}
@@ -103,6 +104,13 @@ def _line_troubles(storm: Storm, line: str, drops: list[Drop]) -> list[str]:
             troubles.append(f"{sha} is the content of {len(winners[sha])} images that are done: {winners[sha][:3]}")
     troubles += _prediction_troubles(storm, line, good)
     return troubles
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _prediction_troubles(storm: Storm, line: str, good: set[str]) -> list[str]:
