@@ -13,7 +13,7 @@ from real_processes import Place, wait_for
 
 from vad_dagster.cli.development import answers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def _free_port() -> int:
@@ -30,7 +30,7 @@ def test_both_uis_and_the_scorer_come_up_and_one_ctrl_c_stops_all(place: Place, 
     process = place.start(command, log)
     try:
         for port in (dagster, mlflow, scorer):
-            wait_for(lambda port=port: answers(f"http://127.0.0.1:{port}"), 120, f"answer: {log.read_text()[-3000:]}")
+            wait_for(lambda port=port: answers(f"http://127.0.0.1:{port}"), 300, f"answer: {log.read_text()[-3000:]}")
         # the one that can be done without may die
         (serving,) = place.numbers_of("vad serve")
         os.kill(serving, signal.SIGKILL)

@@ -61,7 +61,9 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
         assert f"/lines/bottles/results?version=1&first={numbers[0]}&last={numbers[-1]}" in told["predictions"].value
         assert (told["people looked at"].value, told["agreement of people"].value) == (1, 0.0)
         checks = [event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
-        assert [(check.partition, check.passed) for check in checks] == [("bottles", True), ("caps", True)]
+        assert [(check.partition, check.passed) for check in checks] == [
+            (name, promise(db, name).kept) for name in ("bottles", "caps")
+        ]
         assert {check.check_name for check in checks} == {PROMISE_CHECK}
         idle = _tick(instance, first.cursor)
         assert idle.asset_events == []

@@ -208,9 +208,8 @@ def _inspect_landed(
         progress=log_progress(context),
     )
     folder = landing_folder(line, plan)
-    dataset, result = landed_dataset(
-        db, line.name, config.batch_id, result, folder=folder, ok_class=model.info.ok_class
-    )
+    landings = db.landings(line.name, batch_id=config.batch_id).sort_values(["path", "seq"], ignore_index=True)
+    dataset, result = landed_dataset(landings, result, folder=folder, ok_class=model.info.ok_class)
     return dataset, result, _compare_with_training(line, result)
 
 

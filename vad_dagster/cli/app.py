@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vad_dagster.cli import commands, database, export, lines, models, plans, serve, verdicts, weights
+from vad_dagster.cli import commands, database, export, lines, models, plans, results, serve, verdicts, weights
 from vad_dagster.cli.console import stderr
 from vad_lib.errors import VadError
 
@@ -49,6 +49,7 @@ app.add_typer(verdicts.app, name="verdict")
 app.command("train")(commands.train)
 app.command("inspect")(commands.inspect)
 app.command("export")(export.export)
+app.command("results")(results.results)
 app.command("dev")(commands.dev)
 app.command("serve")(serve.serve)
 app.command("demo")(commands.demo)

@@ -1,4 +1,4 @@
-"""A batch of landed files as a dataset, for the artifact tree of its inspection."""
+"""Landed files as a dataset, for the artifact tree of their inspection: those of a batch, or of a stretch of time."""
 
 from __future__ import annotations
 
@@ -8,28 +8,24 @@ from pathlib import Path
 import pandas as pd
 
 from vad_lib.inspection.results import InspectionResult
-from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.readiness.dataset import ValidatedDataset
 from vad_lib.tables import DroppedRows, ValidatedRows
 
 
 def landed_dataset(
-    db: InspectionDatabase, line: str, batch_id: str, result: InspectionResult, *, folder: Path, ok_class: str = ""
+    landings: pd.DataFrame, result: InspectionResult, *, folder: Path, ok_class: str = ""
 ) -> tuple[ValidatedDataset, InspectionResult]:
-    """Return a batch as a dataset with one row a landing, and the result with refused files at their rows.
+    """Return landings as a dataset with one row each, and the result with refused files at their rows.
 
     Landed files have no table: there is one column of paths, relative to the landing folder, and no label. Images were
     checked when they were inspected, so nothing is decoded again.
 
     Args:
-        db: the inspection database.
-        line: name of the line.
-        batch_id: the batch.
-        result: of ``inspect_batch``.
+        landings: in the order of rows of ``result``.
+        result: of their inspection.
         folder: the landing folder.
         ok_class: the model's normal label.
     """
-    landings = db.landings(line, batch_id=batch_id).sort_values(["path", "seq"], ignore_index=True)
     position = {path: row for row, path in enumerate(landings["path"])}
     refused = result.refused.assign(row=[position.get(path, -1) for path in result.refused["image_path"]])
     dataset = ValidatedDataset(

@@ -124,9 +124,20 @@ class InspectionDatabase:
         statement = select(kept_aside).where(kept_aside.c.line == line).order_by(kept_aside.c.kept_id)
         return self.table(statement if batch_id is None else statement.where(kept_aside.c.batch_id == batch_id))
 
-    def landings(self, line: str, *, batch_id: str | None = None) -> pd.DataFrame:
+    def landings(
+        self,
+        line: str,
+        *,
+        batch_id: str | None = None,
+        decided_since: datetime | None = None,
+        decided_before: datetime | None = None,
+    ) -> pd.DataFrame:
         """Return landings in the order of being taken up, with all columns of the table ``landings``."""
         statement = select(landings).where(landings.c.line == line).order_by(landings.c.seq)
+        if decided_since is not None:
+            statement = statement.where(landings.c.decided_at >= decided_since)
+        if decided_before is not None:
+            statement = statement.where(landings.c.decided_at < decided_before)
         return self.table(statement if batch_id is None else statement.where(landings.c.batch_id == batch_id))
 
     def batches(self, line: str) -> pd.DataFrame:
