@@ -49,6 +49,7 @@ def day(plant: Plant) -> Plant:
     return plant
 
 
+@pytest.mark.spec("V12.03", "V12.04")
 def test_a_tree_of_any_stretch_of_time_comes_from_the_database(day: Plant, tmp_path: Path) -> None:
     dataset, result = inspected_between(day.db, "bottles", folder=day.inbox, model_version="1", since=NOON)
     tree = write_inference_tree(
