@@ -114,6 +114,7 @@ def trained_model(
                 weights_store=store,
                 progress=log_progress(context),
                 work_folder=line.training_work,
+                cache_folder=Home.from_environment().feature_cache_folder,
             )
         shutil.rmtree(line.training_work, ignore_errors=True)
         model = TrainedModel.of_fit(

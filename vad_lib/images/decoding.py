@@ -250,7 +250,7 @@ def _to_8_bit(image: Image.Image, data: bytes, file: Path, notices: list[str]) -
     target = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if image.has_transparency_data:
         image = _lay_on_white(image, target, notices)
-    return np.array(image.convert(target), dtype=np.uint8)
+    return np.array(image if image.mode == target else image.convert(target), dtype=np.uint8)
 
 
 def _lay_on_white(image: Image.Image, target: str, notices: list[str]) -> Image.Image:
