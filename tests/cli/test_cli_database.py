@@ -1,0 +1,89 @@
+"""``vad db`` and ``vad verdict`` as a user meets them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner, Result
+
+from vad_dagster.cli import app
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.upgrading import HEAD
+from vad_lib.lines import Home
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "inspection"))
+
+from brightness_model import write_image
+from inspection_plant import Plant
+
+Vad = Callable[..., Result]
+
+
+@pytest.fixture
+def vad(vad_home: Path) -> Iterator[Vad]:
+    """Run ``vad`` with these words in an empty home."""
+    before = dict(os.environ)
+    runner = CliRunner(env={"COLUMNS": "200"})
+    yield lambda *words: runner.invoke(app, [str(word) for word in words])
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def plant(vad_home: Path, tmp_path: Path) -> Plant:
+    """A line with a plan, a training table, and one image that is NG."""
+    line = Home(vad_home).line("bottles")
+    line.inbox.mkdir(parents=True)
+    train = tmp_path / "train"
+    train.mkdir()
+    (train / "table.csv").write_text("image_path,label\n./a.png,good\n")
+    line.plan_file.write_text(
+        f"external_path:\n  - load_train_data_path: {train}\nuser_parameters:\n"
+        "  - train_pipeline:\n    - step: readiness\n      args:\n        - ok_class: good\n"
+    )
+    plant = Plant(InspectionDatabase.of(Home(vad_home)), line)
+    write_image(line.inbox / "bright.png", 200)
+    plant.inspect(plant.land_batch())
+    return plant
+
+
+def test_the_database_is_looked_at_upgraded_and_checked(vad: Vad, vad_home: Path) -> None:
+    looked = vad("db", "current")
+    assert looked.exit_code == 0, looked.output
+    assert "revision none" in looked.output
+    assert vad("db", "check").exit_code == 1
+    assert f"from revision none to {HEAD}" in vad("db", "upgrade").output
+    assert "nothing to do" in vad("db", "upgrade").output
+    assert "every law holds" in vad("db", "check").output
+
+
+def test_a_broken_law_is_told_and_ends_with_code_1(vad: Vad, plant: Plant) -> None:
+    with plant.db.writing() as connection:
+        connection.execute(text("DELETE FROM predictions"))
+    answer = vad("db", "check")
+    assert answer.exit_code == 1
+    assert "A landing that is done has a prediction. Broken by 1" in " ".join(answer.output.split())
+
+
+def test_a_verdict_is_given_listed_and_exported(vad: Vad, plant: Plant, tmp_path: Path) -> None:
+    given = vad("verdict", "give", "bottles", "bright.png", "ok", "--note", "a reflection", "--person", "Kim")
+    assert given.exit_code == 0, given.output
+    assert "bright.png is OK (predicted was NG" in given.output
+    listed = vad("verdict", "list", "bottles").output
+    assert "a reflection" in listed
+    assert "0 of 1 predictions agree" in listed
+    exported = vad("verdict", "export", "bottles")
+    assert exported.exit_code == 0, exported.output
+    assert list(pd.read_csv(tmp_path / "train" / "verdicts.csv")["label"]) == ["good"]
+
+
+def test_a_wrong_verdict_or_image_is_told(vad: Vad, plant: Plant) -> None:
+    assert "ok or ng" in vad("verdict", "give", "bottles", "bright.png", "perhaps").output
+    assert "no prediction of" in vad("verdict", "give", "bottles", "dark.png", "ok").output
+    assert vad("verdict", "export", "bottles").exit_code == 1
