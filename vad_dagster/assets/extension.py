@@ -80,6 +80,9 @@ def extended_model(
                 description=story,
                 example_image=extension.images.files[0],
             )
+        notices = list(extension.notices)
+        if champion.tags.get("dataset_digest") != recording.dataset_digest(validated_dataset):
+            notices.append("The line's data are others than the champion was trained on: both are measured on today's.")
         if config.promote:
             version = registry.promote(version, by=f"person: {person}")
     return dg.MaterializeResult(
@@ -97,7 +100,7 @@ def extended_model(
             "threshold before": extension.threshold_before.value,
             "threshold": extension.model.threshold.value,
             "scores of the added images": preview_table(extension.scores, 50),
-            "notices": dg.MetadataValue.md("\n".join(f"- {notice}" for notice in extension.notices)),
+            "notices": dg.MetadataValue.md("\n".join(f"- {notice}" for notice in notices)),
             "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
             **evaluation_numbers(extension.after),
             **plan_metadata(plan),
