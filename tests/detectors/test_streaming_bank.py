@@ -85,6 +85,7 @@ def test_memory_does_not_grow_with_the_number_of_images_once_the_cap_is_reached(
     assert needs[1] < 1.1 * needs[0]
 
 
+@pytest.mark.spec("V14.34")
 @pytest.mark.usefixtures("small_chunks")
 def test_a_stream_has_the_rows_of_the_ratio_and_covers_as_it_says(
     tiles: pd.DataFrame, random_resnet: BackboneWeights
@@ -106,6 +107,7 @@ def test_a_stream_has_the_rows_of_the_ratio_and_covers_as_it_says(
     assert len(torch.unique(rows_of(detector), dim=0)) == record["rows"]
 
 
+@pytest.mark.spec("V14.10")
 @pytest.mark.usefixtures("small_chunks")
 def test_the_seed_alone_decides_which_rows_a_stream_keeps(tiles: pd.DataFrame, random_resnet: BackboneWeights) -> None:
     first = rows_of(streaming(random_resnet).fit(as_dataset(tiles[:12])))
@@ -159,6 +161,7 @@ def test_exact_is_refused_before_any_image_is_read_where_it_does_not_fit(
     assert detector.bank_ is None
 
 
+@pytest.mark.spec("V14.34")
 def test_a_cap_keeps_the_first_rows_of_the_exact_bank(tiles: pd.DataFrame, random_resnet: BackboneWeights) -> None:
     whole = PatchCore(random_resnet, coreset_sampling_ratio=0.2, seed=1).fit(as_dataset(tiles[:6]))
     capped = PatchCore(random_resnet, coreset_sampling_ratio=0.2, seed=1, bank_cap_rows=30).fit(as_dataset(tiles[:6]))

@@ -20,6 +20,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -57,6 +58,7 @@ class FeatureCache:
         self.folder = folder
         self.limit_bytes = limit_bytes
         self.hits = self.misses = self.left_out = 0
+        self._lock = threading.Lock()
         self._context = ""
         self._used: set[Path] = set()
         self._total = 0
@@ -116,10 +118,12 @@ class FeatureCache:
             tensors = load(data[:-4])
             os.utime(file)
         except (OSError, ValueError, SafetensorError):
-            self.misses += 1
+            with self._lock:
+                self.misses += 1
             return None
-        self._used.add(file)
-        self.hits += 1
+        with self._lock:
+            self._used.add(file)
+            self.hits += 1
         return [tensors[name] for name in sorted(tensors)]
 
     def write(self, sha256: str, features: list[torch.Tensor]) -> None:
