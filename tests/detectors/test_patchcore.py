@@ -15,6 +15,7 @@ from tests.detectors.tile_images import as_dataset, write_tiles
 from vad_lib.backbones.weights import BackboneWeights
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.detectors.patchcore.nearest import MemoryBank
 from vad_lib.detectors.registry import load_detector
 from vad_lib.errors import InputError, ModelFormatError, PlanError, TrainingStopped
 from vad_lib.preprocessing import Preprocessing
@@ -32,7 +33,8 @@ def unseen(tiles: pd.DataFrame) -> torch.Tensor:
 
 
 @pytest.mark.spec("V4.17", "V15.02")
-def test_scores_and_maps_are_those_of_anomalib(shared_data: Path, real_resnet: BackboneWeights) -> None:
+@pytest.mark.parametrize("screened", [False, True])
+def test_scores_and_maps_are_those_of_anomalib(shared_data: Path, real_resnet: BackboneWeights, screened: bool) -> None:
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
     from vad_lib.backbones.build import load_weights
@@ -43,10 +45,12 @@ def test_scores_and_maps_are_those_of_anomalib(shared_data: Path, real_resnet: B
     ours = PatchCore(real_resnet).fit(ImageDataset(train, size, shapes=[(320, 320)] * len(train)))
     images = ImageDataset(test, size, shapes=[(320, 320)] * len(test))
     batch = torch.stack([images[number] for number in range(len(test))])
+    assert ours.bank_ is not None
+    ours.bank_ = MemoryBank(ours.bank_.rows, screened=screened)
     found = ours.score(batch)
+    assert np.array_equal(ours.score(batch, with_maps=False).scores, found.scores)
     theirs = PatchcoreModel(backbone="resnet18", layers=("layer2", "layer3"), pre_trained=False).eval()
     load_weights(theirs.feature_extractor.feature_extractor, real_resnet)
-    assert ours.bank_ is not None
     theirs.memory_bank = ours.bank_.rows
     with torch.inference_mode():
         expected = theirs(ours.embedder.normalise(batch))

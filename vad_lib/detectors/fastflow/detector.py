@@ -7,6 +7,7 @@ https://arxiv.org/abs/2111.07677
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -87,6 +88,8 @@ class FastFlow:
         self.feature_cache = feature_cache
         self.network = self._new_network()
         self.fitted_ = False
+        # a compiled network that takes this one's place in scoring, see vad_lib.compiled
+        self.runner: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None
         self.report = FitReport()
 
     def _new_network(self) -> FlowNetwork:
@@ -222,8 +225,11 @@ class FastFlow:
         size = 1 if self.device.type == "cpu" else max(1, len(batch))
         parts = []
         for part in batch.split(size):
-            hidden, _ = self.network.flow(self.network.features(part.to(self.device)))
-            maps = self.network.map_maker(hidden)[:, 0]
+            if self.runner is None:
+                hidden, _ = self.network.flow(self.network.features(part.to(self.device)))
+                maps = self.network.map_maker(hidden)[:, 0]
+            else:
+                _, maps = self.runner(part)
             parts.append(Scores(maps.amax((1, 2)).cpu().numpy(), maps.cpu().numpy() if with_maps else None))
         return join_scores(parts)
 

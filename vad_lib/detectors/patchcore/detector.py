@@ -5,7 +5,7 @@ Paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", http
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.bank_choice import choose_bank
 from vad_lib.detectors.patchcore.bank_plan import CAP_ROWS, BankMethod, budget_in_bytes, plan_bank
 from vad_lib.detectors.patchcore.nearest import MemoryBank
-from vad_lib.detectors.patchcore.network import MapMaker, PatchEmbedder, image_scores
+from vad_lib.detectors.patchcore.network import MapMaker, PatchEmbedder, image_score
 from vad_lib.detectors.patchcore.patches import PatchSource
 from vad_lib.detectors.storage import write_model_folder
 from vad_lib.errors import ModelFormatError
@@ -90,6 +90,8 @@ class PatchCore:
             self.embedder = PatchEmbedder(weights, self.layers).to(self.device)
         self.map_maker = MapMaker().to(self.device)
         self.bank_: MemoryBank | None = None
+        # a compiled network that takes the embedder's place in scoring, see vad_lib.compiled
+        self.runner: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None
         self.bank_record: dict[str, Any] = {}
         self.report = FitReport()
 
@@ -139,15 +141,32 @@ class PatchCore:
         return join_scores([self._score(part.to(self.device), self.bank_, with_maps) for part in batch.split(size)])
 
     def _score(self, images: torch.Tensor, bank: MemoryBank, with_maps: bool) -> Scores:
-        embeddings, grid = self.embedder(images)
-        distances, nearest = bank.nearest(embeddings.flatten(0, 1))
-        distances, nearest = distances.view(len(images), -1), nearest.view(len(images), -1)
-        scores = image_scores(bank, embeddings, distances, nearest)
-        maps = None
+        embeddings, grid = self._embed(images)
+        nearest = None
         if with_maps:
+            found = bank.nearest(embeddings.flatten(0, 1))
+            nearest = [each.view(len(images), -1) for each in found]
+        scores = []
+        for number, patches in enumerate(embeddings):
+            if nearest is None or bank.screened:
+                # Also beside maps, for which the same row may be found by other arithmetic: a score has the same bits
+                # whether maps are wanted or not.
+                worst = bank.farthest(patches)
+            else:
+                worst = bank.farthest_of(nearest[0][number], nearest[1][number])
+            scores.append(image_score(bank, patches, worst))
+        maps = None
+        if nearest is not None:
             size = (images.shape[2], images.shape[3])
-            maps = self.map_maker(distances.view(len(images), *grid), size).cpu().numpy()
-        return Scores(scores.cpu().numpy(), maps)
+            maps = self.map_maker(nearest[0].view(len(images), *grid), size).cpu().numpy()
+        return Scores(torch.stack(scores).cpu().numpy(), maps)
+
+    def _embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        if self.runner is None:
+            embeddings, grid = self.embedder(images)
+            return embeddings, grid
+        (found,) = self.runner(images)
+        return found.flatten(1, 2), (found.shape[1], found.shape[2])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the backbone's tensors and the memory."""

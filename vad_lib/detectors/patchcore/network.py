@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from vad_lib.backbones.build import Normalise, create_backbone, freeze, layer_index, load_weights
 from vad_lib.backbones.weights import BackboneWeights
-from vad_lib.detectors.patchcore.nearest import MemoryBank
+from vad_lib.detectors.patchcore.nearest import Farthest, MemoryBank
 from vad_lib.errors import PlanError
 
 NUM_NEIGHBOURS = 9
@@ -112,23 +112,16 @@ class MapMaker(nn.Module):
         return functional.conv2d(across, self.line.view(1, 1, -1, 1))[:, 0]
 
 
-def image_scores(
-    bank: MemoryBank, embeddings: torch.Tensor, distances: torch.Tensor, nearest: torch.Tensor
-) -> torch.Tensor:
-    """Return image scores (N,): the largest patch distance, weighed by how common its neighbourhood is.
+def image_score(bank: MemoryBank, patches: torch.Tensor, worst: Farthest) -> torch.Tensor:
+    """Return the score () of one image: the largest patch distance, weighed by how common its neighbourhood is.
 
     Args:
         bank: the memory.
-        embeddings: (N, patches, D).
-        distances: (N, patches), to the nearest row.
-        nearest: (N, patches), index of that row.
+        patches: (patches, D) of the image.
+        worst: of these patches.
 
     Paper: Roth et al., equations 6 and 7, https://arxiv.org/abs/2106.08265; computed as anomalib does.
     """
-    image = torch.arange(len(distances), device=distances.device)
-    worst = distances.argmax(1)
-    score = distances[image, worst]
-    support = bank.nearest_rows(bank.rows[nearest[image, worst]], NUM_NEIGHBOURS)
-    to_support = torch.linalg.vector_norm(embeddings[image, worst][:, None, :] - bank.rows[support], dim=2)
-    weight = 1.0 - functional.softmax(to_support, dim=1)[:, 0]
-    return weight * score
+    support = bank.nearest_rows(bank.rows[worst.row][None], NUM_NEIGHBOURS)[0]
+    to_support = torch.linalg.vector_norm(patches[worst.query] - bank.rows[support], dim=1)
+    return (1.0 - functional.softmax(to_support, dim=0)[0]) * worst.distance
