@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from scorer_plant import Channels, PlantSource, Starter, until
 from vad_lib.inspection import inspect_batch
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.landing import plan_landing_tick
-from vad_lib.scorer.signals import delay_before, signal_counts, signature
+from vad_lib.scorer.signals import FILE, Signal, delay_before, signal_counts, signature, write_result_file
 
 
 class Receiver:
@@ -180,6 +181,26 @@ def test_a_result_file_lies_beside_the_image_and_is_not_taken_for_one(
     tick = plan_landing_tick(db, "bottles", inbox, run_state=lambda _: None, now=time.time() + 60)
     assert (tick.requests, tick.refused) == ((), 0)
     assert sorted(Path(inbox / "deep").iterdir()) == [inbox / "deep" / "a.png", result]
+
+
+def test_what_a_kill_left_of_a_result_file_is_cleared_away_by_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {"state": "done", "predicted": "OK"}
+    signal = Signal(1, FILE, "bottles", 0, datetime.now(UTC), tmp_path / "a.png", content)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as kill:
+        kill.setattr("os.replace", killed)
+        kill.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            write_result_file(signal)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert write_result_file(signal).state == "sent"
+    (file,) = tmp_path.iterdir()
+    assert json.loads(file.read_text()) == content
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 5, 9, 50])

@@ -14,6 +14,7 @@ from vad_lib.errors import InputError
 from vad_lib.inspection.core import Inspection
 from vad_lib.inspection.keeping_aside import keep_aside
 from vad_lib.inspection.ledger import LandedLedger, PredictionFacts
+from vad_lib.inspection.owed import settle_owed
 from vad_lib.inspection.reporting import predictions_table
 from vad_lib.inspection.results import InspectionResult, Item, refused_table
 from vad_lib.inspection.scoring import Scorer
@@ -124,6 +125,7 @@ def inspect_pending(
 
     Args and errors are those of ``inspect_batch``.
     """
+    settle_owed(db)
     batch, rows = _load(db, line.name, batch_id)
     folder = Path(batch.folder)
     pending = [_item(row, folder, number) for number, row in rows if row.state == PENDING]

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, case, select, update
 
 from vad_lib.images.decoding import DecodedImage
+from vad_lib.inspection.owed import write_or_owe
 from vad_lib.inspection.results import Item, Refusal
 from vad_lib.inspection.scoring import Scorer, judge
 from vad_lib.inspection_db.database import InspectionDatabase, chunks, insert_many, utc_now
@@ -84,8 +85,7 @@ class FreeLedger:
     def give_back(self, chunk: Sequence[Item], also: Also | None = None) -> None:
         """Run ``also``."""
         if also is not None:
-            with self._db.writing() as connection:
-                also(connection)
+            write_or_owe(self._db, also)
 
     def blame(self, items: Sequence[tuple[Item, str]]) -> None:
         """Nothing to mark."""
@@ -126,9 +126,13 @@ class LandedLedger:
 
     def give_back(self, chunk: Sequence[Item], also: Also | None = None) -> None:
         """Take back what ``begin`` counted."""
-        with self._db.writing() as connection:
-            for alone in (True, False):
-                part = [item for item in chunk if self._alone.get(item.row) is alone]
+        parts = [(alone, [item for item in chunk if self._alone.get(item.row) is alone]) for alone in (True, False)]
+        # Once only: a second call must not take back what another inspection's death left.
+        for item in chunk:
+            self._alone.pop(item.row, None)
+
+        def take_back(connection: Connection) -> None:
+            for alone, part in parts:
                 _of(
                     connection,
                     part,
@@ -139,9 +143,8 @@ class LandedLedger:
                 )
             if also is not None:
                 also(connection)
-        # Once only: a second call must not take back what another inspection's death left.
-        for item in chunk:
-            self._alone.pop(item.row, None)
+
+        write_or_owe(self._db, take_back)
 
     def blame(self, items: Sequence[tuple[Item, str]]) -> None:
         """Keep the mark of ``begin`` as one that counts fully, and remember what was wrong."""

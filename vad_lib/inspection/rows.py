@@ -10,6 +10,7 @@ import pandas as pd
 
 from vad_lib.inspection.core import Inspection
 from vad_lib.inspection.ledger import FreeLedger, PredictionFacts
+from vad_lib.inspection.owed import settle_owed
 from vad_lib.inspection.reporting import predictions_table
 from vad_lib.inspection.results import InspectionResult, Item, Refusal, refused_table
 from vad_lib.inspection.scoring import Scorer
@@ -57,6 +58,7 @@ def inspect_rows(
         Exception: what the detector raised, where it could score nothing at all.
     """
     started = time.monotonic()
+    settle_owed(db)
     items = [_item(record) for record in rows.to_dict("records")]
     facts = PredictionFacts(line.name, model_version, inference_threshold, lane, None, run_id)
     inspection = Inspection(

@@ -41,10 +41,19 @@ from vad_lib.scorer.taking_up import (
 from vad_lib.scorer.watching import FolderWatch, Watcher
 
 MOST_ATTEMPTS = 3
-TROUBLE_SECONDS = 1.0
+TROUBLE_SECONDS, LONGEST_TROUBLE_SECONDS = 1.0, 15.0
 DEBOUNCE_SECONDS = 0.01
 """Programs that copy set the time of a file just after they closed it."""
 logger = logging.getLogger("vad.scorer")
+
+
+def pause_after(attempts: int) -> float:
+    """Return seconds until a batch is tried again: soon enough that images do not wait long for a disk with room.
+
+    >>> pause_after(0), pause_after(2), pause_after(50)
+    (1.0, 4.0, 15.0)
+    """
+    return min(LONGEST_TROUBLE_SECONDS, TROUBLE_SECONDS * 2.0 ** min(attempts, 30))
 
 
 class FastLane:
@@ -313,9 +322,7 @@ class FastLane:
             self._tell(taken, decided or [], bool(channels), time.monotonic() - started, warm.version if warm else "")
 
     def _again(self, job: Job) -> None:
-        self.queue.put(
-            Job(job.taken, job.attempts + 1, time.monotonic() + TROUBLE_SECONDS * 2**job.attempts), again=True
-        )
+        self.queue.put(Job(job.taken, job.attempts + 1, time.monotonic() + pause_after(job.attempts)), again=True)
 
     def _tell(self, taken: TakenBatch, decided: Collection[Decided], send: bool, seconds: float, version: str) -> None:
         waits = [each.seconds for each in decided if each.seconds is not None]

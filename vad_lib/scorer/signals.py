@@ -12,7 +12,6 @@ import hmac
 import json
 import os
 import random
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -281,7 +280,8 @@ def post_signal(session: Any, channels: Channels, signal: Signal) -> Outcome:
 def write_result_file(signal: Signal) -> Outcome:
     """Write ``<image>.vad.json`` beside the image, whole or not at all."""
     target = signal.file.with_name(signal.file.name + RESULT_SUFFIX)
-    partial = target.with_name(f".{secrets.token_hex(6)}.part")
+    # The same in each attempt, so that one that follows a kill clears it away; short, whatever the image is called.
+    partial = target.with_name(f".{hashlib.sha256(target.name.encode(errors='replace')).hexdigest()[:16]}.part")
     try:
         try:
             partial.write_text(json.dumps(signal.content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
