@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ OWN_MOUNTS = "VAD_STORM_OWN_MOUNTS"
 SIZE_MB = 64
 BLOCKS = (1 << 20, 1 << 12, 1)
 REFILL_SECONDS = 0.05
+MOST_TIMES = 5.0
 
 
 def enter_own_mounts(module: str) -> None:
@@ -46,11 +48,15 @@ class DatabaseDisk:
     def url(self) -> str:
         return f"sqlite:///{self.folder / 'inspection.db'}"
 
-    def keep_full(self, seconds: float) -> None:
-        """Leave not a single byte for so long, and then make room again."""
-        deadline = time.monotonic() + seconds
+    def keep_full(self, seconds: float, was_met: Callable[[], bool]) -> float:
+        """Leave not a single byte for so long, and longer where nobody has met it by then; then make room again.
+
+        Returns:
+            For how many seconds it was full.
+        """
+        started = time.monotonic()
         try:
-            while time.monotonic() < deadline:
+            while (lasted := time.monotonic() - started) < seconds or (lasted < MOST_TIMES * seconds and not was_met()):
                 # Else what is written next would find room in the log of earlier transactions.
                 with suppress(sqlite3.Error), closing(self._connect()) as connection:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -58,6 +64,7 @@ class DatabaseDisk:
                 time.sleep(REFILL_SECONDS)
         finally:
             self.free()
+        return lasted
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.folder / "inspection.db", timeout=0.5)

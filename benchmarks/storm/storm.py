@@ -25,7 +25,7 @@ from benchmarks.storm.plan import (
     Fault,
     StormPlan,
 )
-from benchmarks.storm.verdict import judge_storm
+from benchmarks.storm.verdict import disk_full_met, judge_storm
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.schema import OPEN, PENDING, batches, landings
 from vad_lib.lines import Home
@@ -181,8 +181,7 @@ class Storm:
             self._later(0.0, lambda: self._promote(fault))
         elif fault.kind == FILL_DISK:
             if self.disk.real:
-                self.result.disk_full_seconds += fault.down
-                self._later(0.0, lambda: self.disk.keep_full(fault.down))
+                self._later(0.0, lambda: self._fill_disk(fault))
             else:
                 self.result.missed.append(fault)
         else:
@@ -192,6 +191,11 @@ class Storm:
         label = self.plant.promote(fault.line)
         self.result.promotions += 1
         logger.info("%s serves", label)
+
+    def _fill_disk(self, fault: Fault) -> None:
+        before = disk_full_met(self.plant.home.root)
+        lasted = self.disk.keep_full(fault.down, lambda: disk_full_met(self.plant.home.root) > before)
+        self.result.disk_full_seconds += lasted
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
         def wait_and_act() -> None:

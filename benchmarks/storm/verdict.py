@@ -32,8 +32,7 @@ def judge_storm(storm: Storm) -> None:
     result = storm.result
     result.bad = sum(drop.kind != GOOD for drop in storm.plan.drops)
     drops = [*storm.plan.drops, *storm.extra]
-    logs = [file.read_text(encoding="utf-8", errors="replace") for file in storm.plant.home.root.glob("*.log")]
-    result.disk_full_met = sum(log.count(message) for log in logs for message in FULL_MESSAGES)
+    result.disk_full_met = disk_full_met(storm.plant.home.root)
     result.troubles += _database_troubles(storm.db)
     for line in storm.plan.shape.lines:
         of_line = [drop for drop in drops if drop.line == line]
@@ -43,6 +42,12 @@ def judge_storm(storm: Storm) -> None:
     with storm.db.reading() as connection:
         lanes = connection.execute(text("SELECT lane, count(*) FROM predictions GROUP BY lane"))
         result.lanes = {str(lane): int(number) for lane, number in lanes}
+
+
+def disk_full_met(home: Path) -> int:
+    """Return how often processes of a home wrote that the disk of the database was full."""
+    logs = [file.read_text(encoding="utf-8", errors="replace") for file in home.glob("*.log")]
+    return sum(log.count(message) for log in logs for message in FULL_MESSAGES)
 
 
 def _database_troubles(db: InspectionDatabase) -> list[str]:
