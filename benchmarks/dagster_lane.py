@@ -11,25 +11,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.homes import call, environment_of
+from benchmarks.homes import call, environment_of, write_plan
 from vad_dagster.home import daemon_command, prepare_home
 from vad_lib.lines import Home
 
-PLAN = """
-external_path:
-    - load_train_data_path: ./train/
-user_parameters:
-    - train_pipeline:
-        - step: readiness
-          args:
-            - ok_class: good
-              train_validate_column: train_val_split
-        - step: train
-          args:
-            - model_name: patchcore
-              img_size: [256, 256]
-              model_parameters: {patchcore_backbone: resnet18, patchcore_coreset_sampling_ratio: 0.01}
-"""
 LINE = "bottles"
 PLAIN_LAUNCHER = "run_launcher:\n  module: vad_dagster.run_launcher\n  class: LocalRunLauncher\n"
 FIRST_SECONDS, RESULT_SECONDS = 300.0, 180.0
@@ -41,8 +26,7 @@ class DagsterLane:
     def __init__(self, root: Path, model: Path, *, warm: bool) -> None:
         self.home = Home(root)
         root.mkdir(parents=True)
-        plan = root / "plan.yaml"
-        plan.write_text(PLAN, encoding="utf-8")
+        plan = write_plan(root / "plan.yaml", side=256, sampling_ratio=0.01)
         more = {} if warm else {"VAD_LANDING_WAIT_SECONDS": "0"}
         environment = environment_of(root, **more)
         call("home", environment, root, plan, LINE, model)

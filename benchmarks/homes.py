@@ -14,6 +14,36 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 FACTS = "versions.json"
 """Label of each version -> its threshold."""
+PLAN = """
+external_path:
+    - load_train_data_path: ./train/
+user_parameters:
+    - train_pipeline:
+        - step: readiness
+          args:
+            - ok_class: good
+              train_validate_column: train_val_split
+        - step: train
+          args:
+            - model_name: patchcore
+              img_size: [{side}, {side}]
+              model_parameters: {{patchcore_backbone: resnet18, patchcore_coreset_sampling_ratio: {sampling_ratio}}}
+operation: {{settle_seconds: {settle_seconds}, max_batch_images: {max_batch_images}}}
+"""
+
+
+def write_plan(
+    file: Path, *, side: int, sampling_ratio: float, settle_seconds: float = 2.0, max_batch_images: int = 256
+) -> Path:
+    """Write the plan of a line with PatchCore on resnet18."""
+    text = PLAN.format(
+        side=side,
+        sampling_ratio=sampling_ratio,
+        settle_seconds=settle_seconds,
+        max_batch_images=max_batch_images,
+    )
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
 def environment_of(home: Path, database_url: str | None = None, **more: str) -> dict[str, str]:

@@ -7,27 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.homes import FACTS, call, environment_of
-
-PLAN = """
-external_path:
-    - load_train_data_path: ./train/
-user_parameters:
-    - train_pipeline:
-        - step: readiness
-          args:
-            - ok_class: good
-              train_validate_column: train_val_split
-        - step: train
-          args:
-            - model_name: patchcore
-              img_size: [64, 64]
-              batch_size: 16
-              model_parameters: {patchcore_backbone: resnet18, patchcore_coreset_sampling_ratio: 0.05}
-operation:
-    settle_seconds: 1.0
-    max_batch_images: 100
-"""
+from benchmarks.homes import FACTS, call, environment_of, write_plan
 
 
 def make_template(scratch: Path, lines: Sequence[str]) -> Path:
@@ -37,8 +17,8 @@ def make_template(scratch: Path, lines: Sequence[str]) -> Path:
         return template
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    models, plan = scratch / "models", scratch / "plan.yaml"
-    plan.write_text(PLAN, encoding="utf-8")
+    models = scratch / "models"
+    plan = write_plan(scratch / "plan.yaml", side=64, sampling_ratio=0.05, settle_seconds=1.0, max_batch_images=100)
     environment = environment_of(home)
     call("small-models", environment, models)
     call("home", environment, home, plan, ",".join(lines), models / "a", models / "b")
