@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandera.errors
@@ -19,6 +19,9 @@ import pandera.pandas as pa
 from vad_dagster.partitions import lines
 from vad_lib.errors import VadError
 from vad_lib.findings import Finding
+
+if TYPE_CHECKING:
+    from vad_lib.compiled import ScoringChoice
 
 MAX_EXAMPLES = 20
 MAX_DESCRIPTION = 1000
@@ -71,6 +74,20 @@ def plain_result(
         severity=dg.AssetCheckSeverity.ERROR if severity == "error" else dg.AssetCheckSeverity.WARN,
         description=(str(problem) if problem is not None else fine)[:MAX_DESCRIPTION],
         metadata=metadata,
+    )
+
+
+def backend_result(asset: str, check: str, choice: ScoringChoice) -> dg.AssetCheckResult:
+    """Return whether the backends that were compared decide alike; torch alone needs no comparison."""
+    differing = [f"{name}: {parity.in_words()}" for name, parity in choice.parity.items() if not parity.passed]
+    return plain_result(
+        asset,
+        check,
+        f"{choice.in_words()}. {' '.join(differing)}" if differing else None,
+        fine=f"{choice.in_words()}. {' '.join(f'{n}: {p.in_words()}' for n, p in choice.parity.items())}".strip(),
+        severity="warn",
+        **{f"{name}, ms an image": value for name, value in choice.milliseconds.items()},
+        **{f"{name}, largest relative difference": p.max_relative_difference for name, p in choice.parity.items()},
     )
 
 

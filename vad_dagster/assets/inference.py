@@ -23,7 +23,7 @@ from vad_dagster.asset_parts import (
     step_tags,
     thumbnails,
 )
-from vad_dagster.checks import check_spec, plain_result, result_of_rule, schema_result
+from vad_dagster.checks import backend_result, check_spec, plain_result, result_of_rule, schema_result
 from vad_dagster.configuration import InspectionConfig
 from vad_dagster.partitions import lines
 from vad_dagster.plans import landing_folder, line_of, plan_of
@@ -43,6 +43,7 @@ from vad_lib.summary import InferenceSummary
 from vad_lib.tables import Predictions
 
 ALL_DECIDED, ENVIRONMENT, SCHEMA = "all_images_decided", "environment_changed", "predictions_schema"
+BACKEND = "scoring_backend"
 THUMBNAILS = 4
 ENVIRONMENT_SAMPLE = 50
 
@@ -61,6 +62,7 @@ ENVIRONMENT_SAMPLE = 50
             ASSET, ALL_DECIDED, "Every image has a prediction. Those that have none are named here, with the reason."
         ),
         check_spec(ASSET, ENVIRONMENT, "Images have brightness, contrast and sharpness of the training images."),
+        check_spec(ASSET, BACKEND, "The backend that scores decides as torch does, on the same validation images."),
         check_spec(ASSET, SCHEMA, "Every prediction is as tables.Predictions wants.", blocking=True),
     ],
     description="Predictions of the champion for a batch of landed images, or for a folder: raw score, calibrated "
@@ -70,14 +72,15 @@ def inference_outputs(
     context: dg.AssetExecutionContext, config: InspectionConfig, tracking: MLflowTracking
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[InspectionOutcome]]:
     from vad_lib.artifacts import InspectionRecord, write_inference_tree
-    from vad_lib.models import InspectionModel
+    from vad_lib.compiled import load_for_scoring
 
     line = line_of(context)
     with step(context, line) as logs:
         plan = plan_of(line).with_operator_arguments("inference", config.arguments())
         registry = LineRegistry(tracking, line.name)
         version = registry.champion()
-        model = InspectionModel.load(registry.folder(version), accelerator=plan.train.accelerator)
+        # follows what was measured (`vad backend`, or the resident scorer), and never measures while images wait
+        model, backend = load_for_scoring(registry.folder(version), accelerator=plan.train.accelerator, measure=False)
         maps_folder = line.folder / "maps" / (config.batch_id or context.run.run_id)
         inspect = _inspect_landed if config.batch_id else _inspect_folder
         dataset, result, findings = inspect(
@@ -125,6 +128,7 @@ def inference_outputs(
         ),
     )
     yield result_of_rule(ASSET, ENVIRONMENT, findings)
+    yield backend_result(ASSET, BACKEND, backend)
     yield schema_result(ASSET, SCHEMA, Predictions, result.predictions)
     outcome = InspectionOutcome(
         result.predictions,
@@ -137,6 +141,7 @@ def inference_outputs(
             **_counts(result, refused),
             **(evaluation_numbers(tree.evaluation) if tree.evaluation else {}),
             "model version": version.label,
+            "scoring backend": backend.in_words(),
             "inference threshold": plan.inference.inference_threshold,
             "seconds": round(result.seconds, 3),
             "most anomalous": preview_table(_most_anomalous(result.predictions)),

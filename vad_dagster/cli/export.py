@@ -1,4 +1,4 @@
-"""``vad export``: a model version as a folder that scores without this software."""
+"""``vad export``: a model version as a folder that scores without this software. ``vad backend``: what scores here."""
 
 from __future__ import annotations
 
@@ -50,6 +50,33 @@ def export(
     console.print(f"{chosen.label} exported as {format}: {to}", style="bold green")
     console.print(f"  the same decisions as the model: {parity.in_words()}", markup=False)
     console.print(f"  try it: python {to / 'score.py'} FOLDER_OF_IMAGES", markup=False)
+
+
+def backend(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Images to compare on. Default: the validation images of the line.")
+    ] = None,
+) -> None:
+    """Measure which backend scores the champion fastest on this machine, and let it score if it decides alike.
+
+    It is measured once for each version; the resident scorer does so by itself. $VAD_SCORING_BACKEND (auto, torch,
+    openvino, onnx) is the switch.
+    """
+    from vad_dagster.home import prepare_home
+    from vad_dagster.registry import LineRegistry
+    from vad_dagster.resources import MLflowTracking
+    from vad_lib.compiled import load_for_scoring
+
+    line = existing_line(name)
+    prepare_home()
+    registry = LineRegistry(MLflowTracking(), line.name)
+    champion = registry.champion()
+    with stderr.status(f"measuring {champion.label}"):
+        _, choice = load_for_scoring(registry.folder(champion), images=_images(line, images))
+    console.print(f"{champion.label} is scored by {choice.in_words()}", style="bold green", markup=False)
+    for other, parity in choice.parity.items():
+        console.print(f"  {other} beside torch: {parity.in_words()}", markup=False)
 
 
 def _images(line: Line, folder: Path | None) -> list[Path]:

@@ -88,11 +88,30 @@ class ChampionSource:
         return found
 
     def load(self, line: str, model_version: str) -> Scorer:
-        """Return the model of a version by its label, such as 'vad-bottles/3'."""
-        from vad_lib.models import InspectionModel
+        """Return the model of a version by its label, such as 'vad-bottles/3', on the fastest backend of this machine.
+
+        The first time that a version is loaded on a machine, its backends are measured and compared: seconds to a
+        minute, in which the version before it goes on.
+        """
+        from vad_lib.compiled import load_for_scoring
 
         registry = LineRegistry(self._tracking, line)
-        return InspectionModel.load(registry.folder(registry.version(model_version.rpartition("/")[2])))
+        folder = registry.folder(registry.version(model_version.rpartition("/")[2]))
+        model, choice = load_for_scoring(folder, images=validation_images(self._home.line(line)))
+        logger.info(
+            "a scoring backend serves",
+            extra={
+                "line": line,
+                "model_version": model_version,
+                "backend": choice.backend,
+                "reason": choice.reason,
+                "milliseconds": choice.milliseconds,
+                "largest_relative_difference": {
+                    name: parity.max_relative_difference for name, parity in choice.parity.items()
+                },
+            },
+        )
+        return model
 
     def _watch(self, line: Line, version: str) -> WatchedLine:
         plan = plan_of(line)
@@ -125,6 +144,18 @@ class ChampionSource:
                 break
         self._champions, self._asked = champions, (now, stamp)
         return champions
+
+
+def validation_images(line: Line) -> list[Path]:
+    """Return the files of the line's validation rows; none where it was trained elsewhere."""
+    from vad_lib.readiness import ValidatedDataset
+
+    store = line.store / "validated_dataset"
+    try:
+        return [Path(file) for file in ValidatedDataset.load(store).valid_rows["file"]] if store.is_dir() else []
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning("the validation rows cannot be read", extra={"line": line.name, "error": str(error)})
+        return []
 
 
 def _database_stamp() -> Stamp:

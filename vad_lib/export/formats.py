@@ -39,13 +39,14 @@ def score(tensors, images):
 '''
 
 
-def trace(network: Any, size: tuple[int, int], *, any_size: bool = False) -> Any:
+def trace(network: Any, size: tuple[int, int], *, any_size: bool = False, one_image: bool = False) -> Any:
     """Return the network as a ``torch.export.ExportedProgram`` of the inference operations alone.
 
     Args:
         network: of ``graph.whole_detector``.
         size: (height, width) of the images.
         any_size: whether other sizes may come.
+        one_image: whether the batch is always 1.
 
     Raises:
         VadError: torch cannot trace it.
@@ -56,10 +57,10 @@ def trace(network: Any, size: tuple[int, int], *, any_size: bool = False) -> Any
     shape: dict[int, Any] = {0: Dim("batch", min=1, max=4096)}
     if any_size:
         shape |= {2: Dim.AUTO, 3: Dim.AUTO}
-    example = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    example = torch.rand(1 if one_image else 2, 3, *size, generator=torch.Generator().manual_seed(0))
     try:
         with _quiet(), torch.no_grad():
-            program = torch.export.export(network, (example,), dynamic_shapes=(shape,))
+            program = torch.export.export(network, (example,), dynamic_shapes=None if one_image else (shape,))
     except Exception as error:  # the exporter raises many kinds
         raise VadError(f"This detector cannot be traced, so it cannot be exported or compiled: {error}") from error
     graph = program.graph_module.graph
@@ -70,8 +71,13 @@ def trace(network: Any, size: tuple[int, int], *, any_size: bool = False) -> Any
     return program
 
 
-def write_onnx(program: Any, file: Path) -> None:
-    """Write ``model.onnx`` with the weights inside (at most 2 GB).
+def write_onnx(program: Any, file: Path, *, named: bool = True) -> None:
+    """Write an ONNX file with the weights inside (at most 2 GB).
+
+    Args:
+        program: of ``trace``.
+        file: to be written.
+        named: whether its input and outputs are images, scores and maps.
 
     Raises:
         VadError: an operation has no counterpart in ONNX.
@@ -85,8 +91,8 @@ def write_onnx(program: Any, file: Path) -> None:
                 f=file,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=list(OUTPUTS),
+                input_names=[INPUT] if named else None,
+                output_names=list(OUTPUTS) if named else None,
                 external_data=False,
                 verbose=False,
             )
