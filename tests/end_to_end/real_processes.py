@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL_PLAN = """
+external_path:
+    - load_train_data_path: ./train/
+    - load_inference_data_path: ./drop/
+user_parameters:
+    - train_pipeline:
+        - step: readiness
+          args:
+            - ok_class: good
+              train_validate_column: train_val_split
+        - step: train
+          args:
+            - model_name: patchcore
+              img_size: [64, 64]
+              model_parameters: {patchcore_backbone: resnet18, patchcore_coreset_sampling_ratio: 0.05}
+"""
+"""Of a line that `make_demo_line` makes: trained in seconds."""
 
 
 class Place:
@@ -56,20 +74,31 @@ class Place:
             )
 
     @contextmanager
+    def development(self, *options: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """``vad dev`` with these options, ended by Ctrl-C."""
+        words = [sys.executable, "-m", "vad_dagster.cli.app", "dev", *map(str, options)]
+        with self._ended(self.start(words, log), 60) as process:
+            yield process
+
+    @contextmanager
     def daemon(self) -> Iterator[subprocess.Popen[bytes]]:
         """A Dagster daemon with its code server, in a process group of its own."""
         from vad_dagster.home import daemon_command, prepare_home
         from vad_lib.lines import Home
 
         self.environment |= {"DAGSTER_HOME": prepare_home(Home(self.home))["DAGSTER_HOME"]}
-        process = self.start(daemon_command(), self.home / "daemon.log")
+        with self._ended(self.start(daemon_command(), self.home / "daemon.log"), 30) as process:
+            yield process
+
+    @contextmanager
+    def _ended(self, process: subprocess.Popen[bytes], seconds: float) -> Iterator[subprocess.Popen[bytes]]:
         try:
             yield process
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(30)
+                    process.wait(seconds)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -99,6 +128,17 @@ class Place:
             if f"VAD_HOME={self.home}\0".encode() in environment and int(folder.name) != os.getpid():
                 found[int(folder.name)] = line.replace(b"\0", b" ").decode(errors="replace")
         return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many ports that nobody listens on."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:

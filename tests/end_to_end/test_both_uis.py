@@ -9,21 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_processes import Place, wait_for
+from real_processes import Place, free_ports, wait_for
 
 from vad_dagster.cli.development import answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_both_uis_and_the_scorer_come_up_and_one_ctrl_c_stops_all(place: Place, tmp_path: Path) -> None:
-    dagster, mlflow, scorer = _free_port(), _free_port(), _free_port()
+    dagster, mlflow, scorer = free_ports(3)
     ports = ["--port", str(dagster), "--mlflow-port", str(mlflow), "--scorer-port", str(scorer)]
     command = [sys.executable, "-m", "vad_dagster.cli.app", "dev", *ports]
     log = tmp_path / "dev.log"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
-from real_processes import Place, wait_for
+from real_processes import SMALL_PLAN, Place, free_ports, wait_for
 
 from vad_dagster.cli.development import answers
 from vad_lib.lines import Home
@@ -25,22 +21,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 LINE = "bricks"
-PLAN = """
-external_path:
-    - load_train_data_path: ./train/
-    - load_inference_data_path: ./drop/
-user_parameters:
-    - train_pipeline:
-        - step: readiness
-          args:
-            - ok_class: good
-              train_validate_column: train_val_split
-        - step: train
-          args:
-            - model_name: patchcore
-              img_size: [64, 64]
-              model_parameters: {patchcore_backbone: resnet18, patchcore_coreset_sampling_ratio: 0.05}
-"""
 
 
 @pytest.fixture
@@ -54,24 +34,12 @@ def dagster(place: Place, tmp_path: Path) -> Iterator[str]:
     rows.loc[0, "label"] = None
     rows.loc[1, "image_path"] = "./good/nowhere.png"
     rows.to_csv(table, index=False)
-    (data / "experimental_plan.yaml").write_text(PLAN)
+    (data / "experimental_plan.yaml").write_text(SMALL_PLAN)
     place.vad("line", "add", LINE, "--plan", data / "experimental_plan.yaml")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    log = tmp_path / "dev.log"
-    command = [sys.executable, "-m", "vad_dagster.cli.app", "dev", "--only", "dagster", "--port", port]
-    process = place.start(command, log)
-    try:
+    (port,) = free_ports(1)
+    with place.development("--only", "dagster", "--port", port, log=tmp_path / "dev.log"):
         wait_for(lambda: answers(f"http://127.0.0.1:{port}"), 180, "answer of Dagster's UI")
         yield f"http://127.0.0.1:{port}"
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            with suppress(Exception):
-                process.wait(60)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def materialize(page: Page, address: str) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from real_processes import Place, wait_for
+from real_processes import SMALL_PLAN, Place, free_ports, wait_for
 
 from vad_dagster.cli.development import answers
 from vad_lib.inspection_db import InspectionDatabase
@@ -23,27 +18,11 @@ from vad_lib.lines import Home
 from vad_lib.synthetic import make_demo_drop, make_demo_line
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 LINE = "bricks"
-PLAN = """
-external_path:
-    - load_train_data_path: ./train/
-    - load_inference_data_path: ./drop/
-user_parameters:
-    - train_pipeline:
-        - step: readiness
-          args:
-            - ok_class: good
-              train_validate_column: train_val_split
-        - step: train
-          args:
-            - model_name: patchcore
-              img_size: [64, 64]
-              model_parameters: {patchcore_backbone: resnet18, patchcore_coreset_sampling_ratio: 0.05}
-"""
 
 
 @dataclass(frozen=True)
@@ -61,24 +40,17 @@ def plant(place: Place, tmp_path: Path) -> Iterator[Plant]:
     data = tmp_path / "data"
     make_demo_line(data, train_normal=24, valid_normal=6, valid_of_each_kind=2, side=64)
     drop = make_demo_drop(data / "drop", 5, normal=2, defective=1, broken=0, side=64)
-    (data / "experimental_plan.yaml").write_text(PLAN)
+    (data / "experimental_plan.yaml").write_text(SMALL_PLAN)
     place.vad("line", "add", LINE, "--plan", data / "experimental_plan.yaml")
-    sockets = [socket.socket() for _ in range(3)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = dict(zip(("dagster", "mlflow", "scorer"), (one.getsockname()[1] for one in sockets), strict=True))
-    for one in sockets:
-        one.close()
+    ports = dict(zip(("dagster", "mlflow", "scorer"), free_ports(3), strict=True))
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     # the version is registered before the servers run: it must know where they will be
     place.environment |= {f"{name.upper()}_UI_URL": address for name, address in addresses.items()}
     place.vad("train", LINE)
     options = ["--port", ports["dagster"], "--mlflow-port", ports["mlflow"], "--scorer-port", ports["scorer"]]
-    command = [sys.executable, "-m", "vad_dagster.cli.app", "dev", *map(str, options)]
-    process = place.start(command, tmp_path / "dev.log")
     home = Home(place.home)
     db = InspectionDatabase.of(home)
-    try:
+    with place.development(*options, log=tmp_path / "dev.log"):
         for address in addresses.values():
             wait_for(lambda address=address: answers(address), 240, f"answer of {address}")
         inbox = home.line(LINE).inbox
@@ -88,17 +60,17 @@ def plant(place: Place, tmp_path: Path) -> Iterator[Plant]:
             partial.rename(inbox / Path(file).name)
         wait_for(lambda: db.count_predictions(LINE) == len(drop), 240, "prediction of every image")
         yield Plant(addresses["dagster"], addresses["mlflow"], addresses["scorer"], db)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            with suppress(Exception):
-                process.wait(60)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def follow(page: Page, name: str) -> None:
     page.get_by_role("link", name=name, exact=True).first.click()
+
+
+def click_here(link: Locator) -> None:
+    """Click a link that would open a page of its own, so that it opens in this one."""
+    link.wait_for()
+    link.evaluate("one => one.removeAttribute('target')")
+    link.click()
 
 
 def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -> None:
@@ -134,24 +106,20 @@ def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -
         assert time.monotonic() < deadline, f"the event is not told: {page.url}"
         page.wait_for_timeout(3000)
         page.goto(result)
-    back = page.locator(f'a[href*="/lines/{LINE}/results?"]').first
-    back.wait_for()
-    address = str(back.get_attribute("href"))
-    version_link = page.locator(f'a[href*="/#/models/vad-{LINE}/versions/1"]').first
-    version_link.wait_for()
-    assert address.startswith(plant.scorer)
-    page.goto(address)
+    event = page.url
+    click_here(page.locator(f'a[href*="/#/models/vad-{LINE}/versions/1"]').first)
+    page.wait_for_url(f"{plant.mlflow}/#/models/vad-{LINE}/versions/1")
+    page.goto(event)
+    click_here(page.locator(f'a[href*="/lines/{LINE}/results?"]').first)
+    page.wait_for_url(f"{plant.scorer}/lines/{LINE}/results?**")
     follow(page, name)
     page.wait_for_url(result)
 
     # to the version in MLflow, and back by its description
     follow(page, "MLflow version")
     page.wait_for_url(f"{plant.mlflow}/#/models/vad-{LINE}/versions/1")
-    link = page.get_by_role("link", name="Predictions", exact=True).first
-    link.wait_for()
-    assert str(link.get_attribute("href")).startswith(plant.scorer)
-    assert page.get_by_role("link", name="Run in Dagster").first.get_attribute("href") is not None
-    page.goto(str(link.get_attribute("href")))
+    click_here(page.get_by_role("link", name="Predictions", exact=True).first)
+    page.wait_for_url(f"{plant.scorer}/lines/{LINE}/results?version=1")
     follow(page, name)
     page.wait_for_url(result)
 
