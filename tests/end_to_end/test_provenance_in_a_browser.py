@@ -132,4 +132,4 @@ def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -
     page.goto(result)
     page.get_by_placeholder("your name").fill("Kim")
     page.get_by_role("button", name="NG").click()
-    page.get_by_role("cell", name="Kim").wait_for()
+    page.get_by_role("cell", name="Kim").first.wait_for()
