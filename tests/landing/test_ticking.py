@@ -14,7 +14,7 @@ from sqlalchemy import select, text
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.schema import batches
 from vad_lib.landing import LandingTick, RunState, plan_landing_tick
-from vad_lib.landing.ticking import queue_facts
+from vad_lib.landing.reporting import queue_facts
 
 NOW = time.time()
 

@@ -22,7 +22,7 @@ from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.verdicts import Agreement, agreement
-from vad_lib.landing.ticking import queue_facts
+from vad_lib.landing.reporting import queue_facts
 from vad_lib.scorer.reporting import PROMISE_SECONDS, Promise, ScoredImages, promise, scored_since
 
 PROMISE_CHECK = "promise_of_three_seconds"

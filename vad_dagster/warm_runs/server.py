@@ -18,11 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vad_dagster.warm_runs.child import FINISHED, NEVER_STARTED, RunRequest, become_run, leave, report_crash, text_of
+from vad_dagster.warm_runs.forked import ReportProcess, RunProcess
 from vad_dagster.warm_runs.holding import acquire, code_of_ended, library_limits, listen, release
 from vad_dagster.warm_runs.identity import ProcessIdentity, ServerPlace
 from vad_dagster.warm_runs.messages import BrokenConversation, WrongUser, receive, refuse_other_users, send
@@ -37,23 +37,6 @@ FILES_SECONDS = 3.0
 SETTLED_SECONDS = 5.0
 
 log = logging.getLogger("vad.warm_runs")
-
-
-@dataclass
-class RunProcess:
-    """A run that was forked."""
-
-    request: RunRequest
-    kill_at: float | None = None
-
-
-@dataclass
-class ReportProcess:
-    """A process that records how a run crashed."""
-
-    request: RunRequest
-    exit_code: int
-    tries: int
 
 
 class Server:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from vad_lib.inspection_db.database import MAX_PARAMETERS, InspectionDatabase, chunks, insert_many
 from vad_lib.inspection_db.schema import CLOSED, OPEN, PENDING, REFUSED, batches, kept_aside, landings
@@ -336,22 +336,3 @@ def _refuse(db: InspectionDatabase, connection: Connection, line: str, decision:
             for seen in decision.refuse
         ],
     )
-
-
-def queue_facts(db: InspectionDatabase, line: str, *, now: float | None = None) -> dict[str, float]:
-    """Return what waits in the database: ``pending`` landings, open ``batches`` and ``oldest_seconds`` of waiting."""
-    moment = time.time() if now is None else now
-    with db.reading() as connection:
-        pending, oldest = connection.execute(
-            select(func.count(), func.min(landings.c.first_seen)).where(
-                landings.c.line == line, landings.c.state == PENDING
-            )
-        ).one()
-        opened = connection.execute(
-            select(func.count()).select_from(batches).where(batches.c.line == line, batches.c.state == OPEN)
-        ).scalar_one()
-    return {
-        "pending": float(pending),
-        "batches": float(opened),
-        "oldest_seconds": max(0.0, moment - oldest.timestamp()) if oldest else 0.0,
-    }
