@@ -71,6 +71,7 @@ class TrainConfig(OperatorConfig):
     saturation_degree: float | None = _argument(TrainArguments, "saturation_degree")
     hue_degree: float | None = _argument(TrainArguments, "hue_degree")
     blur_kernel_size: int | None = _argument(TrainArguments, "blur_kernel_size")
+    feature_cache: bool | None = _argument(TrainArguments, "feature_cache")
 
     def arguments(self) -> dict[str, Any]:
         """As ``OperatorConfig.arguments``; ``img_size: [224]`` means the one number 224."""
