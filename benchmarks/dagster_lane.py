@@ -54,8 +54,11 @@ class DagsterLane:
 
     def count(self) -> int:
         """Return how many predictions there are."""
+        file = self.home.root / "inspection.db"
         if self._connection is None:
-            self._connection = sqlite3.connect(self.home.root / "inspection.db", isolation_level=None)
+            if not file.exists():
+                return 0
+            self._connection = sqlite3.connect(file, isolation_level=None)
         with suppress(sqlite3.OperationalError):  # the tables are not there yet
             return int(self._connection.execute("SELECT count(*) FROM predictions").fetchone()[0])
         return 0
