@@ -35,6 +35,7 @@ from vad_lib.scorer.taking_up import (
     adopt_abandoned,
     finish,
     hand_over,
+    hand_over_together,
     renew,
     take_up,
 )
@@ -109,9 +110,9 @@ class FastLane:
         self._woken.set()
         self._follow_now.set()
         self.sender.stop()
-        for job in self.queue.close():
-            with suppress(Exception):
-                hand_over(self.db, job.taken.batch_id, self.owner, "the scorer was stopped")
+        left = [(job.taken.batch_id, self.owner) for job in self.queue.close()]
+        with suppress(Exception):
+            hand_over_together(self.db, left, "the scorer was stopped")
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             # Loading a model or waiting for a registry or a receiver may take long, and leaves nothing half done.

@@ -229,19 +229,22 @@ def hand_over(db: InspectionDatabase, batch_id: str, owner: str, why: str) -> bo
         return bool(gone.rowcount)
 
 
-def hand_over_abandoned(db: InspectionDatabase) -> int:
-    """Give batches whose scorer died, or has not been heard of for a lease, to the bulk lane; return how many.
+def hand_over_together(db: InspectionDatabase, held: Sequence[tuple[str, str]], why: str) -> int:
+    """Give several batches to the bulk lane, as one for each folder; return how many were given.
 
-    What lay in one folder becomes one batch: a scorer's batches are small, and a run of each would take long to come.
-    The landing sensor does this before each look, so that no image depends on the scorer's coming back.
+    A scorer's batches are small, and a run of each would take long to come.
+
+    Args:
+        db: the inspection database.
+        held: batch and its owner; what is not this owner's any more stays as it is.
+        why: noted beside the batch.
     """
-    abandoned = _abandoned(db)
-    if not abandoned:
+    if not held:
         return 0
     count = 0
     first_of: dict[tuple[str, str], str] = {}
     with db.writing() as connection:
-        for batch_id, owner in abandoned:
+        for batch_id, owner in held:
             gone = connection.execute(
                 delete(fast_batches).where(fast_batches.c.batch_id == batch_id, fast_batches.c.owner == owner)
             )
@@ -253,16 +256,24 @@ def hand_over_abandoned(db: InspectionDatabase) -> int:
             ).one()
             first = first_of.setdefault((line, folder), batch_id)
             if first == batch_id:
-                _open(connection, batch_id, "its scorer is gone; the bulk lane finishes it")
-            else:
-                # Closed already, as all batches of a scorer are. What was decided goes along, to be told with the rest.
-                connection.execute(update(landings).where(landings.c.batch_id == batch_id).values(batch_id=first))
-                connection.execute(
-                    update(batches)
-                    .where(batches.c.batch_id == batch_id)
-                    .values(closed_at=utc_now(), note=f"its scorer is gone; its images went over to {first}")
-                )
+                _open(connection, batch_id, why)
+                continue
+            # Closed already, as all batches of a scorer are. What was decided goes along, to be told with the rest.
+            connection.execute(update(landings).where(landings.c.batch_id == batch_id).values(batch_id=first))
+            connection.execute(
+                update(batches)
+                .where(batches.c.batch_id == batch_id)
+                .values(closed_at=utc_now(), note=f"{why}; its images went over to {first}")
+            )
     return count
+
+
+def hand_over_abandoned(db: InspectionDatabase) -> int:
+    """Give batches whose scorer died, or has not been heard of for a lease, to the bulk lane; return how many.
+
+    The landing sensor does this before each look, so that no image depends on the scorer's coming back.
+    """
+    return hand_over_together(db, _abandoned(db), "its scorer is gone; the bulk lane finishes it")
 
 
 def adopt_abandoned(db: InspectionDatabase, owner: str) -> list[TakenBatch]:
