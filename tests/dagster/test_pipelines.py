@@ -40,6 +40,8 @@ def test_training_goes_from_the_table_to_a_champion(trained: dg.ExecuteInProcess
     assert 0 <= page["image_auroc"] <= 1
     assert "data:image/jpeg;base64," in page["heatmaps"]
     assert "/#/models/vad-gravel/versions/1" in page["links"]
+    assert metadata(trained, "trained_model")["memory bank"].startswith("exact, ")
+    assert not gravel_home.line("gravel").training_work.exists()
     assert metadata(trained, "champion_model")["why"] == "It is the line's first model."
     tree = gravel_home.line("gravel").train_artifacts
     assert (tree / "models" / "train" / "patchcore_model.ckpt").is_file()
@@ -99,7 +101,7 @@ def test_the_run_in_mlflow_tells_the_whole_story(trained: dg.ExecuteInProcessRes
 
 def test_what_the_fit_took_stands_beside_its_forecast(trained: dg.ExecuteInProcessResult, gravel_home: Home) -> None:
     page = metadata(trained, "trained_model")
-    told = {record.data["what"]: record.data for record in page["forecast and truth"]}
+    told = {record.data["what"]: record.data for record in page["forecast and truth"].records}
     assert told["rows of the memory bank"]["forecast"] == told["rows of the memory bank"]["truth"] > 0
     assert page["rows of the memory bank, truth / forecast"] == 1
     assert told["seconds of the fit"]["truth"] == pytest.approx(page["fit seconds"], abs=1e-3)
