@@ -81,6 +81,7 @@ bench: $(STAMP) ## measure detectors beside anomalib, the lanes of inference, an
 	$(BIN)/python -m benchmarks.run_start
 	$(BIN)/python -m benchmarks.code_location_start
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.detectors --data $${VAD_TEST_DATA:-../shared/data}
 
 bench-quick: $(STAMP) ## the lanes, a burst and a storm, small
 	$(BIN)/python -m benchmarks.landing_to_result --data $${VAD_TEST_DATA:-../shared/data} --quick
