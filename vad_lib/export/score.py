@@ -154,13 +154,13 @@ class Model:
                     errors[file] = str(error) or type(error).__name__
             raw, p, found = self.score(list(images.values()))
             results = {file: (float(raw[k]), float(p[k]), found[k]) for k, file in enumerate(images)}
-            for file in part:
+            for number, file in enumerate(part, start):
                 if file in errors:
                     yield dict(zip(COLUMNS, (str(file), None, None, None, errors[file]), strict=True))
                     continue
                 score, calibrated, anomaly_map = results[file]
                 if maps is not None:
-                    np.save(maps / f"{file.name}.npy", anomaly_map, allow_pickle=False)
+                    np.save(maps / f"{number:06d}_{file.name}.npy", anomaly_map, allow_pickle=False)
                 label = "NG" if calibrated >= threshold else "OK"
                 yield dict(zip(COLUMNS, (str(file), score, calibrated, label, None), strict=True))
 
@@ -212,7 +212,7 @@ def main() -> int:
     parser.add_argument("--list", type=Path, help="a text file with one image path a line")
     parser.add_argument("--csv", action="store_true", help="CSV instead of JSON lines")
     parser.add_argument("--threshold", type=float, default=0.5, help="on p; 0.5 is the trained threshold")
-    parser.add_argument("--maps", type=Path, help="write anomaly maps here, <name>.npy, float32")
+    parser.add_argument("--maps", type=Path, help="write anomaly maps here, <number>_<name>.npy, float32")
     parser.add_argument("--batch", type=int, default=1, help="images scored together")
     parser.add_argument("--threads", type=int, help="of the runtime")
     options = parser.parse_args()
