@@ -1,4 +1,4 @@
-"""A streaming fit in a process of its own, which kills itself where it is told to: python bank_in_process.py …"""
+"""A streaming fit that dies as by a power cut: python -m tests.detectors.bank_in_process ROWS WORK CHUNK THREADS."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from tests.detectors.tile_images import as_dataset
@@ -14,36 +15,35 @@ from vad_lib.atomic_files import write_whole
 from vad_lib.backbones.weights import BackboneWeights
 from vad_lib.detectors.patchcore import bank_plan, checkpoints
 from vad_lib.detectors.patchcore.detector import PatchCore
-from vad_lib.tables import ValidatedRows
+
+CHUNK_ROWS = 3 * 64
+"""Chunks of three tiles."""
 
 
-def main(rows_file: str, work: str, target: str, die_at: str) -> None:
-    """Fit on the rows of a file; with ``die_at`` above 0, die in the middle of writing that chunk."""
-    import pandas as pd
+def stream(rows: pd.DataFrame, work: Path) -> PatchCore:
+    """Fit a streaming bank on tiles; chunks are kept in ``work``."""
+    weights = BackboneWeights("resnet18", None, "random", "")
+    detector = PatchCore(weights, coreset_sampling_ratio=0.1, memory_bank="streaming", work_folder=work)
+    return detector.fit(as_dataset(rows))
 
-    torch.set_num_threads(1)
-    bank_plan.CHUNK_ROWS = 3 * 64
+
+def die_at_chunk(number: int) -> None:
+    """Let this process kill itself in the middle of writing a chunk, counted from 1."""
     written = []
 
     def write_and_die(file: Path, data: bytes) -> None:
         written.append(file)
-        if len(written) == int(die_at):
+        if len(written) == number:
             file.write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         write_whole(file, data)
 
-    checkpoints.write_whole = write_and_die  # type: ignore[assignment]
-    rows = ValidatedRows.validate(pd.read_parquet(rows_file))
-    detector = PatchCore(
-        BackboneWeights("resnet18", None, "random", ""),
-        coreset_sampling_ratio=0.1,
-        memory_bank="streaming",
-        batch_size=1,
-        work_folder=Path(work),
-    )
-    detector.fit(as_dataset(rows))
-    detector.save(Path(target))
+    checkpoints.write_whole = write_and_die
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    rows_file, work, chunk, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    bank_plan.CHUNK_ROWS = CHUNK_ROWS
+    die_at_chunk(int(chunk))
+    stream(pd.read_parquet(rows_file), Path(work))
