@@ -177,7 +177,8 @@ def _expanded(names: Sequence[str]) -> list[str]:
         found += [
             module.name
             for module in pkgutil.walk_packages(folders, f"{package}.", onerror=lambda _name: None)
-            if not module.name.endswith("__main__")
+            # scripts: the second is alembic's, which can be imported by nobody else
+            if not module.name.endswith((".__main__", ".migrations.env"))
         ]
     return list(dict.fromkeys(found))
 
