@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from vad_lib.backbones import shipped
 from vad_lib.backbones.build import create_backbone, layer_names
@@ -45,15 +46,15 @@ def test_it_gives_the_layers_that_detectors_ask_for_at_any_size(tmp_path: Path):
         assert shapes == [(c, -(-height // s), -(-width // s)) for c, s in ((64, 4), (128, 8), (256, 16))]
 
 
-def test_it_stands_in_for_a_backbone_that_cannot_be_had_where_that_is_allowed(
+def test_it_stands_in_for_a_backbone_that_cannot_be_had_unless_that_is_forbidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS", raising=False)
-    monkeypatch.delenv("VAD_STAND_IN_BACKBONE", raising=False)
-    with pytest.raises(WeightsMissingError, match=r"set VAD_STAND_IN_BACKBONE=1.*instead of"):
+    monkeypatch.setenv("VAD_STAND_IN_BACKBONE", "0")
+    with pytest.raises(WeightsMissingError, match=r"VAD_STAND_IN_BACKBONE=0 forbids.*instead of"):
         resolve_backbone_weights("wide_resnet50_2", store=tmp_path)
-    monkeypatch.setenv("VAD_STAND_IN_BACKBONE", "1")
+    monkeypatch.delenv("VAD_STAND_IN_BACKBONE")
     weights = resolve_backbone_weights("wide_resnet50_2", store=tmp_path)
     assert (weights.name, weights.source, weights.asked_for) == ("vadnet10", "shipped", "wide_resnet50_2")
 
@@ -65,10 +66,25 @@ def test_the_measured_cost_names_every_set_and_both_numbers():
     assert len(re.findall(r"\.\d{3}", sentence)) == 2 * len(shipped.shipped_facts()["measured"])
 
 
-def test_levelling_takes_a_slow_change_of_light_out_of_a_picture():
-    grain = torch.from_numpy(np.random.default_rng(0).normal(0, 0.3, (1, 3, 96, 96)).astype(np.float32))
-    ramp = torch.linspace(-2, 2, 96).expand(1, 3, 96, 96)
-    level = LevelLight(kept=0.0)
-    inside = (..., slice(16, -16), slice(16, -16))
-    difference = (level(grain + ramp) - level(grain))[inside]
-    assert difference.abs().mean() < 0.1 * level(grain)[inside].abs().mean()
+def _normalised(picture: np.ndarray) -> torch.Tensor:
+    """A grey picture (H, W) in 0..1 as a network gets it."""
+    rgb = torch.from_numpy(picture.astype(np.float32)).expand(1, 3, *picture.shape)
+    return (rgb - torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1)) / torch.tensor(IMAGENET_DEFAULT_STD).view(
+        1, 3, 1, 1
+    )
+
+
+def test_levelling_takes_exposure_and_a_slow_change_of_light_out_of_a_picture():
+    grain = 0.6 * (1 + 0.15 * np.random.default_rng(0).normal(0, 1, (96, 96)))
+    lamp = np.linspace(0.4, 1.2, 96)
+    level = LevelLight()
+    inside = (0, slice(0, 3), slice(16, -16), slice(16, -16))
+    plain, lit = level(_normalised(grain))[inside], level(_normalised(grain * lamp))[inside]
+    assert (lit - plain).abs().mean() < 0.15 * plain.abs().mean()
+
+
+def test_the_image_as_it_came_goes_beside_the_levelled_one():
+    images = torch.rand(2, 3, 40, 56)
+    both = LevelLight()(images)
+    assert both.shape == (2, 6, 40, 56)
+    assert torch.equal(both[:, 3:], images)

@@ -13,79 +13,58 @@ import time
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tools.pretrain_backbone.drawing import draw_sheets
-from tools.pretrain_backbone.views import DAMAGES, Batches, Views
-from vad_lib.backbones import vadnet  # noqa: F401  registers the architecture
+from tools.pretrain_backbone.episodes import Batches, Episodes
+from tools.pretrain_backbone.objective import damage_on_grid, episodic_losses
+from vad_lib.backbones.vadnet import VadNet
 
 
 class Objective(nn.Module):
-    """What the features of layer2 and layer3 must do, place by place.
+    """What the features of layer2 and layer3 must do.
 
-    Intact places of one sheet, in two pictures with other crops and other light, must lie closer together than to
-    anything else; a damaged place is like nothing, not even like its own sheet (supervised contrastive loss of Khosla
-    et al., NeurIPS 2020, dense, with damaged places as negatives only). Beside that a linear probe must name the kind
-    of damage.
-
-    Args:
-        channels: of layer2 and layer3.
-        places: how many places of an image take part in the comparison (all are asked for damage).
-        temperature: of the comparison.
-        damage_weight: of the probe's loss.
+    Joined as PatchCore joins them, and each layer alone, they must decide episodes rightly
+    (:func:`tools.pretrain_backbone.objective.episodic_losses`). Beside that a linear probe of each must find the
+    damaged cells without a memory, which is what tells a fresh network most in its first steps.
     """
 
-    def __init__(self, channels: tuple[int, int], places: int, temperature: float, damage_weight: float) -> None:
+    def __init__(self, channels: tuple[int, int], temperature: float, probe: float) -> None:
         super().__init__()
-        self.damages = nn.ModuleList(nn.Conv2d(width, len(DAMAGES), 1) for width in channels)
-        self.places, self.temperature, self.damage_weight = places, temperature, damage_weight
+        self.probes = nn.ModuleList(nn.Conv2d(width, 1, 1) for width in channels)
+        self.temperature, self.probe = temperature, probe
 
-    def forward(self, features: list[Tensor], views: Views, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses by name, and ``right``: the share of intact places of layer3 whose nearest place is of their sheet."""
-        found: dict[str, Tensor] = {}
-        for number, (maps, detect) in enumerate(zip(features, self.damages, strict=True), 2):
-            damage, inlay = views.damage, views.inlay
-            if number == 3:
-                damage, inlay = F.max_pool2d(damage, 2), F.avg_pool2d(inlay, 2)
-            found[f"damage{number}"] = self.damage_weight * F.binary_cross_entropy_with_logits(
-                detect(maps), (damage > 0.3).float(), pos_weight=torch.tensor(3.0)
+    def forward(self, features: list[Tensor], drawn: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and its parts by name for the log."""
+        parts: dict[str, Tensor] = {}
+        total = torch.zeros(())
+        for name, layers, weight in (("", features, 1.0), ("2", features[:1], 0.5), ("3", features[1:], 0.5)):
+            found = episodic_losses(layers, drawn, self.temperature)
+            total = total + weight * (found["patch"] + found["image"] + 0.5 * found["sheet"])
+            parts |= {key + name: value for key, value in found.items()}
+        for number, (maps, detect) in enumerate(zip(features, self.probes, strict=True), 2):
+            damage = damage_on_grid(drawn.damage, maps.shape[-1])
+            parts[f"probe{number}"] = F.binary_cross_entropy_with_logits(
+                detect(maps)[:, 0], (damage > 0.5).float(), pos_weight=torch.tensor(8.0)
             )
-            inlay, worst = inlay.flatten(1), damage.amax(1).flatten(1)
-            label = torch.where(inlay > 0.75, views.inlaid[:, None], views.ground[:, None])
-            label = torch.where(worst > 0.5, -1, label)
-            unclear = ((inlay > 0.25) & (inlay < 0.75)) | ((worst > 0.05) & (worst < 0.5))
-            # damaged places are few: they are drawn first half of the time
-            order = torch.rand(label.shape, generator=generator) + 0.4 * (label == -1) - 2.0 * unclear
-            order, pick = order.sort(1, descending=True)
-            pick, use = pick[:, : self.places], order[:, : self.places].flatten() > 0
-            vectors = maps.flatten(2).transpose(1, 2)
-            vectors = vectors.gather(1, pick[..., None].expand(-1, -1, vectors.shape[-1])).flatten(0, 1)[use]
-            label = label.gather(1, pick).flatten()[use]
-            vectors = F.normalize(vectors - vectors.mean(0), dim=1)
-            alike = vectors @ vectors.T / self.temperature
-            alike = alike.masked_fill(torch.eye(len(alike), dtype=torch.bool), -1e4)
-            positive = (label[:, None] == label) & (label[:, None] >= 0) & ~torch.eye(len(alike), dtype=torch.bool)
-            anchors = positive.any(1)
-            log_share = alike - alike.logsumexp(1, keepdim=True)
-            found[f"like{number}"] = -((log_share * positive).sum(1) / positive.sum(1).clamp(min=1))[anchors].mean()
-            found["right"] = (label[alike.argmax(1)] == label)[anchors].float().mean()
-        return found
+            total = total + self.probe * parts[f"probe{number}"]
+        return total, parts
 
 
-def sheets_of(arguments: argparse.Namespace) -> Tensor:
-    """The drawn sheets, from the cache where the same ones were drawn before."""
+def sheets_of(arguments: argparse.Namespace) -> NDArray[np.uint8]:
+    """The drawn sheets, mapped from the cache, where they are drawn first if they are not there yet."""
     cache = Path(arguments.cache) / f"sheets_{arguments.seed}_{arguments.sheets}_{arguments.sheet_size}.npy"
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_suffix(".partial.npy")
         np.save(partial, draw_sheets(arguments.sheets, arguments.seed, arguments.sheet_size, arguments.processes))
         partial.rename(cache)
-    return torch.from_numpy(np.load(cache, allow_pickle=False))
+    return np.load(cache, mmap_mode="r", allow_pickle=False)
 
 
 class Log:
@@ -97,7 +76,7 @@ class Log:
             file.unlink(missing_ok=True)
 
     def add(self, step: int, seconds: float, losses: dict[str, Tensor]) -> None:
-        """Take in the losses of step number ``step``, counted from 1."""
+        """Take in the parts of the loss of step number ``step``, counted from 1."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach()) / self.every
         if step % self.every == 0:
@@ -118,17 +97,13 @@ def normalised(images: Tensor) -> Tensor:
 
 def _optimiser(network: nn.Module, objective: nn.Module, arguments: argparse.Namespace) -> torch.optim.Optimizer:
     parameters = [*network.parameters(), *objective.parameters()]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": arguments.decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=arguments.rate)
+    return torch.optim.AdamW(parameters, lr=arguments.rate, weight_decay=arguments.decay)
 
 
 def learning_rate(arguments: argparse.Namespace, step: int) -> float:
     """Linear warm-up, then half a cosine down to nothing."""
     warm = min(1.0, (step + 1) / 200)
-    return arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / arguments.schedule)))
+    return arguments.rate * warm * 0.5 * (1 + math.cos(math.pi * step / arguments.steps))
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -138,58 +113,52 @@ def train(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     sheets = sheets_of(arguments)
-    network = timm.create_model("vadnet10", features_only=True, out_indices=(2, 3))
-    network = network.to(memory_format=torch.channels_last).train()
-    if not arguments.level:
-        network["level"] = nn.Identity()
+    network = VadNet().to(memory_format=torch.channels_last).train()
     average = {key: value.clone() for key, value in network.state_dict().items()}
-    channels = tuple(network.feature_info.channels())
-    objective = Objective(channels, arguments.places, arguments.temperature, arguments.damage_weight)
+    channels = (network.widths[1], network.widths[2])
+    objective = Objective(channels, arguments.temperature, arguments.probe)
     optimiser = _optimiser(network, objective, arguments)
-    generator = torch.Generator().manual_seed(arguments.seed)
     checkpoint, start, spent = out / "checkpoint.pt", 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         network.load_state_dict(state["network"])
         objective.load_state_dict(state["objective"])
         optimiser.load_state_dict(state["optimiser"])
-        generator.set_state(state["generator"])
         average, start, spent = state["average"], state["step"], state["seconds"]
     began = time.perf_counter() - spent
     log = Log(out / "log.csv", arguments.report, start)
-    stop = min(arguments.steps, arguments.stop or arguments.steps)
-    batches = Batches(sheets, arguments.view_size, arguments.batch, arguments.seed, start, stop)
+    last = min(arguments.steps, arguments.last or arguments.steps)
+    stop = min(last, arguments.stop or last)
+    batches = Batches(sheets, arguments.size, arguments.episodes, arguments.seed, start, stop)
     loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4)
-    for step, views in enumerate(loader, start):
+    for step, drawn in enumerate(loader, start):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(arguments, step)
-        images = normalised(views.images).to(memory_format=torch.channels_last)
+        images = normalised(drawn.images).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            features = network(images)
-        losses = objective([maps.float() for maps in features], views, generator)
-        loss = torch.stack([value for name, value in losses.items() if name != "right"]).sum()
+            features = network.layers(images)
+        loss, parts = objective([maps.float() for maps in features[1:]], drawn)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(network.parameters(), 2.0)
         optimiser.step()
         keep = min(arguments.average, (step + 1) / (step + 10))
         for key, value in network.state_dict().items():
             if value.is_floating_point():
                 average[key].lerp_(value, 1 - keep)
-        log.add(step + 1, time.perf_counter() - began, losses)
+        log.add(step + 1, time.perf_counter() - began, parts)
         if (step + 1) % arguments.keep == 0 or step + 1 == stop:
             state = {
                 "network": network.state_dict(),
                 "objective": objective.state_dict(),
                 "optimiser": optimiser.state_dict(),
-                "generator": generator.get_state(),
                 "average": average,
                 "step": step + 1,
                 "seconds": time.perf_counter() - began,
             }
             torch.save(state, out / "checkpoint.partial")
             (out / "checkpoint.partial").rename(checkpoint)
-    if stop == arguments.steps:
+    if stop == last:
         half = {key: value.half().contiguous() for key, value in average.items() if value.is_floating_point()}
         save_file(half, out / "vadnet10.safetensors")
         record = {**vars(arguments), "seconds": round(time.perf_counter() - began), "torch": torch.__version__}
@@ -202,26 +171,22 @@ def parse(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, help="folder of the results")
     parser.add_argument("--cache", default="var/pretrain_backbone", help="folder of the drawn sheets")
-    parser.add_argument("--sheets", type=int, default=4096)
-    parser.add_argument("--sheet-size", type=int, default=160)
-    parser.add_argument("--view-size", type=int, default=64, help="pixels, a multiple of 16")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument(
-        "--schedule", type=int, default=1500, help="steps after which the learning rate would be nothing"
-    )
+    parser.add_argument("--sheets", type=int, default=6144)
+    parser.add_argument("--sheet-size", type=int, default=256)
+    parser.add_argument("--size", type=int, default=96, help="pixels of the pictures, a multiple of 16")
+    parser.add_argument("--episodes", type=int, default=4, help="in a step, of eight pictures each")
+    parser.add_argument("--steps", type=int, default=5000, help="after which the learning rate would be nothing")
+    parser.add_argument("--last", type=int, default=4200, help="the step that ends the training")
     parser.add_argument("--stop", type=int, help="stop at this step, to go on another time")
-    parser.add_argument("--level", action="store_true", help="level the light in training too, not only in use")
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--decay", type=float, default=0.02)
     parser.add_argument("--average", type=float, default=0.998)
-    parser.add_argument("--places", type=int, default=8)
-    parser.add_argument("--temperature", type=float, default=0.1)
-    parser.add_argument("--damage-weight", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.15)
+    parser.add_argument("--probe", type=float, default=0.5, help="weight of the loss of the linear probes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--report", type=int, default=50)
-    parser.add_argument("--keep", type=int, default=100)
+    parser.add_argument("--report", type=int, default=100)
+    parser.add_argument("--keep", type=int, default=200)
     return parser.parse_args(given)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, register_model
 from timm.models._registry import generate_default_cfgs
@@ -20,22 +21,27 @@ from torch.nn import functional as F
 
 
 class LevelLight(nn.Module):
-    """Takes slow changes of light out of an image; has no weights.
+    """Takes slow changes of light out of an image and gives the image as it came beside that; has no weights.
 
-    The local mean (over about 24 pixels) is subtracted, and the rest is divided by the local deviation plus a constant
-    well above that of faint grain, so that grain is not blown up. Under one lamp a surface keeps its features from the
-    bright side to the dark one. The price: a part that has the wrong tint or brightness as a whole shows at its edges
-    only.
+    Light multiplies, so this works on the logarithm: its local mean (over about 24 pixels) is subtracted, and the rest
+    is divided by its local deviation plus a constant well above that of faint grain, so that grain is not blown up.
+    Under one lamp a surface keeps its features from the bright side to the dark one, and from a bright picture to a
+    dark one. What that hides, such as the tint of a part as a whole, is still in the image as it came.
 
     Args:
         cell: pixels of the cells that means are taken over, before a 3 x 3 average of cells.
-        floor: added to the deviation, in units of the normalised input (1 is about 0.23 of the grey scale).
-        kept: share of the local mean that stays.
+        floor: added to the deviation of the logarithm.
+        dark: added to values in 0..1 before the logarithm, about the noise of a dark place.
     """
 
-    def __init__(self, cell: int = 8, floor: float = 0.4, kept: float = 0.0) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, cell: int = 8, floor: float = 0.2, dark: float = 0.04) -> None:
         super().__init__()
-        self.cell, self.floor, self.kept = cell, floor, kept
+        self.cell, self.floor, self.dark = cell, floor, dark
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
 
     def _local(self, maps: Tensor) -> Tensor:
         cells = F.avg_pool2d(maps, self.cell, ceil_mode=True, count_include_pad=False)
@@ -43,10 +49,11 @@ class LevelLight(nn.Module):
         return F.interpolate(cells, maps.shape[-2:], mode="bilinear", align_corners=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Levelled images of the same shape (N, 3, H, W)."""
-        mean = self._local(images)
-        deviation = self._local((images - mean).square()).mean(1, keepdim=True).sqrt()
-        return (images - mean) / (deviation + self.floor) + self.kept * mean
+        """Levelled images and those as they came (N, 6, H, W), for images (N, 3, H, W) normalised as ImageNet's."""
+        light = torch.log((images * self.std + self.mean).clamp(min=0) + self.dark)
+        light = light - self._local(light)
+        deviation = self._local(light.square()).mean(1, keepdim=True).clamp(min=1e-8).sqrt()
+        return torch.cat([light / (deviation + self.floor), images], 1)
 
 
 def _stage(width_in: int, width: int, stride: int, depth: int) -> nn.Sequential:
@@ -63,7 +70,7 @@ class VadNet(nn.Module):
     Args:
         widths: channels of the three stages; the stem has those of the first.
         depths: blocks of the three stages.
-        in_chans: channels of the input.
+        in_chans: channels of the input, always 3.
         num_classes: accepted because timm passes it; there is no classifier.
     """
 
@@ -75,10 +82,11 @@ class VadNet(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
+        self.widths = widths
         self.num_classes = 0
         self.num_features = widths[2]
         self.level = LevelLight()
-        self.conv1 = nn.Conv2d(in_chans, widths[0], 7, 2, 3, bias=False)
+        self.conv1 = nn.Conv2d(2 * in_chans, widths[0], 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.act1 = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -95,10 +103,15 @@ class VadNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def layers(self, images: Tensor) -> list[Tensor]:
+        """Features of layer1, layer2 and layer3, (N, C, H / stride, W / stride) each, for images (N, 3, H, W)."""
+        first = self.layer1(self.maxpool(self.act1(self.bn1(self.conv1(self.level(images))))))
+        second = self.layer2(first)
+        return [first, second, self.layer3(second)]
+
     def forward_features(self, images: Tensor) -> Tensor:
         """Features (N, C, H / 16, W / 16) of the last stage for images (N, 3, H, W)."""
-        stem = self.maxpool(self.act1(self.bn1(self.conv1(self.level(images)))))
-        return self.layer3(self.layer2(self.layer1(stem)))
+        return self.layers(images)[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Same as :meth:`forward_features`."""
