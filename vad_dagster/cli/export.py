@@ -60,7 +60,7 @@ def backend(
 ) -> None:
     """Measure which backend scores the champion fastest on this machine, and let it score if it decides alike.
 
-    It is measured once for each version; the resident scorer does so by itself. $VAD_SCORING_BACKEND (auto, torch,
+    The resident scorer does so by itself, once for each version; this measures anew. $VAD_SCORING_BACKEND (auto, torch,
     openvino, onnx) is the switch.
     """
     from vad_dagster.home import prepare_home
@@ -73,7 +73,7 @@ def backend(
     registry = LineRegistry(MLflowTracking(), line.name)
     champion = registry.champion()
     with stderr.status(f"measuring {champion.label}"):
-        _, choice = load_for_scoring(registry.folder(champion), images=_images(line, images))
+        _, choice = load_for_scoring(registry.folder(champion), images=_images(line, images), again=True)
     console.print(f"{champion.label} is scored by {choice.in_words()}", style="bold green", markup=False)
     for other, parity in choice.parity.items():
         console.print(f"  {other} beside torch: {parity.in_words()}", markup=False)

@@ -67,6 +67,7 @@ def load_for_scoring(
     accelerator: str = "cpu",
     images: Sequence[Path] = (),
     measure: bool = True,
+    again: bool = False,
     cache: Path | None = None,
     setting: str | None = None,
 ) -> tuple[InspectionModel, ScoringChoice]:
@@ -77,6 +78,7 @@ def load_for_scoring(
         accelerator: 'cpu' or 'gpu'; on a GPU torch scores.
         images: to compare backends on, best the validation images; noise, where there are none or none can be read.
         measure: whether a choice is made where none is recorded, which takes seconds to a minute; else torch scores.
+        again: whether a choice that is recorded is made anew, as after one on a busy machine.
         cache: where networks and choices are kept; ``$VAD_HOME/cache/compiled`` by default.
         setting: auto, torch, openvino or onnx; ``$VAD_SCORING_BACKEND`` by default, else auto. A backend that is named
             is taken without regard to its speed, but not without parity.
@@ -101,7 +103,7 @@ def load_for_scoring(
     if not measure and not (place / RECORD).is_file():
         return model, ScoringChoice(backend="torch", reason="nothing was measured yet")
     with _locked(place):
-        choice = _recorded(place)
+        choice = None if again else _recorded(place)
         if choice is None and not measure:
             return model, ScoringChoice(backend="torch", reason="nothing was measured yet")
         if choice is None:
