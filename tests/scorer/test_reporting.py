@@ -60,11 +60,10 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
         assert (told[FIRST].value, told[LAST].value) == (numbers[0], numbers[-1])
         assert f"/lines/bottles/results?version=1&first={numbers[0]}&last={numbers[-1]}" in told["predictions"].value
         assert (told["people looked at"].value, told["agreement of people"].value) == (1, 0.0)
-        checks = [event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
-        assert [(check.partition, check.passed) for check in checks] == [
-            (name, promise(db, name).kept) for name in ("bottles", "caps")
-        ]
-        assert {check.check_name for check in checks} == {PROMISE_CHECK}
+        (check,) = (event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation))
+        kept = [promise(db, name).kept for name in ("bottles", "caps")]
+        assert (check.check_name, check.passed) == (PROMISE_CHECK, all(kept))
+        assert [record.data["line"] for record in check.metadata["lines"].records] == ["bottles", "caps"]
         idle = _tick(instance, first.cursor)
         assert idle.asset_events == []
         assert idle.skip_reason is not None
@@ -73,7 +72,9 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
         write_image(source.lines["caps"].folder / "b.png", 150)
         until(lambda: db.count_predictions("caps") == 2)
         second = _tick(instance, first.cursor)
-        assert [event.partition for event in second.asset_events] == ["caps", "caps"]
+        assert [event.partition for event in second.asset_events] == ["caps", None]
+        for event in (*first.asset_events, *second.asset_events):  # as the daemon does: Dagster takes all of them
+            instance.report_runless_asset_event(event)
         # A tick that died is repeated from the same cursor, and says the same.
         assert json.loads(_tick(instance, first.cursor).cursor or "") == json.loads(second.cursor or "")
 

@@ -124,6 +124,13 @@ def promise(
     return Promise(len(waits), len(ages), p50, p95, worst, max([0.0, *ages]), limit)
 
 
+def promises(db: InspectionDatabase) -> dict[str, Promise]:
+    """Return how well the fast lane kept its promise to each line that it has taken up images of."""
+    with db.reading() as connection:
+        names = connection.execute(select(landing_times.c.line).distinct()).scalars().all()
+    return {name: promise(db, name) for name in sorted(names)}
+
+
 def _quantiles(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
     if not values:
         return None, None, None
