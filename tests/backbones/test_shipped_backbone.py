@@ -46,15 +46,15 @@ def test_it_gives_the_layers_that_detectors_ask_for_at_any_size(tmp_path: Path):
         assert shapes == [(c, -(-height // s), -(-width // s)) for c, s in ((64, 4), (128, 8), (256, 16))]
 
 
-def test_it_stands_in_for_a_backbone_that_cannot_be_had_where_that_is_allowed(
+def test_it_stands_in_for_a_backbone_that_cannot_be_had_unless_that_is_forbidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS", raising=False)
-    monkeypatch.delenv("VAD_STAND_IN_BACKBONE", raising=False)
-    with pytest.raises(WeightsMissingError, match=r"set VAD_STAND_IN_BACKBONE=1.*instead of"):
+    monkeypatch.setenv("VAD_STAND_IN_BACKBONE", "0")
+    with pytest.raises(WeightsMissingError, match=r"VAD_STAND_IN_BACKBONE=0 forbids.*instead of"):
         resolve_backbone_weights("wide_resnet50_2", store=tmp_path)
-    monkeypatch.setenv("VAD_STAND_IN_BACKBONE", "1")
+    monkeypatch.delenv("VAD_STAND_IN_BACKBONE")
     weights = resolve_backbone_weights("wide_resnet50_2", store=tmp_path)
     assert (weights.name, weights.source, weights.asked_for) == ("vadnet10", "shipped", "wide_resnet50_2")
 

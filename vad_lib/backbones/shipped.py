@@ -1,4 +1,4 @@
-"""The backbone that ships with the package: the end of the search order, for whoever allows it to stand in.
+"""The backbone that ships with the package: the end of the search order, where it stands in for others.
 
 ``vadnet10`` was trained from nothing on images that a program draws (``tools/pretrain_backbone``), so its licence is
 the package's own. What it costs against ImageNet weights was measured and lies beside the weights, in

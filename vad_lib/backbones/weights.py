@@ -5,9 +5,9 @@ The order, and there is no other place that looks for weights:
 1. a path in the plan;
 2. the weights store, by timm's model name (``store``);
 3. timm's own download, where the network allows; what comes is kept in the store, so the next run needs no network;
-4. the backbone shipped with the package (``shipped``), where ``VAD_STAND_IN_BACKBONE=1`` allows that it stands in for
-   the one asked for: ``asked_for`` differs from ``name`` then, and whoever trains must say so loudly. It does not do so
-   by itself, because it was measured to be clearly below ImageNet's weights on difficult images.
+4. the backbone shipped with the package (``shipped``), which stands in for the one asked for unless
+   ``VAD_STAND_IN_BACKBONE=0`` forbids it: ``asked_for`` differs from ``name`` then, and whoever trains must say so
+   loudly, with the measured cost.
 """
 
 from __future__ import annotations
@@ -141,11 +141,11 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
         shipped = next(iter(shipped_backbones().values()), None)
         if shipped is None:
             raise
-        if os.environ.get(STAND_IN_VARIABLE) == "1":
+        if os.environ.get(STAND_IN_VARIABLE) != "0":
             return BackboneWeights(**{**shipped.__dict__, "asked_for": asked})
         raise WeightsMissingError(
-            f"{error}\nTo go on with the small backbone that ships with the package, {shipped.name}, set "
-            f"{STAND_IN_VARIABLE}=1; expect less of it. {measured_cost()}"
+            f"{error}\n{STAND_IN_VARIABLE}=0 forbids that {shipped.name}, the small backbone that ships with the "
+            f"package, stands in. {measured_cost()}"
         ) from error
 
 
