@@ -51,6 +51,8 @@ def main() -> int:
             _print_plan(plan)
         return 0
     enter_own_mounts("benchmarks.storm")
+    # Each storm has a fresh registry under the same path: a connection that is kept would be to the one before.
+    os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     logging.basicConfig(level=logging.INFO if given.verbose else logging.WARNING, format="%(asctime)s %(message)s")
     scratch = given.keep or Path(tempfile.mkdtemp(prefix="vad-storm-"))
     try:

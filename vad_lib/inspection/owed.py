@@ -1,19 +1,21 @@
 """What this process wanted to take back in the database, and could not: the disk was full, the server away.
 
 Marks of ``begin`` and claims would else look as if an inspection had died: its images would wait until the claims have
-run out, and be refused after some such failures. A process that dies owes nothing: then they say what happened.
+run out, and be refused after some such failures. A process that dies owes nothing: then they say what happened. Debts
+are kept with the database object that could not be written to, and are gone with it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection
 
 from vad_lib.inspection_db.database import InspectionDatabase
 
-_owed: list[tuple[str, Callable[[Connection], None]]] = []
+_owed: WeakKeyDictionary[InspectionDatabase, list[Callable[[Connection], None]]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -24,18 +26,17 @@ def write_or_owe(db: InspectionDatabase, act: Callable[[Connection], None]) -> N
             act(connection)
     except BaseException:
         with _lock:
-            _owed.append((str(db.url), act))
+            _owed.setdefault(db, []).append(act)
         raise
 
 
 def settle_owed(db: InspectionDatabase) -> None:
     """Do what could not be done before. Call it before looking at what is to be inspected."""
-    url = str(db.url)
     with _lock:
-        mine = [entry for entry in _owed if entry[0] == url]
-        if not mine:
+        acts = _owed.get(db)
+        if not acts:
             return
         with db.writing() as connection:
-            for _, act in mine:
+            for act in acts:
                 act(connection)
-        _owed[:] = [entry for entry in _owed if entry[0] != url]
+        del _owed[db]
