@@ -66,7 +66,7 @@ def print_report(line: Line, models: list[ModelRow], drop: Drop) -> None:
 
     plan = read_plan(line.plan_file, line.base_folder)
     train = plan.train_artifacts_folder(line.train_artifacts, line.base_folder)
-    inference = plan.inference_artifacts_folder(line.inference_artifacts, line.base_folder)
+    inference = line.folder / "results"
     table = new_table("model", ">AUROC", ">F1", ">threshold", ">seconds", "version", title="Models")
     for row in models:
         alias = f" {', '.join(row.aliases)}" if row.aliases else ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vad_dagster.cli.commands import run_for_line
 from vad_dagster.cli.console import console, stderr
 from vad_dagster.cli.lines import add_line
+from vad_dagster.cli.results import results
 from vad_dagster.cli.server import open_instance
 from vad_dagster.demo.daemon import running_daemon
 from vad_dagster.demo.report import print_report, read_models
@@ -123,6 +125,7 @@ def _inspect_drop(instance: DagsterInstance, home: Home, line: Line) -> Drop:
     name = f"drop_{number:03d}"
     made = make_demo_drop(home.root / "demo" / "drops" / name, SEED + number, prefix=f"{name}_")
     folder = line.inbox / name
+    began = datetime.now(UTC)
     _land([Path(file) for file in made["file"]], folder)
     landed = time.monotonic()
     status = stderr.status(f"{len(made)} files have landed in {folder}")
@@ -143,6 +146,8 @@ def _inspect_drop(instance: DagsterInstance, home: Home, line: Line) -> Drop:
             time.sleep(0.3)
         status.update("writing the artifacts")
         _wait_for_runs(instance, line)
+    # Files that were complete at different moments were taken by different runs: one tree of all of them.
+    results(line.name, since=began.isoformat(), before="", to=None, heatmaps=True)
     predictions = db.predictions(line.name)
     newest = predictions.drop_duplicates("sha256", keep="last").set_index("sha256")
     by_file = decided.set_index(decided["path"].map(lambda path: Path(path).name))
