@@ -64,7 +64,9 @@ def scorer(champions: Champions) -> None:
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     lane = FastLane(
-        InspectionDatabase.of(champions.home), champions, LaneLimits(micro_batch=8, queue_images=48, follow_seconds=0.3)
+        InspectionDatabase.when_it_opens(champions.home, pause=0.2),
+        champions,
+        LaneLimits(micro_batch=8, queue_images=48, follow_seconds=0.3),
     )
     lane.start()
     ended.wait()

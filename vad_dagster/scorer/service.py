@@ -68,7 +68,7 @@ def serve(settings: ServiceSettings) -> None:
     log_as_json(settings.log_level)
     home = Home.from_environment()
     show_presence(home)
-    lane = FastLane(InspectionDatabase.of(home), ChampionSource(home), settings.limits)
+    lane = FastLane(InspectionDatabase.when_it_opens(home), ChampionSource(home), settings.limits)
     app = create_app(lane, WebSettings(token, settings.max_upload_mb * 2**20))
     config = uvicorn.Config(
         app,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,12 +12,14 @@ from typing import Any, TypeVar
 import pandas as pd
 from sqlalchemy import Connection, Insert, Select, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
 
 from vad_lib.inspection_db.engine import create_inspection_engine
 from vad_lib.inspection_db.schema import batches, kept_aside, landings, predictions
 from vad_lib.inspection_db.upgrading import bring_up_to_date
 from vad_lib.lines import Home
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_PARAMETERS = 500
@@ -42,6 +46,28 @@ class InspectionDatabase:
     def of(cls, home: Home) -> InspectionDatabase:
         """Open the database of a home: ``$VAD_INSPECTION_DB``, or SQLite under it."""
         return cls(home.inspection_db_url)
+
+    @classmethod
+    def when_it_opens(cls, home: Home, *, patience: float = 600.0, pause: float = 1.0) -> InspectionDatabase:
+        """Open the database of a home, for a process that stays: a full disk or a server that is away passes.
+
+        Args:
+            home: whose database.
+            patience: seconds to go on trying, with a warning each time.
+            pause: seconds between two tries.
+
+        Raises:
+            OperationalError: it could not be opened for so long.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return cls.of(home)
+            except OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("the inspection database cannot be opened, trying again: %s", error.orig)
+                time.sleep(pause)
 
     @classmethod
     def from_environment(cls) -> InspectionDatabase:
