@@ -120,7 +120,8 @@ def _draw(samples: list[tuple[float, float, int]], count: int, picture: Path) ->
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     times = [moment for moment, _, _ in samples]
     axes.plot(times, [memory for _, memory, _ in samples], color="tab:blue")
-    axes.set(xlabel="seconds since the first image landed", ylabel="memory of the scorer [MB]", ylim=(0, None))
+    axes.set(xlabel="seconds since the first image landed", ylabel="memory of the scorer [MB]")
+    axes.set_ylim(0, 1.2 * max(memory for _, memory, _ in samples))
     beside = axes.twinx()
     beside.plot(times, [done for _, _, done in samples], color="tab:gray", linestyle="--")
     beside.set(ylabel="images with a result", ylim=(0, count * 1.05))
