@@ -20,15 +20,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from benchmarks.real_data import add_data_argument
+
 Pixels = npt.NDArray[np.uint8]
 
 
 def main() -> int:
     """Print both tables; status 1 where overlapping loses more than a tenth."""
-    beside = REPOSITORY.parent / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAD_TEST_DATA", beside)))
+    add_data_argument(parser)
     parser.add_argument("--quick", action="store_true", help="a dozen images")
     options = parser.parse_args()
     count = 12 if options.quick else 100

@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.real_data import add_data_argument
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 warnings.filterwarnings("ignore")
@@ -232,9 +234,8 @@ def result_of(
 
 def main() -> int:
     """Run the comparisons."""
-    beside = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAD_TEST_DATA", beside)))
+    add_data_argument(parser)
     parser.add_argument("--sets", nargs="+", choices=[case.name for case in CASES], default=None)
     parser.add_argument("--quick", action="store_true", help="small coresets and few epochs: minutes, not an hour")
     parser.add_argument("--coreset", type=float, default=None, help="coreset ratio for both sides")

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.real_data import add_data_argument
+
 if TYPE_CHECKING:
     from vad_lib.forecast import Comparison
     from vad_lib.readiness.dataset import ValidatedDataset
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "bottle, PatchCore 1 %": ("mvtec_bottle", {"model_name": "patchcore"}, {"patchcore_coreset_sampling_ratio": 0.01}),
     "bottle, PatchCore 10 %": ("mvtec_bottle", {"model_name": "patchcore"}, {"patchcore_coreset_sampling_ratio": 0.1}),
@@ -38,9 +38,8 @@ VALID_OF_EACH_KIND = 8
 
 def main() -> int:
     """Train each case and print the table; status 1 where a bank has other rows than was forecast."""
-    beside = REPOSITORY.parent / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAD_TEST_DATA", beside)))
+    add_data_argument(parser)
     parser.add_argument("--quick", action="store_true", help="24 images of each set")
     parser.add_argument("--only", default="", help="only cases with this in their name")
     parser.add_argument("--processor-time", action="store_true")

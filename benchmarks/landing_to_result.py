@@ -34,6 +34,7 @@ from PIL import Image
 from benchmarks.dagster_lane import FIRST_SECONDS, DagsterLane
 from benchmarks.fast_lane_process import Scorer
 from benchmarks.homes import call, environment_of
+from benchmarks.real_data import add_data_argument
 from vad_lib.lines import Home
 
 SIDE = 512
@@ -200,7 +201,7 @@ def _machine() -> str:
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    add_data_argument(parser)
     parser.add_argument("--only", choices=["latency", "rate", "idle"])
     parser.add_argument("--runs", type=int, default=20, help="images of the warm and of the plain lane")
     parser.add_argument("--many", type=int, default=200)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from benchmarks.real_data import add_data_argument
+
 SEED = 42
 
 
@@ -32,9 +33,8 @@ def main() -> int:
     from vad_lib.detectors.patchcore.detector import PatchCore
     from vad_lib.preprocessing import Preprocessing
 
-    beside = REPOSITORY.parent / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAD_TEST_DATA", beside)))
+    add_data_argument(parser)
     parser.add_argument("--images", type=int, default=None, help="of the retrain; all there are by default")
     parser.add_argument("--size", type=int, default=256, help="pixels of a side")
     parser.add_argument("--ratio", type=float, default=0.01, help="coreset ratio")

@@ -12,21 +12,20 @@ Ends with status 1 where the means differ by more than .005.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from benchmarks.real_data import add_data_argument
+
 MOST_DIFFERENCE = 0.005
 
 
 def main() -> int:
     """Run the sets and print a table for each."""
-    beside = REPOSITORY.parent / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAD_TEST_DATA", beside)))
+    add_data_argument(parser)
     parser.add_argument("--sets", nargs="+", default=["mvtec_bottle", "magnetic_tile"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2])
     parser.add_argument("--size", type=int, default=224, help="pixels of a side")

@@ -26,6 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.real_data import add_data_argument
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PLOT = REPOSITORY / "docs" / "images" / "training_scale.png"
 SIZES = (1_000, 5_000, 20_000, 50_000)
@@ -36,9 +38,8 @@ SEED = 42
 
 def main() -> int:
     """Fit each size in a process of its own, print the table, draw the plot."""
-    beside = REPOSITORY.parent / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAD_TEST_DATA", beside)))
+    add_data_argument(parser)
     parser.add_argument("--sizes", type=int, nargs="+", default=None, help="numbers of images")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side")
     parser.add_argument("--method", choices=["streaming", "auto", "exact"], default="streaming")

@@ -20,7 +20,8 @@ def write_whole(file: Path, data: bytes, *, durable: bool = True) -> None:
     Raises:
         OSError: it cannot be written; nothing is left behind.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.{uuid.uuid4().hex}.partial")
+    # not made of the file's own name, which may be as long as names can be
+    partial = file.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as stream:
             stream.write(data)

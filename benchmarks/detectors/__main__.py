@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks.detectors.inputs import weights_of, write_features
 from benchmarks.detectors.sides import BANK_ROWS, EXACT_LIMIT, in_own_process
+from benchmarks.real_data import add_data_argument
 
 BACKBONES = ("resnet18", "wide_resnet50_2")
 
@@ -167,11 +168,10 @@ PARTS: dict[str, Callable[[Table, Path, bool, float], None]] = {
 
 def main() -> int:
     """Run the parts that are asked for."""
-    beside = Path(__file__).resolve().parent.parent.parent.parent / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="of coreset, fit, predict, fastflow")
     parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, not how fast it is")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VAD_TEST_DATA", beside)))
+    add_data_argument(parser)
     parser.add_argument("--limit", type=float, default=EXACT_LIMIT, help="seconds that anomalib's selection may take")
     parser.add_argument("--to", type=Path, default=None, help="default: $VAD_HOME/benchmarks/detectors.md")
     options = parser.parse_args()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from brightness_model import write_image
+from inspection_plant import Plant
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
@@ -16,11 +17,6 @@ from vad_dagster.cli import app
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.upgrading import HEAD
 from vad_lib.lines import Home
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "inspection"))
-
-from brightness_model import write_image
-from inspection_plant import Plant
 
 Vad = Callable[..., Result]
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from real_processes import Place, wait_for
 
+from benchmarks.homes import write_plan
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
 from vad_lib.synthetic import make_demo_drop, make_demo_line
@@ -22,32 +23,16 @@ from vad_lib.synthetic import make_demo_drop, make_demo_line
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 FILES, BAD = 500, 25
-PLAN = """
-external_path:
-    - load_train_data_path: ./train/
-user_parameters:
-    - train_pipeline:
-        - step: readiness
-          args:
-            - ok_class: good
-              train_validate_column: train_val_split
-        - step: train
-          args:
-            - model_name: patchcore
-              img_size: [64, 64]
-              model_parameters: {patchcore_backbone: resnet18, patchcore_coreset_sampling_ratio: 0.05}
-operation:
-    settle_seconds: 1.0
-    max_batch_images: 100
-"""
 
 
 @pytest.mark.spec("V9.05")
 def test_every_good_file_has_one_prediction_and_every_bad_one_a_reason(place: Place, tmp_path: Path) -> None:
     data = tmp_path / "data"
     make_demo_line(data, train_normal=100, valid_normal=10, valid_of_each_kind=2, side=64)
-    (data / "experimental_plan.yaml").write_text(PLAN)
-    place.vad("line", "add", "bricks", "--plan", data / "experimental_plan.yaml")
+    plan = write_plan(
+        data / "experimental_plan.yaml", side=64, sampling_ratio=0.05, settle_seconds=1.0, max_batch_images=100
+    )
+    place.vad("line", "add", "bricks", "--plan", plan)
     place.vad("train", "bricks")
     line = Home(place.home).line("bricks")
     db = InspectionDatabase.of(Home(place.home))

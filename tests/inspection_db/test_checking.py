@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from brightness_model import write_image
+from inspection_plant import Plant
 from sqlalchemy import text
 
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.checking import check_database
 from vad_lib.inspection_db.engine import create_inspection_engine
 from vad_lib.lines import Home
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "inspection"))
-
-from brightness_model import write_image
-from inspection_plant import Plant
 
 
 @pytest.fixture

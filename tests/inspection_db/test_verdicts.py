@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from brightness_model import write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inspection_plant import Plant
 from sqlalchemy import insert
 
 from vad_lib.errors import InputError
@@ -27,11 +28,6 @@ from vad_lib.inspection_db.verdicts import (
 )
 from vad_lib.lines import Home
 from vad_lib.plan.arguments import InputArguments
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "inspection"))
-
-from brightness_model import write_image
-from inspection_plant import Plant
 
 
 @pytest.fixture

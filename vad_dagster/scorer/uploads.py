@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Row, desc, select
 
+from vad_lib.atomic_files import write_whole
 from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.schema import predictions
@@ -72,7 +70,8 @@ def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answe
     future = lane.expected.expect(line, path)
     try:
         try:
-            _write(target, data)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, data)
         except OSError as error:
             raise LandingFolderError(
                 f"{target.parent} cannot be written to: {error.strerror or error}. Make room or give the right."
@@ -90,16 +89,3 @@ def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answe
     if found is not None:
         return Answer("done", sha, found)
     return Answer("refused" if decided.state == "refused" else "waiting", sha, None, decided.reason or "")
-
-
-def _write(target: Path, data: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

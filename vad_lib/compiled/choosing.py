@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vad_lib.atomic_files import write_whole
 from vad_lib.errors import PlanError, UnreadableImageError
 from vad_lib.export.parity import ParityReport, compare
 from vad_lib.images.decoding import decode_image
@@ -211,9 +212,7 @@ def _record(choice: ScoringChoice, place: Path) -> None:
     for file in place.glob("network.*"):
         if choice.backend == "torch":
             file.unlink()
-    partial = place / f".{RECORD}.partial"
-    partial.write_text(choice.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, place / RECORD)
+    write_whole(place / RECORD, (choice.model_dump_json(indent=2) + "\n").encode())
 
 
 def _digest(folder: Path) -> str:

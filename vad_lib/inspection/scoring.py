@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import secrets
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from vad_lib.atomic_files import write_whole
 from vad_lib.thresholds import Calibration, Threshold, certainty, decide
 
 
@@ -78,10 +78,6 @@ def judge(
 def save_map(folder: Path, sha256: str, anomaly_map: npt.NDArray[np.float32]) -> None:
     """Write a map whole or not at all, as ``<sha256>.npy``, float32."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{sha256}.{secrets.token_hex(4)}.part"
-    try:
-        with partial.open("wb") as stream:
-            np.save(stream, np.asarray(anomaly_map, dtype=np.float32), allow_pickle=False)
-        os.replace(partial, folder / f"{sha256}.npy")
-    finally:
-        partial.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    np.save(stream, np.asarray(anomaly_map, dtype=np.float32), allow_pickle=False)
+    write_whole(folder / f"{sha256}.npy", stream.getvalue(), durable=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from vad_lib.atomic_files import write_whole
 from vad_lib.csv_text import read_csv_text
 from vad_lib.errors import InputError
 from vad_lib.images.listing import list_folder
@@ -85,9 +86,7 @@ def export_verdicts(
             row[split_column] = "train" if is_ok else "valid"
         rows.append(row)
     table = folder / TABLE
-    partial = table.with_suffix(f".{os.getpid()}.partial")
-    pd.DataFrame(rows, columns=columns).to_csv(partial, index=False, encoding=encoding)
-    os.replace(partial, table)
+    write_whole(table, pd.DataFrame(rows, columns=columns).to_csv(index=False).encode(encoding))
     ok = sum(row[label_column] == ok_label for row in rows)
     return ExportedVerdicts(table, ok, len(rows) - ok, tuple(lost))
 
