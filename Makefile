@@ -74,19 +74,26 @@ format: $(STAMP) ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure detectors beside anomalib, the lanes of inference, and start-up
-	$(BIN)/python -m benchmarks.landing_to_result --data $${VAD_TEST_DATA:-../shared/data}
+bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes, the lanes of inference, start-up; hours
+	$(BIN)/python -m benchmarks.landing_to_result
 	$(BIN)/python -m benchmarks.burst
 	$(BIN)/python -m benchmarks.storm --seeds 3
 	$(BIN)/python -m benchmarks.run_start
 	$(BIN)/python -m benchmarks.code_location_start
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.detectors --data $${VAD_TEST_DATA:-../shared/data}
+	$(BIN)/python -m benchmarks.detectors
+	$(BIN)/python -m benchmarks.streaming_bank
+	$(BIN)/python -m benchmarks.training_scale
+	$(BIN)/python -m benchmarks.retrain_with_cache
+	$(BIN)/python -m benchmarks.forecast_against_truth
+	$(BIN)/python -m benchmarks.data_path
 
-bench-quick: $(STAMP) ## the lanes, a burst and a storm, small
-	$(BIN)/python -m benchmarks.landing_to_result --data $${VAD_TEST_DATA:-../shared/data} --quick
+bench-quick: $(STAMP) ## the lanes, a burst, a storm, the detectors and a retrain, small
+	$(BIN)/python -m benchmarks.landing_to_result --quick
 	$(BIN)/python -m benchmarks.burst --quick
 	$(BIN)/python -m benchmarks.storm --small --seeds 3
+	$(BIN)/python -m benchmarks.detectors --quick
+	$(BIN)/python -m benchmarks.retrain_with_cache --quick
 
 screenshots: $(STAMP) ## pictures of the running UIs for the README (needs chromium)
 	$(BIN)/python tools/screenshots.py
