@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from brightness_model import POISON, BrightnessModel, write_image
 from scorer_plant import PlantSource, until
+from sqlalchemy.exc import OperationalError
 
 from vad_lib.inspection import inspect_batch
 from vad_lib.inspection.claims import new_owner
@@ -20,8 +23,8 @@ from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.checking import check_database
 from vad_lib.landing import RunState, plan_landing_tick
 from vad_lib.landing.scanning import FileKey
-from vad_lib.scorer import hand_over_abandoned
-from vad_lib.scorer.taking_up import Candidate, take_up
+from vad_lib.scorer import FastLane, LaneLimits, fast_lane, hand_over_abandoned
+from vad_lib.scorer.taking_up import Candidate, TakenBatch, adopt_abandoned, take_up
 
 HERE = Path(__file__).parent
 PYTHONPATH = os.pathsep.join(str(folder) for folder in (HERE.parent.parent, HERE.parent / "inspection", HERE))
@@ -106,6 +109,38 @@ def test_the_bulk_lane_finishes_what_a_killed_scorer_had_in_hand(
     assert lanes == {"fast": 40 - left, "run": left}
     later = plan_landing_tick(db, "bottles", inbox, run_state=lambda _: RunState("succeeded"), now=time.time() + 120)
     assert later.requests == ()
+
+
+def test_a_scorer_that_starts_while_the_disk_is_full_takes_over_as_soon_as_there_is_room(
+    source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, pid, _, nonce = new_owner().split(":")
+    dead = f"{place}:{pid}:1:{nonce}"
+    folder = source.lines["bottles"].folder
+    for i in range(6):
+        file = write_image(folder / f"{i}.png", 50 + i, nonce=i)
+        key = FileKey(file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        take_up(db, "bottles", folder, [Candidate(key, time.time())], dead)
+    tries = 0
+
+    def adopt_until_the_disk_is_full(db: InspectionDatabase, owner: str) -> Iterator[TakenBatch]:
+        nonlocal tries
+        tries += 1
+        room = {1: 0, 2: 2}.get(tries, 6)
+        yield from itertools.islice(adopt_abandoned(db, owner), room)
+        if room < 6:
+            raise OperationalError("UPDATE", None, sqlite3.OperationalError("database or disk is full"))
+
+    monkeypatch.setattr(fast_lane, "adopt_abandoned", adopt_until_the_disk_is_full)
+    lane = FastLane(db, source, LaneLimits(follow_seconds=0.1))
+    lane.start()
+    try:
+        until(lambda: db.count_predictions("bottles") == 6)
+        assert tries == 3
+        assert lane.alive()
+    finally:
+        lane.stop()
+    _each_image_once(db, "bottles", 6)
 
 
 def test_what_a_killed_scorer_had_in_hand_becomes_one_batch_a_line(source: PlantSource, db: InspectionDatabase) -> None:

@@ -85,14 +85,10 @@ class FastLane:
         self._renewed = time.monotonic()
         self._threads: list[threading.Thread] = []
         self._anchor: Connection | None = None
+        self._has_taken_over = False
 
     def start(self) -> None:
-        """Begin, with what a scorer that died has left."""
-        # SQLite tidies up whenever its last connection closes; while one stays open, transactions cost half as much.
-        self._anchor = self.db.engine.connect()
-        for taken in adopt_abandoned(self.db, self.owner):
-            logger.info("took over a batch", extra={"line": taken.line, "batch_id": taken.batch_id})
-            self.queue.put(Job(taken))
+        """Begin; what a scorer that died has left comes first, as soon as the database can be written."""
         loops: list[tuple[str, Callable[[], None]]] = [
             ("dispatch", self._dispatch),
             ("follow", self._follow),
@@ -189,6 +185,8 @@ class FastLane:
     def _dispatch(self) -> None:
         while not self._stopping.is_set():
             try:
+                if not self._has_taken_over:
+                    self._take_over()
                 pause = self._look_and_take_up()
             except Exception:
                 logger.exception("landings cannot be taken up now")
@@ -196,6 +194,15 @@ class FastLane:
                 self._stopping.wait(pause)
             if self._woken.wait(pause):
                 self._stopping.wait(DEBOUNCE_SECONDS)
+
+    def _take_over(self) -> None:
+        # SQLite tidies up whenever its last connection closes; while one stays open, transactions cost half as much.
+        if self._anchor is None:
+            self._anchor = self.db.engine.connect()
+        for taken in adopt_abandoned(self.db, self.owner):
+            logger.info("took over a batch", extra={"line": taken.line, "batch_id": taken.batch_id})
+            self.queue.put(Job(taken))
+        self._has_taken_over = True
 
     def _look_and_take_up(self) -> float:
         """Do what is due; return for how long nothing will be."""

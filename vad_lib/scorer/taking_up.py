@@ -9,7 +9,7 @@ no image is scored twice on the way.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -276,9 +276,11 @@ def hand_over_abandoned(db: InspectionDatabase) -> int:
     return hand_over_together(db, _abandoned(db), "its scorer is gone; the bulk lane finishes it")
 
 
-def adopt_abandoned(db: InspectionDatabase, owner: str) -> list[TakenBatch]:
-    """Take over batches whose scorer died, when a scorer starts again before the bulk lane came to help."""
-    adopted = []
+def adopt_abandoned(db: InspectionDatabase, owner: str) -> Iterator[TakenBatch]:
+    """Take over batches whose scorer died, when a scorer starts again before the bulk lane came to help.
+
+    Each is given back as soon as it is taken over: where a later one fails, its own are known.
+    """
     for batch_id, before in _abandoned(db):
         with db.writing() as connection:
             moved = connection.execute(
@@ -296,12 +298,9 @@ def adopt_abandoned(db: InspectionDatabase, owner: str) -> list[TakenBatch]:
                 .join(landing_times, landing_times.c.seq == landings.c.seq)
                 .where(landings.c.batch_id == batch_id)
             ).all()
-        adopted.append(
-            TakenBatch(
-                line, batch_id, tuple(row.path for row in rows), tuple(row.landed_at.timestamp() for row in rows)
-            )
+        yield TakenBatch(
+            line, batch_id, tuple(row.path for row in rows), tuple(row.landed_at.timestamp() for row in rows)
         )
-    return adopted
 
 
 def _abandoned(db: InspectionDatabase) -> list[tuple[str, str]]:
