@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from vad_lib.backbones import shipped
@@ -16,7 +17,11 @@ from vad_lib.backbones.build import create_backbone, layer_names
 from vad_lib.backbones.store import sha256_of
 from vad_lib.backbones.vadnet import LevelLight
 from vad_lib.backbones.weights import resolve_backbone_weights
-from vad_lib.errors import WeightsMissingError
+from vad_lib.detectors.images import ImageDataset
+from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.detectors.registry import detector_from_description
+from vad_lib.errors import PlanError, WeightsMissingError
+from vad_lib.preprocessing import Preprocessing
 
 FILE = shipped.FOLDER / f"{shipped.NAME}.safetensors"
 
@@ -57,6 +62,40 @@ def test_it_stands_in_for_a_backbone_that_cannot_be_had_unless_that_is_forbidden
     monkeypatch.delenv("VAD_STAND_IN_BACKBONE")
     weights = resolve_backbone_weights("wide_resnet50_2", store=tmp_path)
     assert (weights.name, weights.source, weights.asked_for) == ("vadnet10", "shipped", "wide_resnet50_2")
+
+
+@pytest.mark.parametrize(
+    ("asked", "layers", "taken"),
+    [
+        ("resnet18", ("layer1", "layer2"), ("layer1", "layer2")),
+        ("resnet18", ("layer3", "layer4"), ("layer2", "layer3")),
+        ("vit_tiny_patch16_224", ("blocks.5",), ("layer2", "layer3")),
+    ],
+)
+def test_a_stand_in_has_layers_of_its_own_where_it_lacks_those_of_the_plan(
+    asked: str, layers: tuple[str, ...], taken: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS", raising=False)
+    monkeypatch.delenv("VAD_STAND_IN_BACKBONE", raising=False)
+    weights = resolve_backbone_weights(asked, store=tmp_path)
+    detector = PatchCore(weights, layers=layers, coreset_sampling_ratio=0.5)
+    assert detector.layers == taken
+    picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    detector.fit(ImageDataset([tmp_path / "a.png"], Preprocessing((32, 32)), shapes=[(32, 32)]))
+    told = [notice for notice in detector.report.notices if "stands in for" in notice]
+    assert bool(told) == (layers != taken)
+    saved = detector_from_description(detector.describe(), detector.state_dict())
+    assert np.array_equal(
+        saved.score(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))).scores,
+        detector.score(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))).scores,
+    )
+
+
+def test_the_plan_s_layers_are_not_replaced_where_it_names_the_shipped_backbone_itself(tmp_path: Path):
+    with pytest.raises(PlanError, match=r"layers of vadnet10 are .*layer3"):
+        PatchCore(resolve_backbone_weights("vadnet10", store=tmp_path), layers=("layer4",))
 
 
 def test_the_measured_cost_names_every_set_and_both_numbers():

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from vad_lib.backbones.shipped import register_architectures
+from vad_lib.backbones.shipped import LAYERS, register_architectures
 from vad_lib.backbones.weights import BackboneWeights
 from vad_lib.errors import ModelFormatError, PlanError
 
@@ -43,6 +43,14 @@ def layer_names(weights: BackboneWeights) -> list[str]:
     with torch.device("meta"):  # names only: no memory, no random numbers
         network = timm.create_model(weights.name, pretrained=False, features_only=True, **weights.create_kwargs)
     return [str(info["module"]) for info in network.feature_info.info]
+
+
+def fitting_layers(weights: BackboneWeights, layers: Sequence[str]) -> tuple[str, ...]:
+    """Return the layers to take: those of the plan, but for a stand-in that lacks one of them, which has its own."""
+    stands_in = weights.source == "shipped" and weights.asked_for not in ("", weights.name)
+    if stands_in and not set(layers) <= set(layer_names(weights)):
+        return LAYERS
+    return tuple(layers)
 
 
 def layer_index(weights: BackboneWeights, layer: str) -> int:

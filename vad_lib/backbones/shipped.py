@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).with_name("shipped")
 NAME = "vadnet10"
 LAYERS = ("layer2", "layer3")
-"""What stands in for the layers of a plan that were named for another kind of network, such as a transformer."""
+"""What stands in for the layers of a plan that this network does not have: a transformer's, or a deeper one's."""
 TAG = "backbone_stand_in"
 """The tag of a model version whose backbone is this one although the plan asked for another."""
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 
-from vad_lib.backbones.build import resolve_device
+from vad_lib.backbones.build import fitting_layers, resolve_device
 from vad_lib.backbones.weights import BackboneWeights
 from vad_lib.detectors.base import DetectorFacts, FitReport, Scores, join_scores, require_batch
 from vad_lib.detectors.feature_cache import FeatureCache, begin_cache, cache_numbers
@@ -75,7 +75,8 @@ class PatchCore:
         feature_cache: FeatureCache | None = None,
     ) -> None:
         self.weights = weights
-        self.layers = tuple(weights.layers or layers)
+        self.layers = fitting_layers(weights, layers)
+        self._layers_of_plan = tuple(layers)
         self.coreset_sampling_ratio = coreset_sampling_ratio
         self.seed = seed
         self.batch_size = batch_size
@@ -124,7 +125,14 @@ class PatchCore:
                 progress,
             )
         self.bank_, self.bank_record = chosen.bank, chosen.record
-        self.report = FitReport(notices=chosen.notices, numbers={**chosen.numbers, **cache_numbers(cache)})
+        notices = chosen.notices
+        if self.layers != self._layers_of_plan:
+            notices = (
+                *notices,
+                f"{self.weights.name}, which stands in for {self.weights.asked_for}, has no layers "
+                f"{', '.join(self._layers_of_plan)}: {', '.join(self.layers)} were used.",
+            )
+        self.report = FitReport(notices=notices, numbers={**chosen.numbers, **cache_numbers(cache)})
         return self
 
     @torch.inference_mode()
