@@ -201,6 +201,13 @@ def extend_model(
     if not images.files:
         raise InputError("\n".join(["There is no new image to learn from.", *_told(images)]))
     detector: PatchCore = model.detector  # type: ignore[assignment]
+    rows_before = len(detector.state_dict()["memory_bank"])
+    if rows_before >= detector.bank_cap_rows:
+        raise InputError(
+            f"The memory bank is full: it has {rows_before:,} rows, and patchcore_bank_cap_rows of the plan it was "
+            f"trained with allows {detector.bank_cap_rows:,}. Raise that, put the images into the ground-truth table, "
+            "and train again (vad train)."
+        )
     grown, facts = _grow(detector, model, images, progress)
     rows = dataset.valid_rows
     old_scores = score_rows(detector, model.preprocessing, rows, progress=progress)
@@ -224,7 +231,7 @@ def extend_model(
     return Extension(
         model=new,
         images=images,
-        rows_before=len(detector.state_dict()["memory_bank"]),
+        rows_before=rows_before,
         rows_added=facts["rows_added"],
         patches_farther=facts["patches_farther"],
         radius=facts["radius"],
@@ -258,7 +265,7 @@ def _grow(
     # covered patches are let go at once: what is kept does not grow with the number of images, but with what is new
     parts = [patches[bank.nearest(patches)[0] > radius] for patches in source.each(range(len(given)), meter)]
     share = math.ceil(source.total * detector.coreset_sampling_ratio)
-    room = max(0, detector.bank_cap_rows - len(bank.rows))
+    room = detector.bank_cap_rows - len(bank.rows)
     added = select_new_rows(bank, torch.cat(parts), radius, min(share, room))
     tensors["memory_bank"] = torch.cat([bank.rows, added.rows])
     description = detector.describe()
@@ -267,8 +274,12 @@ def _grow(
         record |= {
             "rows": len(tensors["memory_bank"]),
             "patches": int(record.get("patches", 0)) + source.total,
-            "covering_radius": max(radius, added.left_radius),
         }
+        # beside the radius of the fit, which says what later images must add; it must not grow by what was left out
+        if added.left_radius > radius:
+            record["uncovered_radius"] = added.left_radius
+        else:
+            record.pop("uncovered_radius", None)
     description["memory_bank"] = record
     grown: Any = detector_from_description(description, tensors, accelerator=detector.accelerator)
     facts = {

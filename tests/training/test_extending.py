@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +104,28 @@ def test_images_like_those_that_were_learnt_add_almost_nothing(
     extension = extend_model(model, [again], dataset)
     assert extension.rows_added <= 2
     assert extension.threshold_before.method == "F1"
+
+
+def test_what_one_extension_had_no_room_for_the_next_still_learns(
+    model: InspectionModel, dataset: ValidatedDataset, strange: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector: Any = model.detector
+    monkeypatch.setattr(detector, "coreset_sampling_ratio", 1 / 64)  # one row of each image's 64
+    first = extend_model(model, strange[:1], dataset)
+    assert first.rows_added == 1
+    assert any("does not cover all" in notice for notice in first.notices)
+    record = first.model.detector.describe()["memory_bank"]
+    assert record["covering_radius"] == detector.bank_record["covering_radius"] < record["uncovered_radius"]
+    again = extend_model(first.model, strange[1:2], dataset)
+    assert again.rows_added == 1
+
+
+def test_a_full_memory_bank_is_said_to_be_full(
+    model: InspectionModel, dataset: ValidatedDataset, strange: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.detector, "bank_cap_rows", len(model.detector.state_dict()["memory_bank"]))
+    with pytest.raises(InputError, match=r"memory bank is full.*patchcore_bank_cap_rows"):
+        extend_model(model, strange, dataset)
 
 
 def test_a_threshold_that_a_person_chose_stays(
