@@ -132,6 +132,9 @@ def test_wide_patches_are_measured_in_the_projection(
     detector = streaming(random_resnet).fit(as_dataset(tiles[:12]))
     assert asked == [(12 * 64, 384)]
     assert rows_of(detector).shape == (int(12 * 64 * 0.1), 384)
+    # What is proven in a projection is not proven of the patches.
+    assert "covering_radius_bound" not in detector.bank_record
+    assert "Every training patch is within" not in detector.report.notices[0]
 
 
 def test_auto_is_exact_where_that_fits_and_streams_where_not_and_says_so(

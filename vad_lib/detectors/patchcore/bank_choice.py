@@ -61,7 +61,8 @@ def choose_bank(
     Returns:
         The bank, and a record: the plan, and 'patches' and 'rows' as they became; 'covering_radius', the largest
         distance of 4,096 patches of all images to their nearest row (patches that are rows have distance 0), an
-        estimate from below of how far any training patch is; 'covering_radius_bound', a proven bound, where streaming.
+        estimate from below of how far any training patch is; 'covering_radius_bound', a proven bound, where streaming
+        measures the patches themselves and no projection of them.
 
     Raises:
         InputError: no training image can be read.
@@ -78,12 +79,15 @@ def choose_bank(
         streamed = choose_streaming(source, plan, ratio, seed, files, progress)
         rows, sample = streamed.rows.to(source.device), streamed.sample.to(source.device)
         patches, extracting = streamed.patches, streamed.extraction_seconds
-        record |= {"covering_radius_bound": streamed.radius_bound, "resumed_chunks": streamed.resumed_chunks}
+        record["resumed_chunks"] = streamed.resumed_chunks
+        proven = ""
+        if streamed.radius_bound is not None:
+            record["covering_radius_bound"] = streamed.radius_bound
+            proven = f" Every training patch is within {streamed.radius_bound:.3g} of a row."
         notices.append(
             f"The memory bank was chosen in one pass over the images (streaming): the exact selection takes "
-            f"{plan.exact_bytes / GIB:.1f} GiB, the budget is {plan.budget_bytes / GIB:.1f} GiB. Every training patch "
-            f"is within {streamed.radius_bound:.3g} of a row. patchcore_memory_bank: exact and a larger "
-            "patchcore_memory_budget_gib give the exact one."
+            f"{plan.exact_bytes / GIB:.1f} GiB, the budget is {plan.budget_bytes / GIB:.1f} GiB.{proven} "
+            "patchcore_memory_bank: exact and a larger patchcore_memory_budget_gib give the exact one."
         )
         if files is not None:
             files.remove()

@@ -12,9 +12,9 @@ the whole.
 3. The summary is reduced to the bank by the same selection.
 
 How well the bank covers: with r1 the largest covering radius of a chunk by what was kept of it, and r2 that of the
-summary by the bank, every patch of every image is within r1 + r2 of a row of the bank (triangle inequality), in the
-space where the selection measures. Both are known when the fit ends; their sum is recorded as
-``covering_radius_bound``.
+summary by the bank, every patch of every image is within r1 + r2 of a row of the bank (triangle inequality). Both are
+known when the fit ends; their sum is recorded as ``covering_radius_bound``. Wide features are measured in a random
+projection, and what holds there is no bound of the patches themselves: then none is recorded.
 
 Cost: the extraction is linear in the number of images. The selection costs at most chunk rows x summary rows for all
 chunks together, and summary rows x bank rows at the end: it does not grow with the number of images once the bank has
@@ -53,7 +53,8 @@ class StreamedBank:
         rows: float32 (K, D), on the CPU, in order of selection.
         sample: float32 (S, D), patches drawn evenly from all images, to measure the bank on.
         patches: of all images that could be read.
-        radius_bound: no patch is farther from its nearest row, in the space where the selection measures.
+        radius_bound: no patch is farther from its nearest row; None where the selection measured in a projection,
+            which blurs distances, so that nothing is proven of the patches themselves.
         resumed_chunks: chunks that an earlier, killed fit had done.
         extraction_seconds: spent on reading images and extracting patches.
     """
@@ -61,7 +62,7 @@ class StreamedBank:
     rows: torch.Tensor
     sample: torch.Tensor
     patches: int
-    radius_bound: float
+    radius_bound: float | None
     resumed_chunks: int
     extraction_seconds: float
 
@@ -124,7 +125,8 @@ def choose_streaming(
     summary = summary[:filled]
     wanted = min(max(1, int(patches * ratio)), plan.cap_rows, filled)
     chosen, last = _select(summary.to(source.device), wanted, _generator(seed, plan.chunks), project, progress)
-    return StreamedBank(summary[chosen.cpu()], torch.cat(samples), patches, radius + last, resumed, extracting)
+    bound = radius + last if project is None else None
+    return StreamedBank(summary[chosen.cpu()], torch.cat(samples), patches, bound, resumed, extracting)
 
 
 def _reduce(
