@@ -156,3 +156,15 @@ class Line:
     def store(self) -> Path:
         """Where the values of the assets lie (written by the IO manager)."""
         return self.folder / "store"
+
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """What the line writes itself. It never lands, even where the plan names a landing folder that holds it."""
+        return (
+            self.kept_aside,
+            self.train_artifacts,
+            self.inference_artifacts,
+            self.training_work,
+            self.store,
+            *(self.folder / name for name in ("maps", "logs", "results")),
+        )

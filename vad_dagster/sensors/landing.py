@@ -121,14 +121,7 @@ class Looking:
                 repeat_seconds=REPEAT_SECONDS,
             ),
             previous_look=previous,
-            # a plan may name a landing folder that holds the line's own
-            skip_folders=(
-                line.kept_aside,
-                line.train_artifacts,
-                line.inference_artifacts,
-                line.store,
-                line.folder / "maps",
-            ),
+            skip_folders=line.own_folders,
             whole_at_once=self.whole_at_once,
         )
         self.looks[line.name] = tick.waiting

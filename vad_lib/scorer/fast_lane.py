@@ -167,7 +167,9 @@ class FastLane:
             watches[name] = (
                 before
                 if same and before is not None
-                else FolderWatch(name, line.folder, line.settle_seconds, self._woken.set)
+                else FolderWatch(
+                    name, line.folder, line.settle_seconds, self._woken.set, skip_folders=line.line.own_folders
+                )
             )
         channels = {name: line.channels for name, line in watched.items()}
         if channels != self._channels() or not self.followed_at:

@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,8 @@ class FolderWatch:
     folder: Path
     settle_seconds: float
     wake: Callable[[], None] = lambda: None
+    skip_folders: Collection[Path] = ()
+    """Folders inside ``folder`` that are not looked into."""
     waiting: dict[FileKey, float] = field(default_factory=dict)
     """Complete files that nobody has taken up, and when they landed."""
     next_scan: float = 0.0
@@ -82,9 +84,10 @@ class FolderWatch:
         """Look at files that events named; return how many of them are complete."""
         with self._lock:
             hints, self._hints = self._hints, {}
+        skipped = self._skipped() if hints else frozenset()
         complete = 0
         for path in hints:
-            found = self._look_at(path)
+            found = self._look_at(path, skipped)
             if found is None or found.key in self.waiting or hash(found.key) in self._settled:
                 continue
             if len(self.waiting) >= MAX_WAITING:
@@ -94,12 +97,20 @@ class FolderWatch:
             complete += 1
         return complete
 
-    def _look_at(self, path: str) -> Candidate | None:
+    def _skipped(self) -> frozenset[str]:
+        """``skip_folders`` relative to the folder, as far as they lie in it."""
+        root = os.path.realpath(self.folder)
+        relative = (os.path.relpath(os.path.realpath(each), root) for each in self.skip_folders)
+        return frozenset(each.replace(os.sep, "/") for each in relative if not each.startswith(".."))
+
+    def _look_at(self, path: str, skipped: frozenset[str]) -> Candidate | None:
         relative = os.path.relpath(path, self.folder).replace(os.sep, "/")
         parts = relative.split("/")
         if relative.startswith("..") or any(is_temporary(part) for part in parts):
             return None
         if not is_image_name(relative) or not _is_text(relative):
+            return None
+        if skipped and any("/".join(parts[:depth]) in skipped for depth in range(1, len(parts))):
             return None
         try:
             facts = os.lstat(path)
@@ -117,7 +128,7 @@ class FolderWatch:
         """Look through the whole folder. ``lines``: how many folders share the time for scans."""
         self._scan_wanted = False
         started, cpu = time.monotonic(), time.thread_time()
-        seen = scan_folder(self.folder)
+        seen = scan_folder(self.folder, skip_folders=self.skip_folders)
         now = time.time()
         self.error = seen.error
         fresh = []
