@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tests.detectors.tile_images import as_dataset, write_tiles
 from vad_lib.augmentation import Augmentation
 from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.detectors import feature_cache
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.feature_cache import FeatureCache
 from vad_lib.detectors.images import ImageDataset
@@ -174,6 +176,35 @@ def test_above_the_limit_the_longest_unused_go_but_never_what_this_training_uses
         cache.write(name, one)
     assert {file.stem for file in tmp_path.rglob("*.safetensors")} == {names[0], names[1]}
     assert cache.left_out == 1
+
+
+def test_what_a_training_is_going_to_read_makes_no_room_for_what_it_extracts(tmp_path: Path) -> None:
+    one = [torch.zeros(1000)]
+    names = [f"{number:064x}" for number in range(6)]
+    cache = begun(tmp_path)
+    for age, name in enumerate(names[:4]):
+        cache.write(name, one)
+        file = next(tmp_path.rglob(f"{name}.safetensors"))
+        os.utime(file, (1000 + age, 1000 + age))
+    cache = FeatureCache(tmp_path, 4 * file.stat().st_size)
+    cache.begin({}, CPU, [*names[1:4], *names[4:]])
+    cache.write(names[4], one)  # in the place of the first, which this training does not want
+    cache.write(names[5], one)
+    assert all(cache.read(name) is not None for name in names[1:5])
+    assert (cache.hits, cache.left_out) == (4, 1)
+
+
+@pytest.mark.parametrize("moved", ["FEATURES_VERSION", "pillow"])
+def test_features_of_other_software_are_extracted_anew(
+    moved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path).write(SHA, [torch.zeros(10)])
+    assert begun(tmp_path).read(SHA) is not None
+    if moved == "FEATURES_VERSION":
+        monkeypatch.setattr(feature_cache, moved, feature_cache.FEATURES_VERSION + 1)
+    else:
+        monkeypatch.setattr(feature_cache, "version", lambda name: "0" if name == moved else version(name))
+    assert begun(tmp_path).read(SHA) is None
 
 
 def test_a_disk_that_refuses_does_not_stop_a_training(tmp_path: Path) -> None:

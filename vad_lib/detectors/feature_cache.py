@@ -2,11 +2,11 @@
 
 An entry is what a frozen backbone makes of one image: float32, exactly the bits that were computed. Its name is the
 sha256 of the image file's bytes; its folder is a digest of everything else that the bits depend on (weights, layers,
-preparation of the image, library version, kind of processor, threads). A file that was changed, or another plan, has
+preparation of the image, versions, kind of processor, threads). A file that was changed, or another plan, has
 other names, so nothing is ever stale; it only grows old.
 
 The cache is shared by all lines of a home. Above its limit the entries that were not used for longest go. What one
-training uses is not pushed out by the same training: of a set that is larger than the cache, the part that fits stays,
+training is going to use is not pushed out by it: of a set that is larger than the cache, the part that fits stays,
 and is there the next time. Layers of 256 x 256 pixels take .75 MiB an image with resnet18 (layer2, layer3), 3 MiB with
 wide_resnet50_2.
 
@@ -23,6 +23,8 @@ import os
 import threading
 import time
 import zlib
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
 LIMIT_VARIABLE = "VAD_FEATURE_CACHE_GIB"
 DEFAULT_LIMIT_GIB = 10.0
 SUFFIX = ".safetensors"
+FEATURES_VERSION = 1
+"""Raise it with every change of decoding, preparation or a backbone of our own that moves a feature by a bit."""
+LIBRARIES = ("torch", "timm", "pillow", "numpy")
+"""Whose versions may move a feature by a bit: networks, decoding, and preparation are theirs."""
 LEFT_BEHIND_SECONDS = 3600
 """Age from which a half-written file is of a process that died."""
 
@@ -80,23 +86,25 @@ class FeatureCache:
             raise ValueError(f"{LIMIT_VARIABLE} is {given!r}: it must be a number of GiB, at least 0; 0 is off.")
         return cls(folder, int(limit * 2**30)) if limit else None
 
-    def begin(self, facts: dict[str, Any], device: torch.device) -> None:
+    def begin(self, facts: dict[str, Any], device: torch.device, wanted: Sequence[str] = ()) -> None:
         """Begin a training: count from 0, look at what is there, and read and write under these facts.
 
         Args:
             facts: everything that features depend on beside the image file, JSON-ready.
             device: where they are computed.
+            wanted: sha256 of the files that it will read: these entries make room for no other.
         """
         everything = {
             **facts,
-            "torch": torch.__version__,
+            "features": FEATURES_VERSION,
+            "libraries": {name: version(name) for name in LIBRARIES},
             "device": device.type,
             "processor": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
         }
         self._context = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
         self.hits = self.misses = self.left_out = 0
-        self._used = set()
+        self._used = {self._file(sha256) for sha256 in wanted}
         entries = self._look()
         self._total = sum(size for _, size, _ in entries)
         self._oldest = sorted(entries, reverse=True)
@@ -193,7 +201,7 @@ def begin_cache(
     """
     if cache is None or images.augmentation is not None or not weights.sha256:
         return None
-    cache.begin({**facts, "preprocessing": images.preprocessing.to_json()}, device)
+    cache.begin({**facts, "preprocessing": images.preprocessing.to_json()}, device, images.sha256 or ())
     return cache
 
 
