@@ -18,7 +18,15 @@ from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.engine import create_inspection_engine
 from vad_lib.inspection_db.schema import batches, images, landings, metadata, predictions, schema_version, verdicts
-from vad_lib.inspection_db.upgrading import HEAD, alembic_config, all_tables, bring_up_to_date, revision_of
+from vad_lib.inspection_db.upgrading import (
+    FORMER_VERSION_TABLE,
+    HEAD,
+    VERSION_TABLE,
+    alembic_config,
+    all_tables,
+    bring_up_to_date,
+    revision_of,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -82,7 +90,7 @@ def test_the_tables_of_all_revisions_are_those_of_the_code(inspection_url: str) 
     engine = create_inspection_engine(inspection_url)
     bring_up_to_date(engine)
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "version_table": VERSION_TABLE})
         assert compare_metadata(context, all_tables()) == []
 
 
@@ -96,7 +104,7 @@ def test_constraints_that_alembic_does_not_compare_are_the_same_too(tmp_path: Pa
 
     migrated = definitions(bring_up_to_date, "migrated.db")
     created = definitions(lambda engine: all_tables().create_all(engine), "created.db")
-    del migrated["alembic_version"]
+    del migrated[VERSION_TABLE]
     assert migrated == created
 
 
@@ -119,7 +127,8 @@ def test_a_database_from_before_the_revisions_keeps_its_rows(inspection_url: str
         assert revision_of(connection) == HEAD
         # the software of that time reads this and refuses to work with the new tables
         assert connection.execute(select(schema_version.c.version)).scalar_one() == 2
-        assert compare_metadata(MigrationContext.configure(connection), all_tables()) == []
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, all_tables()) == []
     assert bring_up_to_date(engine) == (HEAD, HEAD)
 
 
@@ -157,7 +166,7 @@ def test_a_row_that_refers_to_nothing_stops_the_upgrade(tmp_path: Path) -> None:
 def test_a_database_of_a_newer_revision_is_refused_with_advice(inspection_url: str) -> None:
     db = InspectionDatabase(inspection_url)
     with db.writing() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(VadError, match=r"9999.*VAD_INSPECTION_DB"):
         InspectionDatabase(inspection_url)
 
@@ -168,6 +177,92 @@ def test_numbered_tables_that_are_newer_than_the_first_are_refused(inspection_ur
         connection.execute(schema_version.update().values(version=7))
     with pytest.raises(VadError, match=r"revision 7.*newer software"):
         bring_up_to_date(engine)
+
+
+def _stamps(connection: Connection, name: str) -> list[str] | None:
+    """Return what a table of stamps says; None where there is no such table."""
+    if not connection.dialect.has_table(connection, name):
+        return None
+    return sorted(connection.execute(text(f"SELECT version_num FROM {name}")).scalars())
+
+
+def _put_former_stamps(connection: Connection, *stamps: str) -> None:
+    connection.execute(
+        text(f"CREATE TABLE IF NOT EXISTS {FORMER_VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+    )
+    for stamp in stamps:
+        connection.execute(text(f"INSERT INTO {FORMER_VERSION_TABLE} VALUES (:stamp)"), {"stamp": stamp})
+
+
+def test_the_revision_of_other_software_in_the_same_database_is_not_read_as_ours_and_stays(
+    inspection_url: str,
+) -> None:
+    engine = create_inspection_engine(inspection_url)
+    with engine.begin() as connection:
+        _put_former_stamps(connection, "1b5c2a9f0d3e")
+    assert bring_up_to_date(engine) == (None, HEAD)
+    with engine.connect() as connection:
+        assert _stamps(connection, FORMER_VERSION_TABLE) == ["1b5c2a9f0d3e"]
+        assert _stamps(connection, VERSION_TABLE) == [HEAD]
+
+
+def test_what_is_at_0001_for_other_software_is_not_ours_without_our_tables(inspection_url: str) -> None:
+    engine = create_inspection_engine(inspection_url)
+    with engine.begin() as connection:
+        _put_former_stamps(connection, "0001")
+    assert bring_up_to_date(engine) == (None, HEAD)
+    with engine.connect() as connection:
+        assert _stamps(connection, FORMER_VERSION_TABLE) == ["0001"]
+
+
+@pytest.mark.parametrize(("others", "left"), [((), None), (("1b5c2a9f0d3e",), ["1b5c2a9f0d3e"])])
+def test_a_stamp_in_the_table_that_others_use_too_is_moved_to_our_own(
+    inspection_url: str, others: tuple[str, ...], left: list[str] | None
+) -> None:
+    engine = create_inspection_engine(inspection_url)
+    bring_up_to_date(engine)
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
+        _put_former_stamps(connection, "0002", *others)
+        _put_rows(connection)
+        before = _rows(connection)
+    with engine.connect() as connection:
+        assert revision_of(connection) == "0002"  # looking does not move it
+        assert _stamps(connection, VERSION_TABLE) is None
+    assert bring_up_to_date(engine) == ("0002", HEAD)
+    with engine.connect() as connection:
+        assert _stamps(connection, FORMER_VERSION_TABLE) == left
+        assert _stamps(connection, VERSION_TABLE) == [HEAD]
+        assert _rows(connection) == before
+
+
+def test_tables_of_the_first_revision_are_adopted_and_brought_up(inspection_url: str) -> None:
+    engine = _old_database(inspection_url, with_scorer_tables=True)
+    with engine.begin() as connection:
+        _put_former_stamps(connection, "0001")
+    assert bring_up_to_date(engine) == ("0001", HEAD)
+    with engine.connect() as connection:
+        assert _stamps(connection, FORMER_VERSION_TABLE) is None
+        assert _stamps(connection, VERSION_TABLE) == [HEAD]
+        assert len(_rows(connection)) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_the_inspection_database_and_mlflow_share_one_database(
+    inspection_url: str, ours_first: bool, tmp_path: Path
+) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    def ours() -> None:
+        assert InspectionDatabase(inspection_url).count_predictions("bricks") == 0
+
+    def mlflows() -> None:
+        store = SqlAlchemyStore(inspection_url, tmp_path.as_uri())
+        assert [experiment.name for experiment in store.search_experiments()] == ["Default"]
+
+    for use in 2 * ((ours, mlflows) if ours_first else (mlflows, ours)):
+        use()
 
 
 def _open(url: str, barrier: object, answers: object) -> None:

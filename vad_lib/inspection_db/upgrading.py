@@ -12,10 +12,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, Engine, MetaData, column, inspect, select, table, text
+from sqlalchemy import Connection, Engine, MetaData, column, delete, inspect, select, table, text
 
 from vad_lib.errors import VadError
-from vad_lib.inspection_db.schema import metadata
+from vad_lib.inspection_db.schema import landings, metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -23,13 +23,19 @@ if TYPE_CHECKING:
 HEAD = "0002"
 """The newest revision. Written here so that opening a database does not have to read all of them."""
 
+VERSION_TABLE = "vad_inspection_version"
+FORMER_VERSION_TABLE = "alembic_version"
+FORMER_REVISIONS = ("0001", "0002")
+"""Those that were written into the former table. It may be another software's, and so may what it says."""
+
 MIGRATIONS = Path(__file__).with_name("migrations")
 
 logger = logging.getLogger(__name__)
 _alembic_in_use = threading.Lock()
 """Alembic keeps what it works on in a place that all threads share."""
 
-_stamp = table("alembic_version", column("version_num"))
+_stamp = table(VERSION_TABLE, column("version_num"))
+_former_stamp = table(FORMER_VERSION_TABLE, column("version_num"))
 _old_stamp = table("schema_version", column("version"))
 
 
@@ -43,11 +49,12 @@ def bring_up_to_date(engine: Engine) -> tuple[str | None, str]:
         VadError: the database was written by a newer version of this software.
     """
     with engine.execution_options(vad_readonly=True).connect() as connection:
-        found = revision_of(connection)
-    if found == HEAD:
-        return found, HEAD
+        if _own_stamp(connection) == HEAD:
+            return HEAD, HEAD
     with _alembic_in_use, engine.execution_options(vad_migrating=True).begin() as connection:
         found = revision_of(connection)
+        if found is not None and _own_stamp(connection) is None:
+            _adopt(connection, found)
         if found != HEAD:
             _upgrade(connection, found)
     return found, HEAD
@@ -55,10 +62,34 @@ def bring_up_to_date(engine: Engine) -> tuple[str | None, str]:
 
 def revision_of(connection: Connection) -> str | None:
     """Return the revision that a database is at; None where it has no stamp."""
+    own = _own_stamp(connection)
+    return _stamp_in_former_table(connection) if own is None else own
+
+
+def _own_stamp(connection: Connection) -> str | None:
     if not connection.dialect.has_table(connection, _stamp.name):
         return None
     revision: str | None = connection.execute(select(_stamp.c.version_num)).scalar()
     return revision
+
+
+def _stamp_in_former_table(connection: Connection) -> str | None:
+    names = (_former_stamp.name, _old_stamp.name, landings.name)
+    if not all(connection.dialect.has_table(connection, name) for name in names):
+        return None
+    ours = _former_stamp.c.version_num.in_(FORMER_REVISIONS)
+    revision: str | None = connection.execute(select(_former_stamp.c.version_num).where(ours)).scalar()
+    return revision
+
+
+def _adopt(connection: Connection, found: str) -> None:
+    """Move the stamp from the former table to the one of its own; nothing of other software is touched."""
+    from alembic import command
+
+    command.stamp(alembic_config(connection), found)
+    connection.execute(delete(_former_stamp).where(_former_stamp.c.version_num == found))
+    if connection.execute(select(_former_stamp.c.version_num)).first() is None:
+        connection.execute(text(f"DROP TABLE {FORMER_VERSION_TABLE}"))
 
 
 def all_tables() -> MetaData:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from alembic import context
 
 from vad_lib.inspection_db.schema import UtcDateTime
+from vad_lib.inspection_db.upgrading import VERSION_TABLE
 
 
 def as_written(kind: str, item: Any, _: Any) -> str | Literal[False]:
@@ -17,6 +18,7 @@ def as_written(kind: str, item: Any, _: Any) -> str | Literal[False]:
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
+    version_table=VERSION_TABLE,
     target_metadata=context.config.attributes.get("tables"),
     render_item=as_written,
     # SQLite cannot change most things of a table in place: it is copied instead
