@@ -120,9 +120,10 @@ def _print_row(result: StormResult) -> None:
     lanes = ", ".join(f"{name} {number}" for name, number in sorted(result.lanes.items()))
     plan = result.plan
     numbers = f"{plan.seed:>6} {plan.shape.files:>6} {result.bad:>4} {len(plan.faults) - len(result.missed):>6}"
+    full = f"{result.disk_full_seconds:>5.1f}s{result.disk_full_met:>4}" if result.disk_real else "  not real"
     outcome = f"{result.seconds:>7.1f}  {'FAILED' if result.troubles else 'passed'}"
     print(
-        f"{numbers}  {kills:<56} {result.disk_full_seconds:>5.1f}s{result.disk_full_met:>4} {lanes:<22} {outcome}",
+        f"{numbers}  {kills:<56} {full} {lanes:<22} {outcome}",
         flush=True,
     )
     for fault in result.missed:

@@ -83,8 +83,10 @@ class StormResult:
     disk_full_seconds: float = 0.0
     disk_full_met: int = 0
     """How often a process met the full disk, by its log."""
+    disk_real: bool = True
+    """Whether the database had a disk of its own: else that was never full."""
     missed: list[Fault] = field(default_factory=list)
-    """Faults that found nothing to kill."""
+    """Faults that found nothing to kill, or no disk to fill. One may, as a process may have ended just then."""
     lanes: dict[str, int] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
 
@@ -98,7 +100,7 @@ class Storm:
         self.plant = plant
         self.disk = disk
         self.db = InspectionDatabase(disk.url)
-        self.result = StormResult(plan)
+        self.result = StormResult(plan, disk_real=disk.real)
         self._patience = patience
         self._outside = plant.home.root / "outside"
         self._over = threading.Event()
@@ -129,6 +131,9 @@ class Storm:
             self.disk.free()
             self.plant.stop()
         self.result.missed += self._armed
+        planned, done = len(self.plan.faults), len(self.plan.faults) - len(self.result.missed)
+        if done < planned / 2:
+            self.result.troubles.append(f"too few faults came about: {done} of {planned}")
         self.result.kills = dict(self.plant.kills)
         self.result.seconds = time.monotonic() - started
         judge_storm(self)
@@ -214,7 +219,13 @@ class Storm:
         """Kill what is to be killed as soon as it is there: a run is only at times, a scorer may be down just now."""
         while not self._over.wait(LOOK_SECONDS):
             for fault in list(self._armed):
-                if self.plant.kill(fault.kind):
+                try:
+                    found = self.plant.kill(fault.kind)
+                except Exception as error:
+                    logger.exception("what is to be killed cannot be looked for")
+                    self.result.troubles.append(f"nothing more was killed: {fault.kind}: {error!r}")
+                    return
+                if found:
                     logger.info("%s: done", fault.kind)
                     self._armed.remove(fault)
                     self._later(fault.down, lambda kind=fault.kind: self.plant.restart(kind))  # type: ignore[misc]
