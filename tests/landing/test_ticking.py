@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from sqlalchemy import select, text
 
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.schema import batches
-from vad_lib.landing import LandingTick, RunState, plan_landing_tick
+from vad_lib.landing import LandingTick, Limits, RunState, plan_landing_tick
 from vad_lib.landing.reporting import queue_facts
 
 NOW = time.time()
@@ -60,6 +61,27 @@ def test_a_tick_that_died_after_writing_is_made_good_by_the_next(db: InspectionD
     lost = _tick(db, inbox)
     assert _tick(db, inbox).requests == lost.requests
     assert _tick(db, inbox, RunState("active")).requests == ()
+
+
+def test_of_two_ticks_that_would_repeat_a_request_at_the_same_time_one_does(
+    db: InspectionDatabase, inbox: Path
+) -> None:
+    limits = Limits(repeat_seconds=60.0)
+    _land(inbox, "a.png")
+    (lost,) = _tick(db, inbox, limits=limits).requests
+    others: list[LandingTick] = []
+
+    def look(seconds: float, run_state: Callable[[str], RunState | None] = lambda _: None) -> LandingTick:
+        return plan_landing_tick(db, "line", inbox, run_state=run_state, now=NOW + seconds, limits=limits)
+
+    def meanwhile(key: str) -> None:
+        others.append(look(70.0))
+
+    tick = look(70.5, meanwhile)
+    assert [*tick.requests, *others[0].requests] == [lost]
+    # What was repeated is on its way for as long as what was asked for at first.
+    assert look(129.0).requests == ()
+    assert look(131.0).requests == (lost,)
 
 
 def test_a_failed_read_is_not_an_empty_folder(db: InspectionDatabase, inbox: Path) -> None:

@@ -21,7 +21,7 @@ from vad_lib.inspection import inspect_batch
 from vad_lib.inspection.claims import new_owner
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.checking import check_database
-from vad_lib.landing import RunState, plan_landing_tick
+from vad_lib.landing import Limits, RunState, plan_landing_tick
 from vad_lib.landing.scanning import FileKey
 from vad_lib.scorer import FastLane, LaneLimits, fast_lane, hand_over_abandoned
 from vad_lib.scorer.taking_up import Candidate, TakenBatch, adopt_abandoned, take_up
@@ -157,7 +157,10 @@ def test_what_a_killed_scorer_had_in_hand_becomes_one_batch_a_line(source: Plant
     assert hand_over_abandoned(db) == 0
     for name in ("bottles", "caps"):
         assert sorted(db.batches(name)["state"]) == ["closed"] * 5 + ["open"]
-        tick = plan_landing_tick(db, name, source.lines[name].folder, run_state=lambda _: None)
+        # Nobody has asked for its run, so there is none to wait for.
+        tick = plan_landing_tick(
+            db, name, source.lines[name].folder, run_state=lambda _: None, limits=Limits(repeat_seconds=60.0)
+        )
         (request,) = tick.requests
         assert request.count == 6
         result = inspect_batch(

@@ -38,8 +38,10 @@ WAIT_SECONDS = 8.0
 """An evaluation watches so long: longer than the daemon leaves between two, short enough for Ctrl-C. With its turn and
 its looks it stays well below the code server's DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS of 60."""
 TURN_SECONDS = 12.0
-REPEAT_SECONDS = 20.0
-"""What one sensor has asked for a moment ago, the other does not ask for again: it would be another run."""
+REPEAT_SECONDS = 60.0
+"""What one sensor has asked for, the other does not ask for again so soon: it would be another run, as run keys are
+compared for each sensor by itself. As long as the code server lets an evaluation last, so that the request is either
+a run by then or lost."""
 AGAIN_SECONDS, AGAIN_SHARE = 0.5, 5.0
 WILL_RETRY_TAG = "dagster/will_retry"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -109,7 +109,9 @@ def plan_landing_tick(
         limits=bounds,
         is_whole=(lambda seen: ends_whole(scan.folder / seen.path)) if whole_at_once else (lambda _: False),
     )
-    requests = apply_decision(db, line, scan.folder, decision, datetime.fromtimestamp(moment, UTC))
+    requests = apply_decision(
+        db, line, scan.folder, decision, datetime.fromtimestamp(moment, UTC), repeat_seconds=bounds.repeat_seconds
+    )
     return LandingTick(
         requests=requests,
         waiting=decision.waiting,
@@ -122,16 +124,38 @@ def plan_landing_tick(
 
 
 def apply_decision(
-    db: InspectionDatabase, line: str, folder: Path, decision: Decision, moment: datetime
+    db: InspectionDatabase,
+    line: str,
+    folder: Path,
+    decision: Decision,
+    moment: datetime,
+    *,
+    repeat_seconds: float = 0.0,
 ) -> tuple[BatchRequest, ...]:
     """Write a decision down, in one transaction, and return the runs to ask for.
 
-    What another tick did in the meantime is left as it is.
+    What another tick did in the meantime is left as it is, and what it has asked for is not asked for again until
+    ``repeat_seconds`` are over.
     """
-    requests = list(decision.repeat)
-    if not (decision.refuse or decision.new or decision.again or decision.halve or decision.close):
-        return tuple(requests)
+    requests: list[BatchRequest] = []
+    steps = (decision.repeat, decision.again, decision.halve, decision.close, decision.refuse, decision.new)
+    if not any(steps):
+        return ()
     with db.writing() as connection:
+        for request in decision.repeat:
+            asked = (
+                update(batches)
+                .where(
+                    batches.c.batch_id == request.batch_id,
+                    batches.c.state == OPEN,
+                    batches.c.attempt == request.attempt,
+                )
+                .values(requested_at=moment)
+            )
+            if repeat_seconds:
+                asked = asked.where(batches.c.requested_at <= moment - timedelta(seconds=repeat_seconds))
+            if connection.execute(asked).rowcount:
+                requests.append(request)
         for batch_id, note in decision.close:
             connection.execute(
                 update(batches)

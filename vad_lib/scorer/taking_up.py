@@ -28,6 +28,8 @@ from vad_lib.scorer.tables import fast_batches, landing_times
 LEASE = timedelta(seconds=60)
 """Renewed while the scorer lives. On the same machine a death is seen at once; this is for all other cases."""
 FAST_NOTE = "taken by the fast lane"
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""Nobody has asked for a run of it: the next look need not wait until a request would have become one."""
 
 
 class Candidate(NamedTuple):
@@ -318,7 +320,7 @@ def _open(connection: Connection, batch_id: str, why: str) -> None:
     connection.execute(
         update(batches)
         .where(batches.c.batch_id == batch_id)
-        .values(state=OPEN, attempt=1, requested_at=utc_now(), closed_at=None, note=why)
+        .values(state=OPEN, attempt=1, requested_at=NEVER, closed_at=None, note=why)
     )
 
 
