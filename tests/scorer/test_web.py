@@ -6,7 +6,9 @@ import io
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,35 @@ def test_what_is_no_image_too_large_or_refused_is_said_in_the_status(web: Web, t
     missing = requests.post(f"{address}/lines/nowhere/images", data=b"", timeout=5)
     assert missing.status_code == 404
     assert "There are: bottles" in missing.json()["detail"]
+
+
+def test_the_same_bytes_sent_again_before_they_were_read_have_the_same_result(
+    web: Web, source: PlantSource, db: InspectionDatabase, tmp_path: Path
+) -> None:
+    address = web()
+    loaded = threading.Event()
+
+    def load_slowly(line: str, version: str) -> BrightnessModel:
+        assert loaded.wait(20)
+        return BrightnessModel()
+
+    source.make = load_slowly
+    source.add("caps")
+
+    def waiting() -> int:
+        return sum(line["waiting"] for line in requests.get(f"{address}/lines", timeout=5).json())
+
+    until(lambda: len(requests.get(f"{address}/lines", timeout=5).json()) == 2)
+    data = _bytes(tmp_path, 150)
+    post = f"{address}/lines/caps/images?seconds"
+    assert requests.post(f"{post}=0", data=data, timeout=20).status_code == 202
+    until(lambda: waiting() == 1)
+    with ThreadPoolExecutor(3) as pool:
+        answers = pool.map(lambda _: requests.post(f"{post}=20", data=data, timeout=30), range(3))
+        time.sleep(0.3)
+        loaded.set()
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert db.landings("caps")["state"].tolist() == ["done"]
 
 
 def test_who_does_not_wait_is_told_where_the_result_will_be(

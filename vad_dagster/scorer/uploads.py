@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Row, desc, select
@@ -12,11 +14,13 @@ from sqlalchemy import Row, desc, select
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.schema import predictions
+from vad_lib.inspection_db.schema import PENDING, landings, predictions
 from vad_lib.landing.completeness import JPEG_START, PNG_START
 from vad_lib.scorer import FastLane
 
 UPLOADS = "uploads"
+_writing = [threading.Lock() for _ in range(16)]
+"""By content: of those who send the same, one writes."""
 
 
 class NotAnImageError(VadError):
@@ -48,10 +52,30 @@ def newest_prediction(
         return connection.execute(statement.order_by(desc(predictions.c.prediction_id)).limit(1)).one_or_none()
 
 
+def _waits_for_its_decision(db: InspectionDatabase, line: str, path: str, target: Path, size: int) -> bool:
+    """Whether the file lies there, and nobody has decided about it yet: to write it anew would take it from them."""
+    try:
+        facts = target.stat()
+    except FileNotFoundError:
+        return False
+    if facts.st_size != size:
+        return False
+    decided = select(landings.c.seq).where(
+        landings.c.line == line,
+        landings.c.path == path,
+        landings.c.size == size,
+        landings.c.mtime_ns == facts.st_mtime_ns,
+        landings.c.state != PENDING,
+    )
+    with db.reading() as connection:
+        return connection.execute(decided).first() is None
+
+
 def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answer:
     """Let an image land and wait for its result at most so many seconds.
 
-    The same bytes again are not scored again: their name is their sha256.
+    The same bytes again are not scored again: their name is their sha256. While they wait they are not written again
+    either.
 
     Raises:
         NotAnImageError: neither PNG nor JPEG.
@@ -71,7 +95,9 @@ def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answe
     try:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, data)
+            with _writing[int(sha[:2], 16) % len(_writing)]:
+                if not _waits_for_its_decision(lane.db, line, path, target, len(data)):
+                    write_whole(target, data)
         except OSError as error:
             raise LandingFolderError(
                 f"{target.parent} cannot be written to: {error.strerror or error}. Make room or give the right."
