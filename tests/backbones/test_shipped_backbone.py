@@ -84,7 +84,7 @@ def test_a_stand_in_has_layers_of_its_own_where_it_lacks_those_of_the_plan(
     picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     detector.fit(ImageDataset([tmp_path / "a.png"], Preprocessing((32, 32)), shapes=[(32, 32)]))
-    told = [notice for notice in detector.report.notices if "stands in for" in notice]
+    told = [notice for notice in detector.report.notices if "Instead of the layers" in notice]
     assert bool(told) == (layers != taken)
     saved = detector_from_description(detector.describe(), detector.state_dict())
     assert np.array_equal(

@@ -90,6 +90,38 @@ def test_an_image_that_cannot_be_read_has_its_reason_and_takes_nothing_from_the_
     assert found[0]["label"] in ("OK", "NG")
 
 
+def test_an_image_that_cannot_be_scored_has_its_reason_and_takes_nothing_from_its_batch(
+    patchcore: InspectionModel, shared_data: Path, tmp_path: Path
+) -> None:
+    files = bottles(shared_data)[1][:3]
+    export_model(patchcore, files, "torch", tmp_path / "out")
+    model = script.Model(tmp_path / "out")
+    honest, poison = model.run, script.prepare(script.decode(files[1]), model.image_size)
+
+    def run(images: np.ndarray) -> Any:
+        if any(np.array_equal(image, poison) for image in images):
+            raise MemoryError("no room")
+        return honest(images)
+
+    model.run = run
+    found = list(model.files(files, batch=3))
+    assert [each["file"] for each in found] == [str(file) for file in files]
+    assert [each["error"] for each in found] == [None, "cannot be scored: no room", None]
+
+
+def test_results_that_were_written_into_an_export_are_not_lost_to_the_next(
+    patchcore: InspectionModel, shared_data: Path, tmp_path: Path
+) -> None:
+    files = bottles(shared_data)[1][:1]
+    export_model(patchcore, files, "torch", tmp_path / "out")
+    (tmp_path / "out" / "__pycache__").mkdir()
+    export_model(patchcore, files, "onnx", tmp_path / "out")
+    (tmp_path / "out" / "results.csv").write_text("of a shift")
+    with pytest.raises(InputError, match=r"results\.csv.*would be lost"):
+        export_model(patchcore, files, "onnx", tmp_path / "out")
+    assert (tmp_path / "out" / "results.csv").read_text() == "of a shift"
+
+
 def test_an_export_that_flips_a_label_is_refused_and_the_earlier_one_stays(
     patchcore: InspectionModel, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

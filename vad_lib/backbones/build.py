@@ -46,7 +46,9 @@ def layer_names(weights: BackboneWeights) -> list[str]:
 
 
 def fitting_layers(weights: BackboneWeights, layers: Sequence[str]) -> tuple[str, ...]:
-    """Return the layers to take: those of the plan, but for a stand-in that lacks one of them, which has its own."""
+    """Return the layers to take: the plan's, but for those of a sidecar, and of a stand-in that lacks the plan's."""
+    if weights.layers:
+        return weights.layers
     stands_in = weights.source == "shipped" and weights.asked_for not in ("", weights.name)
     if stands_in and not set(layers) <= set(layer_names(weights)):
         return LAYERS

@@ -59,6 +59,7 @@ class BackboneWeights:
         mean: of the three channels, on values in 0..1; subtracted before the network.
         std: of the three channels; divided by.
         asked_for: what the plan named.
+        layers: layer names that the file's sidecar gives instead of the plan's; empty where the plan's are used.
     """
 
     name: str
@@ -69,6 +70,7 @@ class BackboneWeights:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     asked_for: str = ""
+    layers: tuple[str, ...] = ()
 
     def load_state_dict(self) -> dict[str, torch.Tensor]:
         """Read the tensors; nothing is unpickled.

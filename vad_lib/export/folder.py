@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -23,7 +24,7 @@ from vad_lib.progress import Progress, silent
 
 Format = Literal["onnx", "openvino", "torch"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-SCRIPT, PARITY_FILE = "score.py", "parity.json"
+SCRIPT, PARITY_FILE, README = "score.py", "parity.json", "README.md"
 REQUIREMENTS: dict[Format, tuple[str, ...]] = {
     "onnx": ("numpy", "pillow", "onnxruntime"),
     "openvino": ("numpy", "pillow", "openvino"),
@@ -79,6 +80,11 @@ def export_model(
     folder = Path(os.path.abspath(folder))
     if folder.is_symlink() or (folder.exists() and not _replaceable(folder)):
         raise InputError(f"{folder} exists and is no earlier export: name a folder that is not there yet.")
+    if foreign := _foreign(folder):
+        raise InputError(
+            f"{folder} is an earlier export, but holds files that no export writes, such as {foreign[0]}: they would "
+            "be lost. Move them elsewhere, or name another folder."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir()
@@ -93,7 +99,7 @@ def export_model(
                 f"{f'For example {examples}. ' if examples else ''}Try another format: {', '.join(FORMATS)}.",
                 parity,
             )
-        (partial / "README.md").write_text(_readme(model, format, parity, model_version), encoding="utf-8")
+        (partial / README).write_text(_readme(model, format, parity, model_version), encoding="utf-8")
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -134,8 +140,8 @@ def run_script(folder: Path, files: Sequence[Path], batch: int = 1) -> list[dict
     with tempfile.TemporaryDirectory(prefix="vad_export_") as work:
         listing = Path(work) / "files.txt"
         listing.write_text("\n".join(map(str, files)), encoding="utf-8")
-        # -I: neither the current folder nor the environment adds anything to what can be imported
-        command = [sys.executable, "-I", str(folder / SCRIPT), "--list", str(listing), "--batch", str(batch)]
+        # -I: neither the current folder nor the environment adds anything to what can be imported; -B: it leaves no caches
+        command = [sys.executable, "-IB", str(folder / SCRIPT), "--list", str(listing), "--batch", str(batch)]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
     try:
         results = [json.loads(line) for line in done.stdout.splitlines()]
@@ -179,6 +185,17 @@ def _replaceable(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     return not any(folder.iterdir()) or all((folder / name).is_file() for name in (SCRIPT, PARITY_FILE))
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Return what lies in an earlier export and was not put there by it: results, maps, notes."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return []
+    ours = {SCRIPT, PARITY_FILE, README, DESCRIPTION_FILE, "__pycache__"}
+    # where it is damaged, what cannot be told from a user's file counts as one
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        ours |= set(json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))["export"]["files"])
+    return sorted(file.name for file in folder.iterdir() if file.name not in ours)
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:

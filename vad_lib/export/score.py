@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 HERE = Path(__file__).resolve().parent
-MAX_PIXELS, MAX_ASPECT = 64_000_000, 64
+MAX_PIXELS, MAX_ASPECT, MAX_PREPARED_PIXELS = 64_000_000, 64, 4096 * 4096
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -85,6 +85,8 @@ def prepare(pixels: np.ndarray, image_size: int | Sequence[int]) -> np.ndarray:
         columns = max(1, round(width * image_size / height)) if wide else image_size
     else:
         rows, columns = image_size
+    if rows * columns > MAX_PREPARED_PIXELS:
+        raise ValueError(f"too long and thin: {width} x {height} pixels become {columns} x {rows}")
     channels = [pixels] * 3 if pixels.ndim == 2 else [pixels[:, :, number] for number in range(3)]
     scaled = [channel.astype(np.float32) / np.float32(255) for channel in channels]
     if (rows, columns) != (height, width):
@@ -152,8 +154,7 @@ class Model:
                     images[file] = decode(file)
                 except Exception as error:
                     errors[file] = str(error) or type(error).__name__
-            raw, p, found = self.score(list(images.values()))
-            results = {file: (float(raw[k]), float(p[k]), found[k]) for k, file in enumerate(images)}
+            results = self._scored(images, errors)
             for number, file in enumerate(part, start):
                 if file in errors:
                     yield dict(zip(COLUMNS, (str(file), None, None, None, errors[file]), strict=True))
@@ -163,6 +164,20 @@ class Model:
                     np.save(maps / f"{number:06d}_{file.name}.npy", anomaly_map, allow_pickle=False)
                 label = "NG" if calibrated >= threshold else "OK"
                 yield dict(zip(COLUMNS, (str(file), score, calibrated, label, None), strict=True))
+
+    def _scored(
+        self, images: dict[Path, np.ndarray], errors: dict[Path, str]
+    ) -> dict[Path, tuple[float, float, np.ndarray]]:
+        """Return raw score, p and map of each image; one that cannot be scored gets its reason and spoils no other."""
+        try:
+            raw, p, maps = self.score(list(images.values()))
+        except Exception as error:
+            if len(images) > 1:
+                alone = [self._scored({file: pixels}, errors) for file, pixels in images.items()]
+                return {file: result for found in alone for file, result in found.items()}
+            errors.update(dict.fromkeys(images, f"cannot be scored: {str(error) or type(error).__name__}"))
+            return {}
+        return {file: (float(raw[k]), float(p[k]), maps[k]) for k, file in enumerate(images)}
 
 
 def _load_onnx(folder: Path, threads: int | None) -> Any:

@@ -129,8 +129,8 @@ class PatchCore:
         if self.layers != self._layers_of_plan:
             notices = (
                 *notices,
-                f"{self.weights.name}, which stands in for {self.weights.asked_for}, has no layers "
-                f"{', '.join(self._layers_of_plan)}: {', '.join(self.layers)} were used.",
+                f"Instead of the layers {', '.join(self._layers_of_plan)} of the plan, {', '.join(self.layers)} of "
+                f"{self.weights.name} were used, which stands in for {self.weights.asked_for}.",
             )
         self.report = FitReport(notices=notices, numbers={**chosen.numbers, **cache_numbers(cache)})
         return self
