@@ -18,7 +18,7 @@ from scorer_plant import until
 
 from vad_dagster.registry import CHAMPION, LineRegistry
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.scorer.champions import ChampionSource, SignalSettings
+from vad_dagster.scorer.champions import ChampionSource, SignalSettings, validation_images
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home, Line
 from vad_lib.plan import write_plan_for_folder
@@ -86,6 +86,17 @@ def test_a_plan_that_becomes_faulty_leaves_the_line_as_it_was(line: Line) -> Non
     line.plan_file.write_text("no: plan")
     assert source.watched()[line.name] == before
     assert ChampionSource(Home.from_environment()).watched() == {}
+
+
+@pytest.mark.parametrize("content", ['{"format_version": 99}', "cut o"])
+def test_validation_rows_that_cannot_be_read_keep_no_model_from_serving(
+    line: Line, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = line.store / "validated_dataset"
+    store.mkdir(parents=True)
+    (store / "dataset.json").write_text(content)
+    assert validation_images(line) == []
+    assert "the validation rows cannot be read" in caplog.text
 
 
 def _train(line: Line, folder: Path, quantile: float) -> None:

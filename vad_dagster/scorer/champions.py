@@ -147,13 +147,16 @@ class ChampionSource:
 
 
 def validation_images(line: Line) -> list[Path]:
-    """Return the files of the line's validation rows; none where it was trained elsewhere."""
+    """Return the files of the line's validation rows; none where it was trained elsewhere, or they cannot be read.
+
+    They only help to choose a backend: nothing about them may keep a model from serving.
+    """
     from vad_lib.readiness import ValidatedDataset
 
     store = line.store / "validated_dataset"
     try:
         return [Path(file) for file in ValidatedDataset.load(store).valid_rows["file"]] if store.is_dir() else []
-    except (OSError, ValueError, KeyError) as error:
+    except (VadError, OSError, ValueError, KeyError) as error:
         logger.warning("the validation rows cannot be read", extra={"line": line.name, "error": str(error)})
         return []
 
