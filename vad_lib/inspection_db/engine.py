@@ -23,6 +23,10 @@ from vad_lib.errors import VadError
 BUSY_SECONDS = 30
 WRITERS_LOCK = 7236531
 """Names the lock among those of other software that uses the same PostgreSQL database."""
+IDLE_SECONDS, MIGRATING_IDLE_SECONDS = 30, 600
+"""PostgreSQL ends a transaction that writes and sends nothing for so long: a machine that is gone keeps no lock."""
+KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+"""Of libpq: what waits for a server that is gone learns it within a minute."""
 
 
 def create_inspection_engine(url: str) -> Engine:
@@ -70,7 +74,9 @@ def create_inspection_engine(url: str) -> Engine:
 
 
 def _postgresql_engine(url: URL) -> Engine:
-    engine = create_engine(url, pool_pre_ping=True)
+    own_driver = url.get_driver_name() in ("psycopg2", "psycopg")
+    keepalives = {name: value for name, value in KEEPALIVES.items() if own_driver and name not in url.query}
+    engine = create_engine(url, pool_pre_ping=True, connect_args=keepalives)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
@@ -80,7 +86,11 @@ def _postgresql_engine(url: URL) -> Engine:
             return
         if not options.get("vad_durable", True):
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS_LOCK})")
+        idle = MIGRATING_IDLE_SECONDS if options.get("vad_migrating", False) else IDLE_SECONDS
+        connection.exec_driver_sql(
+            f"SELECT set_config('idle_in_transaction_session_timeout', '{idle}s', true), "
+            f"pg_advisory_xact_lock({WRITERS_LOCK})"
+        )
 
     inherited = weakref.ref(engine)
 

@@ -1,0 +1,56 @@
+"""What is PostgreSQL's alone: machines that vanish, connections that stay, processes that fork."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError
+
+from tests.postgres_server import new_database
+from vad_lib.inspection_db import InspectionDatabase, engine
+
+
+@pytest.fixture
+def url(postgres: URL) -> Iterator[str]:
+    """The address of a database of its own."""
+    with new_database(postgres) as found:
+        yield found
+
+
+def test_a_writer_that_sends_nothing_any_more_does_not_keep_the_others_waiting(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = InspectionDatabase(url)
+    monkeypatch.setattr(engine, "IDLE_SECONDS", 1)
+    vanished = db.engine.connect()
+    vanished.execute(text("DELETE FROM claims"))
+    with db.writing() as other:  # waits until the first has sent nothing for a second
+        assert other.execute(text("SELECT 1")).scalar_one() == 1
+    with pytest.raises(DBAPIError):
+        vanished.execute(text("SELECT 1"))
+    vanished.close()
+
+
+def test_only_transactions_that_write_may_not_idle_and_migrations_may_for_longer(url: str) -> None:
+    db = InspectionDatabase(url)
+    show = text("SHOW idle_in_transaction_session_timeout")
+    with db.writing() as connection:
+        assert connection.execute(show).scalar_one() == "30s"
+    with db.engine.execution_options(vad_migrating=True).begin() as connection:
+        assert connection.execute(show).scalar_one() == "10min"
+    with db.reading() as connection:
+        assert connection.execute(show).scalar_one() == "0"
+
+
+def test_connections_ask_whether_the_server_is_still_there(url: str) -> None:
+    def parameters(address: str) -> dict[str, str]:
+        with InspectionDatabase(address).engine.connect() as connection:
+            found: dict[str, str] = connection.connection.dbapi_connection.get_dsn_parameters()  # type: ignore[union-attr]
+            return found
+
+    assert parameters(url)["keepalives_idle"] == "30"
+    with_their_own = make_url(url).update_query_dict({"keepalives_idle": "7"})
+    assert parameters(with_their_own.render_as_string(hide_password=False))["keepalives_idle"] == "7"
