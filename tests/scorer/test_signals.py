@@ -16,6 +16,7 @@ from scorer_plant import Channels, PlantSource, Starter, until
 
 from vad_lib.inspection import inspect_batch
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.checking import check_database
 from vad_lib.landing import plan_landing_tick
 from vad_lib.scorer.signals import FILE, Signal, delay_before, signal_counts, signature, write_result_file
 
@@ -181,6 +182,26 @@ def test_a_result_file_lies_beside_the_image_and_is_not_taken_for_one(
     tick = plan_landing_tick(db, "bottles", inbox, run_state=lambda _: None, now=time.time() + 60)
     assert (tick.requests, tick.refused) == ((), 0)
     assert sorted(Path(inbox / "deep").iterdir()) == [inbox / "deep" / "a.png", result]
+
+
+def test_a_file_refused_by_its_name_is_kept_aside_and_told_though_no_image_lands(
+    start: Starter, source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vad_lib.scorer.watching.SCAN_SECONDS", 0.1)
+    line = source.lines["bottles"].line
+    source.change("bottles", channels=Channels(result_files=True))
+    lane = start()
+    (line.inbox / "scan.bmp").write_bytes(b"BM")
+    tick = plan_landing_tick(db, "bottles", line.inbox, run_state=lambda _: None, now=time.time() + 60)
+    assert (tick.requests, tick.refused) == ((), 1)
+    result = line.inbox / "scan.bmp.vad.json"
+    until(result.is_file)
+    assert json.loads(result.read_text())["rule"] == "not_an_image"
+    (kept,) = db.kept_aside("bottles").itertuples()
+    assert Path(kept.kept_file).read_bytes() == b"BM"
+    until(lambda: signal_counts(db)["waiting"] == 0 and lane.queue.images == 0)
+    assert check_database(db.engine) == []
+    assert len(db.batches("bottles")) == 1
 
 
 def test_what_a_kill_left_of_a_result_file_is_cleared_away_by_the_next_attempt(

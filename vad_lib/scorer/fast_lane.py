@@ -38,6 +38,7 @@ from vad_lib.scorer.taking_up import (
     hand_over_together,
     renew,
     take_up,
+    take_up_refused,
 )
 from vad_lib.scorer.watching import FolderWatch, Watcher
 
@@ -217,6 +218,7 @@ class FastLane:
         if due:
             # One at a time: events of the others come first.
             due[0].scan(self.db, len(watches))
+            self._take_refused(due[0])
             if due[0].waiting:
                 self._since.setdefault(due[0].line, time.monotonic())
         pause = self._take_up(watches)
@@ -272,6 +274,12 @@ class FastLane:
             self.metrics.count("left_to_the_bulk_lane", elsewhere)
         if taken is not None:
             self.queue.put(Job(taken))
+
+    def _take_refused(self, watch: FolderWatch) -> None:
+        if watch.line in self.models.versions():
+            taken = take_up_refused(self.db, watch.line, watch.folder, self.owner)
+            if taken is not None:
+                self.queue.put(Job(taken))
 
     def _want(self, line: str) -> None:
         watched = self.watched.get(line)

@@ -69,20 +69,7 @@ def take_up(
         fresh = {candidate.key: candidate for candidate in candidates if candidate.key not in known}
         if not fresh:
             return None
-        batch_id = secrets.token_hex(8)
-        connection.execute(
-            insert(batches).values(
-                batch_id=batch_id,
-                line=line,
-                folder=str(folder),
-                state=CLOSED,
-                attempt=1,
-                generation=0,
-                created_at=now,
-                requested_at=now,
-                note=FAST_NOTE,
-            )
-        )
+        batch_id = _insert_batch(connection, line, folder, now)
         for part in chunks([seq for key, seq in vanished.items() if key in fresh]):
             # They have come back.
             connection.execute(delete(landings).where(landings.c.seq.in_(part), landings.c.rule == VANISHED))
@@ -114,9 +101,7 @@ def take_up(
             connection.execute(delete(batches).where(batches.c.batch_id == batch_id))
             return None
         landed = {row.seq: fresh[FileKey(row.path, row.size, row.mtime_ns)].landed_at for row in rows}
-        connection.execute(
-            insert(fast_batches).values(batch_id=batch_id, line=line, owner=owner, expires_at=now + LEASE)
-        )
+        _own(connection, batch_id, line, owner, now)
         insert_many(
             connection,
             db.insert_or_ignore(landing_times),
@@ -126,6 +111,53 @@ def take_up(
             ],
         )
     return TakenBatch(line, batch_id, tuple(row.path for row in rows), tuple(landed.values()))
+
+
+def take_up_refused(db: InspectionDatabase, line: str, folder: Path, owner: str) -> TakenBatch | None:
+    """Take up what the landing sensor refused by name or kind, so that it is kept aside and told; None without such.
+
+    Only a batch does that, and where a scorer takes the images the sensor may never form one.
+    """
+    # Of all lines, as the index has them: a line may have very many refused landings that have a batch.
+    lines = select(landings.c.line).where(landings.c.batch_id.is_(None), landings.c.state == REFUSED).distinct()
+    with db.reading() as connection:
+        if line not in connection.execute(lines).scalars().all():
+            return None
+    now = utc_now()
+    with db.writing() as connection:
+        batch_id = _insert_batch(connection, line, folder, now)
+        moved = connection.execute(
+            update(landings)
+            .where(landings.c.line == line, landings.c.state == REFUSED, landings.c.batch_id.is_(None))
+            .values(batch_id=batch_id)
+        )
+        if not moved.rowcount:
+            connection.execute(delete(batches).where(batches.c.batch_id == batch_id))
+            return None
+        _own(connection, batch_id, line, owner, now)
+    return TakenBatch(line, batch_id, (), ())
+
+
+def _insert_batch(connection: Connection, line: str, folder: Path, now: datetime) -> str:
+    batch_id = secrets.token_hex(8)
+    connection.execute(
+        insert(batches).values(
+            batch_id=batch_id,
+            line=line,
+            folder=str(folder),
+            state=CLOSED,
+            attempt=1,
+            generation=0,
+            created_at=now,
+            requested_at=now,
+            note=FAST_NOTE,
+        )
+    )
+    return batch_id
+
+
+def _own(connection: Connection, batch_id: str, line: str, owner: str, now: datetime) -> None:
+    connection.execute(insert(fast_batches).values(batch_id=batch_id, line=line, owner=owner, expires_at=now + LEASE))
 
 
 def known_keys(db: InspectionDatabase, line: str, paths: Sequence[str]) -> set[tuple[str, int, int]]:
