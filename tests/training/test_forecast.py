@@ -64,12 +64,15 @@ def test_forecast_and_truth_agree_on_real_photographs(shared_data: Path, tmp_pat
     assert 0.5 < (found["peak memory in MiB"].ratio or 0) < 2
 
 
+@pytest.mark.parametrize("memory_bank", ["auto", "exact"])
 def test_a_training_that_cannot_fit_is_refused_and_what_is_advised_would_fit(
-    dataset: ValidatedDataset, tmp_path: Path
+    memory_bank: str, dataset: ValidatedDataset, tmp_path: Path
 ) -> None:
-    train = patchcore(patchcore_coreset_sampling_ratio=1.0, patchcore_memory_budget_gib=0.002)
+    train = patchcore(
+        patchcore_coreset_sampling_ratio=1.0, patchcore_memory_budget_gib=0.002, patchcore_memory_bank=memory_bank
+    )
     forecast = forecast_training(dataset, train, weights_store=tmp_path)
-    with pytest.raises(TooLargeError, match=r"cannot be chosen within 0\.00 GiB") as refused:
+    with pytest.raises(TooLargeError, match=r"is exact, but|cannot be chosen within 0\.00 GiB") as refused:
         require_fit(forecast)
     advice = dict(re.findall(r"- (\w+): (.+)", str(refused.value)))
     assert {"patchcore_memory_budget_gib", "patchcore_coreset_sampling_ratio", "img_size"} <= set(advice)

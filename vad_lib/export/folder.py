@@ -140,7 +140,7 @@ def run_script(folder: Path, files: Sequence[Path], batch: int = 1) -> list[dict
     with tempfile.TemporaryDirectory(prefix="vad_export_") as work:
         listing = Path(work) / "files.txt"
         listing.write_text("\n".join(map(str, files)), encoding="utf-8")
-        # -I: neither the current folder nor the environment adds anything to what can be imported; -B: it leaves no caches
+        # -I: neither the current folder nor the environment adds to what can be imported; -B: no caches are left
         command = [sys.executable, "-IB", str(folder / SCRIPT), "--list", str(listing), "--batch", str(batch)]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
     try:

@@ -80,10 +80,13 @@ def probe_patchcore(detector: PatchCore, images: ImageDataset, ratio: float, row
     kept: list[torch.Tensor] = []
 
     def embed(batch: torch.Tensor) -> None:
-        kept.append(detector.embedder(batch)[0].flatten(0, 1))
+        patches = detector.embedder(batch)[0].flatten(0, 1)
+        # no more than will be used: the patches of a dozen large images are gigabytes
+        if (room := SELECTION_POINTS - sum(map(len, kept))) > 0:
+            kept.append(patches[:room].clone())
 
     feature_seconds = _seconds_an_image(images, detector, embed, forget=kept.clear)
-    points = torch.cat(kept)[:SELECTION_POINTS]
+    points = torch.cat(kept)
     centres = int(min(max(len(points) * ratio, LEAST_CENTRES), max(1, len(points) // 2)))
     with seeded(detector.seed):
         coreset_indices(points[:LEAST_CENTRES], 0.1)  # imports what it needs

@@ -167,7 +167,7 @@ def what_would_fit(
     found = []
     if sizes["method"] == "exact" and fits(method="streaming"):
         found.append("patchcore_memory_bank: streaming")
-    if (budget := _least(lambda gib: fits(method="auto", budget_bytes=int(gib * GIB)), left / GIB)) is not None:
+    if (budget := _least(lambda gib: fits(budget_bytes=int(gib * GIB)), left / GIB)) is not None:
         found.append(f"patchcore_memory_budget_gib: {budget:.3g}")
     for share in (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001):
         if fits(ratio=sizes["ratio"] * share):
