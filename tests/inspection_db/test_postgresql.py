@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -54,3 +56,36 @@ def test_connections_ask_whether_the_server_is_still_there(url: str) -> None:
     assert parameters(url)["keepalives_idle"] == "30"
     with_their_own = make_url(url).update_query_dict({"keepalives_idle": "7"})
     assert parameters(with_their_own.render_as_string(hide_password=False))["keepalives_idle"] == "7"
+
+
+def test_whoever_opens_a_database_again_and_again_leaves_one_connection_and_no_hook_behind(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **hook: hooks.append(hook))
+    opened = [InspectionDatabase(url) for _ in range(5)]
+    with opened[0].reading() as connection:
+        here = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+        assert connection.execute(here).scalar_one() == 1
+    assert hooks == []
+
+
+def _count(url: str, answers: object) -> None:
+    answers.put(InspectionDatabase(url).count_predictions("bottles"))  # type: ignore[attr-defined]
+
+
+def test_a_child_of_a_fork_makes_connections_of_its_own(url: str) -> None:
+    db = InspectionDatabase(url)
+    number = text("SELECT pg_backend_pid()")
+    with db.reading() as connection:
+        before = connection.execute(number).scalar_one()
+    fork = multiprocessing.get_context("fork")
+    answers = fork.Queue()
+    children = [fork.Process(target=_count, args=(url, answers)) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert [answers.get(timeout=30) for _ in children] == [0, 0, 0]
+    for child in children:
+        child.join(10)
+    with db.reading() as connection:  # nobody has closed or used it meanwhile
+        assert connection.execute(number).scalar_one() == before
