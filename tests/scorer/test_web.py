@@ -167,6 +167,33 @@ def test_a_page_that_calls_this_machine_by_another_name_is_turned_away(web: Web)
 
 
 @pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:3000"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://127.0.0.1:3000"},
+        {"Origin": "null"},
+    ],
+)
+@pytest.mark.parametrize("path", ["images", "results/1/verdicts"])
+def test_a_page_of_another_site_can_send_nothing(web: Web, tmp_path: Path, headers: dict[str, str], path: str) -> None:
+    address = web()
+    answer = requests.post(f"{address}/lines/bottles/{path}", data=_bytes(tmp_path, 50), headers=headers, timeout=20)
+    assert answer.status_code == 403
+    assert "only this site's own pages and programs may" in answer.json()["detail"]
+
+
+def test_a_page_of_its_own_may_send_an_image(web: Web, tmp_path: Path) -> None:
+    address = web()
+    for nonce, headers in enumerate([{"Origin": address}, {"Origin": address, "Sec-Fetch-Site": "same-origin"}]):
+        data = _bytes(tmp_path, 50, nonce)
+        answer = requests.post(f"{address}/lines/bottles/images", data=data, headers=headers, timeout=20)
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
     ("host", "token", "open_"),
     [
         ("0.0.0.0", "", True),

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -112,6 +113,7 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
         title="Visual anomaly detection: resident scorer",
         description="Scores images the moment they land, and answers about them.",
         lifespan=life,
+        dependencies=[Depends(_from_no_other_site)],
     )
     if not rules.token:
         # A page in a browser must not reach this machine's scorer under a name of its own.
@@ -168,6 +170,7 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
         response_model=PredictionOut,
         responses={
             202: {"description": "It landed; its result comes later at the address in Location."},
+            403: {"description": "A page of another site sent it."},
             413: {"description": "Too large."},
             415: {"description": "Neither PNG nor JPEG."},
             422: {"description": "The image was refused; the reason is in the answer."},
@@ -239,6 +242,24 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
 
     app.include_router(result_pages(lane, known, rules.token))
     return app
+
+
+async def _from_no_other_site(request: Request) -> None:
+    """A browser lets any page send bytes here without asking first, but says whose page it is; programs say nothing."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    host = request.headers.get("host", "")
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    if foreign:
+        raise HTTPException(
+            403,
+            f"A page of {origin or 'another site'} sent this to {host}: only this site's own pages and programs may. "
+            "A proxy in between has to hand on the header Host.",
+        )
 
 
 async def _body(request: Request, most: int) -> bytes:
