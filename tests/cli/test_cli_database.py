@@ -50,6 +50,7 @@ def plant(vad_home: Path, tmp_path: Path) -> Plant:
 
 
 def test_the_database_is_looked_at_upgraded_and_checked(vad: Vad, vad_home: Path) -> None:
+    (vad_home / "inspection.db").touch()
     looked = vad("db", "current")
     assert looked.exit_code == 0, looked.output
     assert "revision none" in looked.output
@@ -57,6 +58,18 @@ def test_the_database_is_looked_at_upgraded_and_checked(vad: Vad, vad_home: Path
     assert f"from revision none to {HEAD}" in vad("db", "upgrade").output
     assert "nothing to do" in vad("db", "upgrade").output
     assert "every law holds" in vad("db", "check").output
+
+
+@pytest.mark.parametrize("word", ["current", "check"])
+def test_looking_makes_no_database_where_there_is_none(
+    vad: Vad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setenv("VAD_INSPECTION_DB", f"sqlite:///{tmp_path}/mistyped/inspection.db")
+    answer = vad("db", word)
+    assert answer.exit_code == 1
+    assert "There is no database at" in answer.output
+    assert "VAD_INSPECTION_DB" in answer.output
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_a_broken_law_is_told_and_ends_with_code_1(vad: Vad, plant: Plant) -> None:

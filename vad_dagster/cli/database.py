@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import typer
 
 from vad_dagster.cli.console import console
 from vad_lib.errors import VadError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 app = typer.Typer(no_args_is_help=True, help="The inspection database: revision, upgrade, integrity.")
 
@@ -13,11 +19,9 @@ app = typer.Typer(no_args_is_help=True, help="The inspection database: revision,
 @app.command()
 def current() -> None:
     """Show where the database is, and its revision. Changes nothing."""
-    from vad_lib.inspection_db.engine import create_inspection_engine
     from vad_lib.inspection_db.upgrading import HEAD, revision_of
-    from vad_lib.lines import Home
 
-    engine = create_inspection_engine(Home.from_environment().inspection_db_url)
+    engine = _engine_of_what_is_there()
     with engine.execution_options(vad_readonly=True).connect() as connection:
         found = revision_of(connection)
     console.print(engine.url.render_as_string(), markup=False)
@@ -42,11 +46,30 @@ def upgrade() -> None:
 def check() -> None:
     """Look whether the database is whole and its rows keep the laws of the ledger. Leaves with code 1 if not."""
     from vad_lib.inspection_db.checking import check_database
-    from vad_lib.inspection_db.engine import create_inspection_engine
-    from vad_lib.lines import Home
 
-    engine = create_inspection_engine(Home.from_environment().inspection_db_url)
+    engine = _engine_of_what_is_there()
     faults = check_database(engine)
     if faults:
         raise VadError("\n".join(map(str, faults)))
     console.print(f"{engine.url.render_as_string()}: whole, and every law holds", markup=False)
+
+
+def _engine_of_what_is_there() -> Engine:
+    """Return the database's engine. To open a file of SQLite would make it, and a mistyped address look like a database.
+
+    Raises:
+        VadError: there is no such file.
+    """
+    from sqlalchemy.engine import make_url
+
+    from vad_lib.inspection_db.engine import create_inspection_engine
+    from vad_lib.lines import Home
+
+    address = Home.from_environment().inspection_db_url
+    url = make_url(address)
+    file = url.database if url.get_backend_name() == "sqlite" else None
+    if file and file != ":memory:" and not Path(file).exists():
+        raise VadError(
+            f"There is no database at {file}. Check VAD_HOME and VAD_INSPECTION_DB; `vad db upgrade` makes a new one."
+        )
+    return create_inspection_engine(address)
