@@ -55,7 +55,7 @@ def check() -> None:
 
 
 def _engine_of_what_is_there() -> Engine:
-    """Return the database's engine. To open a file of SQLite would make it, and a mistyped address look like a database.
+    """Return the engine. To open a file of SQLite would make it, and a mistyped address look like a database.
 
     Raises:
         VadError: there is no such file.
