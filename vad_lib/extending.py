@@ -119,7 +119,12 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def sort_out(
-    files: Sequence[Path], rows: pd.DataFrame, learnt: Sequence[str] = (), progress: Progress = silent
+    files: Sequence[Path],
+    rows: pd.DataFrame,
+    learnt: Sequence[str] = (),
+    progress: Progress = silent,
+    *,
+    learnt_from_table: bool = True,
 ) -> NewImages:
     """Say which of some images may be learnt from.
 
@@ -128,6 +133,7 @@ def sort_out(
         rows: ``tables.ValidatedRows`` of the line's training data.
         learnt: sha256 of further images that the model has learnt from.
         progress: told of every image.
+        learnt_from_table: the model was trained on these rows; else it need not know their images.
     """
     of_table = rows.drop_duplicates("sha256").set_index("sha256")
     seen = set(learnt)
@@ -146,7 +152,7 @@ def sort_out(
                 refused[str(file)] = f"the ground-truth table calls it {row['label']!r}"
             elif row is not None and row["split"] == "valid":
                 refused[str(file)] = "it is a validation image: what was learnt from cannot measure the model"
-            elif row is not None or decoded.sha256 in seen:
+            elif (row is not None and learnt_from_table) or decoded.sha256 in seen:
                 known.append(file)
             else:
                 seen.add(decoded.sha256)
@@ -167,6 +173,7 @@ def extend_model(
     dataset: ValidatedDataset,
     *,
     extended_from: str = "",
+    learnt_from_table: bool = True,
     progress: Progress = silent,
 ) -> Extension:
     """Add normal images to a model's memory bank. The model that is given stays as it is.
@@ -180,6 +187,8 @@ def extend_model(
         files: images that a person has found normal.
         dataset: the line's; its validation rows measure both models.
         extended_from: name of the version that is extended, for the record.
+        learnt_from_table: the model was trained on the rows of ``dataset``; else images of its table are looked at as
+            any others, since a table that has grown since then says nothing about what the model knows.
         progress: told of every step.
 
     Raises:
@@ -197,7 +206,8 @@ def extend_model(
     if not len(dataset.valid_rows):
         raise ReadinessError("There are no validation rows to measure the model on before and after.")
     history = list(model.info.extra.get("extensions", []))
-    images = sort_out(files, dataset.rows, [sha for past in history for sha in past["sha256"]], progress)
+    learnt = [sha for past in history for sha in past["sha256"]]
+    images = sort_out(files, dataset.rows, learnt, progress, learnt_from_table=learnt_from_table)
     if not images.files:
         raise InputError("\n".join(["There is no new image to learn from.", *_told(images)]))
     detector: PatchCore = model.detector  # type: ignore[assignment]

@@ -91,6 +91,10 @@ def test_what_must_not_be_learnt_from_is_refused_by_name_and_what_is_known_is_pa
     assert set(found.refused) == {str(broken), str(validates), str(bad)}
     assert "validation" in found.refused[str(validates)]
     assert "'bad'" in found.refused[str(bad)]
+    # A table that has grown since the training says nothing about what the model knows.
+    grown = sort_out([validates, bad, known], dataset.rows, learnt_from_table=False)
+    assert grown.files == (known,)
+    assert set(grown.refused) == {str(validates), str(bad)}
     with pytest.raises(InputError, match=r"no new image(?s:.*)broken\.png"):
         extend_model(model, [broken, known], dataset)
 

@@ -59,8 +59,14 @@ def extended_model(
         champion = registry.champion()
         model = InspectionModel.load(registry.folder(champion), accelerator=plan.train.accelerator)
         files = find_images([Path(path) for path in config.images])
+        learnt_from_table = champion.tags.get("dataset_digest") == recording.dataset_digest(validated_dataset)
         extension = extend_model(
-            model, files, validated_dataset, extended_from=champion.label, progress=log_progress(context)
+            model,
+            files,
+            validated_dataset,
+            extended_from=champion.label,
+            learnt_from_table=learnt_from_table,
+            progress=log_progress(context),
         )
         folder = Path(work) / MODEL_FOLDER
         extension.model.save(folder)
@@ -81,7 +87,7 @@ def extended_model(
                 example_image=extension.images.files[0],
             )
         notices = list(extension.notices)
-        if champion.tags.get("dataset_digest") != recording.dataset_digest(validated_dataset):
+        if not learnt_from_table:
             notices.append("The line's data are others than the champion was trained on: both are measured on today's.")
         if config.promote:
             version = registry.promote(version, by=f"person: {person}")
