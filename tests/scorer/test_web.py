@@ -116,6 +116,35 @@ def test_the_same_bytes_sent_again_before_they_were_read_have_the_same_result(
     assert db.landings("caps")["state"].tolist() == ["done"]
 
 
+def test_while_very_many_wait_for_their_results_health_is_told(
+    web: Web, source: PlantSource, db: InspectionDatabase, tmp_path: Path
+) -> None:
+    address = web()
+    loaded = threading.Event()
+
+    def load_slowly(line: str, version: str) -> BrightnessModel:
+        assert loaded.wait(20)
+        return BrightnessModel()
+
+    source.make = load_slowly
+    caps = source.add("caps")
+    until(lambda: len(requests.get(f"{address}/lines", timeout=5).json()) == 2)
+    images = [_bytes(tmp_path, 50, nonce) for nonce in range(60)]
+    with ThreadPoolExecutor(len(images)) as pool:
+        post = f"{address}/lines/caps/images?seconds=30"
+        answers = pool.map(lambda data: requests.post(post, data=data, timeout=40), images)
+        try:
+            # As many threads as handlers may have at a time.
+            until(lambda: len(list(caps.folder.glob("uploads/*.png"))) >= 40)
+            assert requests.get(f"{address}/health", timeout=5).json() == {"alive": True}
+            assert requests.get(f"{address}/ready", timeout=5).status_code == 503
+            assert requests.get(f"{address}/lines", timeout=5).status_code == 200
+        finally:
+            loaded.set()
+        assert {answer.status_code for answer in answers} == {200}
+    assert db.count_predictions("caps") == 60
+
+
 def test_who_does_not_wait_is_told_where_the_result_will_be(
     web: Web, source: PlantSource, db: InspectionDatabase, tmp_path: Path
 ) -> None:

@@ -129,13 +129,14 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
     KnownLine = Annotated[str, Depends(known)]
     drawer = Drawer(lane)
 
+    # Neither of these waits for anything, and neither waits for a thread while requests that do wait have all of them.
     @app.get("/health", tags=["operation"], summary="Does the process work?")
-    def health() -> JSONResponse:
+    async def health() -> JSONResponse:
         alive = lane.alive()
         return JSONResponse({"alive": alive}, 200 if alive else 503)
 
     @app.get("/ready", tags=["operation"], summary="Can every line with a champion be served?")
-    def ready() -> JSONResponse:
+    async def ready() -> JSONResponse:
         reasons = lane.not_ready()
         return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
@@ -195,7 +196,7 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
             raise HTTPException(503, f"The line {line!r} has no champion yet: train it first.")
         data = await _body(request, rules.max_upload_bytes)
         try:
-            answer = await run_in_threadpool(land_upload, lane, line, data, min(seconds, rules.max_waiting_seconds))
+            answer = await land_upload(lane, line, data, min(seconds, rules.max_waiting_seconds))
         except NotAnImageError as error:
             raise HTTPException(415, str(error)) from error
         except LandingFolderError as error:

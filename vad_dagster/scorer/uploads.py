@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Row, desc, select
+from starlette.concurrency import run_in_threadpool
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import VadError
@@ -17,6 +19,7 @@ from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.schema import PENDING, landings, predictions
 from vad_lib.landing.completeness import JPEG_START, PNG_START
 from vad_lib.scorer import FastLane
+from vad_lib.scorer.taking_up import Decided
 
 UPLOADS = "uploads"
 _writing = [threading.Lock() for _ in range(16)]
@@ -39,6 +42,16 @@ class Answer:
     sha256: str
     prediction: Row[Any] | None = None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Landed:
+    """An upload whose decision is waited for. ``version``: of the model that was warm when it landed."""
+
+    sha256: str
+    path: str
+    version: str | None
+    decision: Future[Decided]
 
 
 def newest_prediction(
@@ -71,8 +84,8 @@ def _waits_for_its_decision(db: InspectionDatabase, line: str, path: str, target
         return connection.execute(decided).first() is None
 
 
-def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answer:
-    """Let an image land and wait for its result at most so many seconds.
+async def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answer:
+    """Let an image land and wait for its result at most so many seconds, without a thread of its own.
 
     The same bytes again are not scored again: their name is their sha256. While they wait they are not written again
     either.
@@ -81,6 +94,18 @@ def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answe
         NotAnImageError: neither PNG nor JPEG.
         LandingFolderError: the landing folder cannot be written to.
     """
+    landed = await run_in_threadpool(_land, lane, line, data)
+    if isinstance(landed, Answer):
+        return landed
+    try:
+        # The future is left as it is when the time is over: somebody may be about to set it.
+        await asyncio.wait([asyncio.wrap_future(landed.decision)], timeout=seconds)
+    finally:
+        lane.expected.forget(line, landed.path, landed.decision)
+    return await run_in_threadpool(_answer, lane.db, line, landed)
+
+
+def _land(lane: FastLane, line: str, data: bytes) -> Answer | _Landed:
     suffix = ".png" if data.startswith(PNG_START) else ".jpg" if data.startswith(JPEG_START) else ""
     if not suffix:
         raise NotAnImageError("The body is neither a PNG nor a JPEG file. Send the bytes of the file as they are.")
@@ -91,27 +116,31 @@ def land_upload(lane: FastLane, line: str, data: bytes, seconds: float) -> Answe
         return Answer("known", sha, known)
     path = f"{UPLOADS}/{sha}{suffix}"
     target = lane.watched[line].folder / path
-    future = lane.expected.expect(line, path)
+    landed = _Landed(sha, path, warm.version if warm else None, lane.expected.expect(line, path))
     try:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with _writing[int(sha[:2], 16) % len(_writing)]:
-                if not _waits_for_its_decision(lane.db, line, path, target, len(data)):
-                    write_whole(target, data)
-        except OSError as error:
-            raise LandingFolderError(
-                f"{target.parent} cannot be written to: {error.strerror or error}. Make room or give the right."
-            ) from error
-        lane.hint(line, target)
-        try:
-            decided = future.result(seconds)
-        except FutureTimeoutError:
-            found = newest_prediction(lane.db, line, sha, warm.version if warm else None)
-            return Answer("done" if found is not None else "waiting", sha, found)
-    finally:
-        lane.expected.forget(line, path, future)
-    found = newest_prediction(lane.db, line, sha)
+        with _writing[int(sha[:2], 16) % len(_writing)]:
+            if not _waits_for_its_decision(lane.db, line, path, target, len(data)):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(target, data)
+    except OSError as error:
+        lane.expected.forget(line, path, landed.decision)
+        raise LandingFolderError(
+            f"{target.parent} cannot be written to: {error.strerror or error}. Make room or give the right."
+        ) from error
+    except BaseException:
+        lane.expected.forget(line, path, landed.decision)
+        raise
+    lane.hint(line, target)
+    return landed
+
+
+def _answer(db: InspectionDatabase, line: str, landed: _Landed) -> Answer:
+    if not landed.decision.done():
+        found = newest_prediction(db, line, landed.sha256, landed.version)
+        return Answer("done" if found is not None else "waiting", landed.sha256, found)
+    decided = landed.decision.result()
+    found = newest_prediction(db, line, landed.sha256)
     # A duplicate of an image that landed elsewhere has that one's result.
     if found is not None:
-        return Answer("done", sha, found)
-    return Answer("refused" if decided.state == "refused" else "waiting", sha, None, decided.reason or "")
+        return Answer("done", landed.sha256, found)
+    return Answer("refused" if decided.state == "refused" else "waiting", landed.sha256, None, decided.reason or "")
