@@ -11,15 +11,27 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 SAMPLE_SECONDS = 0.02
 _CGROUP = Path("/sys/fs/cgroup")
-_LIMITS = (
-    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
-    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
+
+
+class _Group(NamedTuple):
+    """Files of a control group, as a container sees its own, and the line of its statistics that tells idle cache."""
+
+    limit: str
+    used: str
+    statistics: str
+    idle_cache: str
+
+
+_GROUPS = (
+    _Group("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    _Group("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
-"""Of version 2 and version 1 of control groups, as a container sees its own."""
+"""Of version 2 and version 1. Files that were read count as used until the memory is wanted: the kernel then takes the
+idle ones first, so they are room. The container's tools count alike (the "working set")."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,15 @@ def room_of_machine(folder: Path) -> Room:
     while not there.exists() and there != there.parent:
         there = there.parent
     return Room(resident_bytes() + _free_memory(), shutil.disk_usage(there).free)
+
+
+def memory_of_machine() -> int:
+    """Return the bytes of memory that there are at all: the machine's, or the container's where that may have less."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for group in _GROUPS:
+        with contextlib.suppress(OSError, ValueError):
+            there = min(there, _number(group.limit))
+    return there
 
 
 def resident_bytes() -> int:
@@ -94,9 +115,22 @@ def _free_memory() -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    for limit, used in _LIMITS:
+    for group in _GROUPS:
         # absent outside containers; "max" is no limit
         with contextlib.suppress(OSError, ValueError):
-            left = int(limit.read_text(encoding="ascii")) - int(used.read_text(encoding="ascii"))
+            left = _number(group.limit) - max(0, _number(group.used) - _idle_cache(group))
             free = min(free, max(0, left))
     return free
+
+
+def _idle_cache(group: _Group) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        for line in (_CGROUP / group.statistics).read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(" ")
+            if name == group.idle_cache:
+                return int(value)
+    return 0
+
+
+def _number(name: str) -> int:
+    return int((_CGROUP / name).read_text(encoding="ascii"))

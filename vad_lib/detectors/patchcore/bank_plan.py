@@ -9,11 +9,8 @@ all chunks is reduced once more (``streaming``). Memory depends on the rows of t
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from vad_lib.errors import PlanError
@@ -136,16 +133,14 @@ def budget_in_bytes(gib: float, accelerator: str = "cpu") -> int:
 
 
 def default_budget(accelerator: str = "cpu") -> int:
-    """Return the bytes that a selection may take where the plan does not say: half of what there is."""
+    """Return the bytes that a selection may take where the plan does not say: half of the machine's or container's."""
     if accelerator == "gpu":
         import torch
 
         return int(torch.cuda.get_device_properties(0).total_memory * MEMORY_SHARE)
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    # a container may have less than the machine that it runs on; "max" is no limit
-    with contextlib.suppress(OSError, ValueError):
-        available = min(available, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    return int(available * MEMORY_SHARE)
+    from vad_lib.forecast.machine import memory_of_machine  # the forecast imports this module
+
+    return int(memory_of_machine() * MEMORY_SHARE)
 
 
 def projected_channels(points: int) -> int:
