@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from brightness_model import BrightnessModel, write_image
 from scorer_plant import Channels, PlantSource, Starter, until
+from sqlalchemy import update
 
 from vad_lib.inspection import inspect_batch
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.checking import check_database
 from vad_lib.landing import plan_landing_tick
 from vad_lib.scorer.signals import FILE, Signal, delay_before, signal_counts, signature, write_result_file
+from vad_lib.scorer.tables import signals
 
 
 class Receiver:
@@ -182,6 +184,27 @@ def test_a_result_file_lies_beside_the_image_and_is_not_taken_for_one(
     tick = plan_landing_tick(db, "bottles", inbox, run_state=lambda _: None, now=time.time() + 60)
     assert (tick.requests, tick.refused) == ((), 0)
     assert sorted(Path(inbox / "deep").iterdir()) == [inbox / "deep" / "a.png", result]
+
+
+def test_a_late_attempt_does_not_replace_the_result_of_a_newer_version_of_the_file(
+    start: Starter, source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vad_lib.scorer.signals.FIRST_DELAY", 300.0)
+    inbox = source.lines["bottles"].folder
+    source.change("bottles", channels=Channels(result_files=True))
+    lane = start()
+    result = inbox / "a.png.vad.json"
+    result.mkdir()
+    write_image(inbox / "a.png", 50)
+    until(lambda: lane.sender.failed == 1)
+    result.rmdir()
+    write_image(inbox / ".new.png", 150).rename(inbox / "a.png")
+    until(result.is_file)
+    with db.writing() as connection:
+        connection.execute(update(signals).where(signals.c.state == "waiting").values(next_try_at=datetime.now(UTC)))
+    lane.sender.wake()
+    until(lambda: signal_counts(db)["waiting"] == 0)
+    assert json.loads(result.read_text())["predicted"] == "NG"
 
 
 def test_a_file_refused_by_its_name_is_kept_aside_and_told_though_no_image_lands(

@@ -137,6 +137,8 @@ class Signal:
     created_at: datetime
     file: Path
     content: dict[str, Any]
+    superseded: bool = False
+    """A newer version of the same file has a signal of this channel."""
 
     @property
     def id(self) -> str:
@@ -146,11 +148,19 @@ class Signal:
 
 def due_signals(db: InspectionDatabase, *, blocked: Sequence[tuple[str, str]] = ()) -> list[Signal]:
     """Return signals whose time has come, oldest first, but for the given pairs of line and channel."""
+    newer, newer_signals = landings.alias(), signals.alias()
+    superseded = exists().where(
+        newer.c.line == landings.c.line,
+        newer.c.path == landings.c.path,
+        newer.c.seq > landings.c.seq,
+        newer_signals.c.seq == newer.c.seq,
+        newer_signals.c.channel == signals.c.channel,
+    )
     statement = (
         select(
             *(signals.c.seq, signals.c.channel, signals.c.line, signals.c.attempts, signals.c.created_at),
             *(landings.c.path, landings.c.sha256, landings.c.rule, landings.c.reason, landings.c.decided_at),
-            *(landings.c.state.label("landing_state"), batches.c.folder),
+            *(landings.c.state.label("landing_state"), batches.c.folder, superseded.label("superseded")),
         )
         .join(landings, landings.c.seq == signals.c.seq)
         .join(batches, batches.c.batch_id == landings.c.batch_id)
@@ -172,6 +182,7 @@ def due_signals(db: InspectionDatabase, *, blocked: Sequence[tuple[str, str]] = 
             created_at=row.created_at,
             file=Path(row.folder) / row.path,
             content=_content(row, known.get((row.line, row.sha256))),
+            superseded=bool(row.superseded),
         )
         for row in rows
     ]
@@ -278,7 +289,12 @@ def post_signal(session: Any, channels: Channels, signal: Signal) -> Outcome:
 
 
 def write_result_file(signal: Signal) -> Outcome:
-    """Write ``<image>.vad.json`` beside the image, whole or not at all."""
+    """Write ``<image>.vad.json`` beside the image, whole or not at all.
+
+    Not for a version of the image that another took the place of: the file is about the image that lies beside it.
+    """
+    if signal.superseded:
+        return Outcome("sent")
     target = signal.file.with_name(signal.file.name + RESULT_SUFFIX)
     # The same in each attempt, so that one that follows a kill clears it away; short, whatever the image is called.
     partial = target.with_name(f".{hashlib.sha256(target.name.encode(errors='replace')).hexdigest()[:16]}.part")
