@@ -54,6 +54,20 @@ def _bytes(tmp_path: Path, brightness: int, nonce: int = 0) -> bytes:
     return write_image(tmp_path / "made.png", brightness, nonce).read_bytes()
 
 
+def _add_a_line_that_loads(source: PlantSource, address: str) -> threading.Event:
+    """Add the line ``caps``, whose model is there when the event that is returned is set."""
+    loaded = threading.Event()
+
+    def load_slowly(line: str, version: str) -> BrightnessModel:
+        assert loaded.wait(20)
+        return BrightnessModel()
+
+    source.make = load_slowly
+    source.add("caps")
+    until(lambda: len(requests.get(f"{address}/lines", timeout=5).json()) == 2)
+    return loaded
+
+
 def test_an_image_sent_by_the_web_is_recorded_and_the_same_bytes_are_not_scored_again(
     web: Web, db: InspectionDatabase, tmp_path: Path
 ) -> None:
@@ -91,19 +105,11 @@ def test_the_same_bytes_sent_again_before_they_were_read_have_the_same_result(
     web: Web, source: PlantSource, db: InspectionDatabase, tmp_path: Path
 ) -> None:
     address = web()
-    loaded = threading.Event()
-
-    def load_slowly(line: str, version: str) -> BrightnessModel:
-        assert loaded.wait(20)
-        return BrightnessModel()
-
-    source.make = load_slowly
-    source.add("caps")
+    loaded = _add_a_line_that_loads(source, address)
 
     def waiting() -> int:
         return sum(line["waiting"] for line in requests.get(f"{address}/lines", timeout=5).json())
 
-    until(lambda: len(requests.get(f"{address}/lines", timeout=5).json()) == 2)
     data = _bytes(tmp_path, 150)
     post = f"{address}/lines/caps/images?seconds"
     assert requests.post(f"{post}=0", data=data, timeout=20).status_code == 202
@@ -120,22 +126,14 @@ def test_while_very_many_wait_for_their_results_health_is_told(
     web: Web, source: PlantSource, db: InspectionDatabase, tmp_path: Path
 ) -> None:
     address = web()
-    loaded = threading.Event()
-
-    def load_slowly(line: str, version: str) -> BrightnessModel:
-        assert loaded.wait(20)
-        return BrightnessModel()
-
-    source.make = load_slowly
-    caps = source.add("caps")
-    until(lambda: len(requests.get(f"{address}/lines", timeout=5).json()) == 2)
+    loaded = _add_a_line_that_loads(source, address)
     images = [_bytes(tmp_path, 50, nonce) for nonce in range(60)]
     with ThreadPoolExecutor(len(images)) as pool:
         post = f"{address}/lines/caps/images?seconds=30"
         answers = pool.map(lambda data: requests.post(post, data=data, timeout=40), images)
         try:
             # As many threads as handlers may have at a time.
-            until(lambda: len(list(caps.folder.glob("uploads/*.png"))) >= 40)
+            until(lambda: len(list(source.lines["caps"].folder.glob("uploads/*.png"))) >= 40)
             assert requests.get(f"{address}/health", timeout=5).json() == {"alive": True}
             assert requests.get(f"{address}/ready", timeout=5).status_code == 503
             assert requests.get(f"{address}/lines", timeout=5).status_code == 200
