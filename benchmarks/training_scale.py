@@ -1,6 +1,6 @@
 """How a fit of PatchCore grows with the number of training images: time and peak memory, 1,000 to 50,000 images.
 
-Each size is fitted in a process of its own; its peak memory is what the kernel says (ru_maxrss), interpreter, torch and
+Each size is fitted in a process of its own; its peak memory is what the kernel says (the high-water mark), interpreter, torch and
 backbone included. The images are real ones, repeated with jitter: cut at a random place, brighter or darker by up to
 10 %, so that no two are equal. They are small (64 pixels by default), because extraction at 256 pixels would take
 hours at 50,000 images; the output says so. The time of the extraction is told apart from that of the selection.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peak_memory import peak_bytes
 from benchmarks.real_data import add_data_argument
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -155,7 +155,7 @@ def fit(options: argparse.Namespace) -> dict[str, object]:
         "expected_gib": record["expected_bytes"] / GIB,
         "exact_gib": record["exact_bytes"] / GIB,
         "covering_radius": record["covering_radius"],
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB,
+        "peak_gib": peak_bytes() / GIB,
     }
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.detectors.inputs import LAYERS, SEED, SIZE, batch_of, dataset, test_files, training_files, weights_of
+from benchmarks.peak_memory import peak_bytes
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BANK_ROWS = 10_000
@@ -340,5 +340,4 @@ SIDES: dict[str, Callable[..., dict[str, Any]]] = {
 
 if __name__ == "__main__":
     told = SIDES[sys.argv[1]](**json.loads(sys.argv[2]))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**told, "peak_mib": round(peak)}), flush=True)
+    print(json.dumps({**told, "peak_mib": round(peak_bytes() / 2**20)}), flush=True)
