@@ -1,6 +1,6 @@
 """How a fit of PatchCore grows with the number of training images: time and peak memory, 1,000 to 50,000 images.
 
-Each size is fitted in a process of its own; its peak memory is what the kernel says (the high-water mark), interpreter, torch and
+Each size is fitted in a process of its own; its peak memory is the kernel's high-water mark, interpreter, torch and
 backbone included. The images are real ones, repeated with jitter: cut at a random place, brighter or darker by up to
 10 %, so that no two are equal. They are small (64 pixels by default), because extraction at 256 pixels would take
 hours at 50,000 images; the output says so. The time of the extraction is told apart from that of the selection.
