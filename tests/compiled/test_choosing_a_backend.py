@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +103,89 @@ def test_a_runtime_that_fails_leaves_torch_and_says_why(
     found, choice = load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino")
     assert (choice.backend, choice.reason) == ("torch", "openvino cannot: no such plugin")
     assert len(scores(found, files[:2])) == 2
+
+
+def test_a_backend_that_failed_is_tried_again_by_the_next_who_measures(
+    folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: Any) -> None:
+        raise MemoryError("for a moment")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backends, "write_network", out_of_memory)
+        assert load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino")[1].backend == "torch"
+    _, looked = load_for_scoring(folder, cache=tmp_path, setting="openvino", measure=False)
+    assert looked.reason == "openvino cannot: for a moment"
+    assert load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino")[1].backend == "openvino"
+
+
+def test_a_choice_that_is_broken_off_leaves_no_record_of_the_one_before(
+    folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(_: Any, __: Any, ___: Any, place: Path) -> None:
+        (place / "network.xml").write_text("half of i")
+        raise KeyboardInterrupt
+
+    load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino")
+    monkeypatch.setattr(backends, "write_network", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino", again=True)
+    choice = load_for_scoring(folder, cache=tmp_path, setting="openvino", measure=False)[1]
+    assert choice.reason == "nothing was measured yet"
+
+
+def test_a_cache_that_cannot_be_written_to_leaves_torch_and_says_why(
+    folder: Path, files: list[Path], tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "compiled"
+    in_the_way.write_text("not a folder")
+    found, choice = load_for_scoring(folder, images=files[:1], cache=in_the_way)
+    assert choice.backend == "torch"
+    assert re.match(f"the cache {in_the_way}/.* cannot be used: .*Not a directory", choice.reason)
+    assert len(scores(found, files[:1])) == 1
+
+
+def test_a_disk_that_is_full_when_the_choice_is_recorded_leaves_torch(
+    folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(choosing, "write_whole", full)
+    found, choice = load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino")
+    assert choice.backend == "torch"
+    assert "No space left on device" in choice.reason
+    assert found.detector.runner is None  # type: ignore[attr-defined]
+
+
+def test_a_network_is_loaded_while_nobody_else_may_write_it(
+    folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, others_must_wait = backends.load_network, []
+
+    def watched(backend: Any, place: Path) -> Any:
+        with (place.parent / f"{place.name}.lock").open("r+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                others_must_wait.append(False)
+            except BlockingIOError:
+                others_must_wait.append(True)
+        return honest(backend, place)
+
+    monkeypatch.setattr(backends, "load_network", watched)
+    load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino")
+    load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino")
+    assert others_must_wait == [True, True, True]  # measured, taken, and taken again
+
+
+def test_a_network_that_is_made_anew_is_another_file_than_the_one_that_others_have_mapped(
+    folder: Path, files: list[Path], tmp_path: Path
+) -> None:
+    load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino")
+    (weights,) = tmp_path.rglob("network.bin")
+    with weights.open("rb") as mapped:
+        load_for_scoring(folder, images=files[:1], cache=tmp_path, setting="openvino", again=True)
+        assert not os.path.samestat(os.fstat(mapped.fileno()), weights.stat())
 
 
 def test_a_damaged_network_in_the_cache_leaves_torch(folder: Path, files: list[Path], tmp_path: Path) -> None:

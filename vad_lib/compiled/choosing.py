@@ -54,6 +54,7 @@ class ScoringChoice(BaseModel):
     milliseconds: dict[str, float] = Field(default={}, description="An image, by backend, the least of several.")
     parity: dict[str, ParityReport] = Field(default={}, description="With torch, by backend.")
     machine: dict[str, str] = Field(default={}, description="Processor, threads, versions: what it holds for.")
+    settled: bool = Field(default=True, description="False where a backend failed: the next who measures tries again.")
     made_at: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
 
     def in_words(self) -> str:
@@ -73,6 +74,8 @@ def load_for_scoring(
     setting: str | None = None,
 ) -> tuple[InspectionModel, ScoringChoice]:
     """Load a model folder, and let the fastest backend of this machine score.
+
+    Where the cache cannot be written to (its rights, a full disk), torch scores, and the choice says why.
 
     Args:
         folder: of the model.
@@ -101,18 +104,23 @@ def load_for_scoring(
         return model, ScoringChoice(backend="torch", reason="images keep their aspect, so there is no one size")
     cache = cache or vad_home() / "cache" / "compiled"
     place = cache / _digest(folder) / setting
-    if not measure and not (place / RECORD).is_file():
-        return model, ScoringChoice(backend="torch", reason="nothing was measured yet")
-    with _locked(place):
-        choice = None if again else _recorded(place)
-        if choice is None and not measure:
+    try:
+        if not measure and not (place / RECORD).is_file():
             return model, ScoringChoice(backend="torch", reason="nothing was measured yet")
-        if choice is None:
-            choice = _choose(model, size, setting, place, images)
-            _record(choice, place)
-    if choice.backend != "torch":
-        choice = _attach(model, choice, place)
-    return model, choice
+        with _locked(place):
+            choice = None if again else _recorded(place)
+            if choice is None and not measure:
+                return model, ScoringChoice(backend="torch", reason="nothing was measured yet")
+            if choice is None or (measure and not choice.settled):
+                choice = _choose(model, size, setting, place, images)
+                _record(choice, place)
+            if choice.backend != "torch":
+                choice = _attach(model, choice, place)
+            return model, choice
+    except OSError as error:
+        reason = f"the cache {place} cannot be used: {error}"
+        logger.warning("networks cannot be kept", extra={"reason": reason})
+        return model, ScoringChoice(backend="torch", reason=reason)
 
 
 def _choose(
@@ -125,6 +133,10 @@ def _choose(
     names, pixels = _pixels(images, size)
     reference = _scores(model, pixels)
     milliseconds, parity, faults = {"torch": _time(model, pixels[0])}, {}, []
+    # Whoever dies from here on leaves no record of a network that is half there. Networks are not written over: a
+    # process that scores may have them mapped.
+    for file in (place / RECORD, *place.glob("network.*")):
+        file.unlink(missing_ok=True)
     for name in ["openvino"] if setting == "auto" else [setting]:
         backend: Any = name
         try:
@@ -136,6 +148,7 @@ def _choose(
             faults.append(f"{name} cannot: {str(error).strip()[:300]}")
         finally:
             use_network(model.detector, None)
+    failed = bool(faults)
     allowed = [name for name in parity if parity[name].passed]
     faults += [f"{name} differs: {parity[name].in_words()}" for name in parity if name not in allowed]
     best = min(allowed, key=milliseconds.__getitem__, default="torch")
@@ -147,7 +160,14 @@ def _choose(
         best, reason = "torch", f"{best} is not faster here"
     else:
         reason = "the fastest here, and it decides alike"
-    choice = ScoringChoice(backend=best, reason=reason, milliseconds=milliseconds, parity=parity, machine=_machine())
+    choice = ScoringChoice(
+        backend=best,
+        reason=reason,
+        milliseconds=milliseconds,
+        parity=parity,
+        machine=_machine(),
+        settled=best != "torch" or not failed,
+    )
     logger.info(
         "a scoring backend is chosen",
         extra={"choice": choice.in_words(), "seconds": round(time.monotonic() - started, 3)},
@@ -247,7 +267,7 @@ def _processor() -> str:
 
 @contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """Let one process choose; the others wait and read what it chose."""
+    """Let one process choose or load; the others wait and read what it chose."""
     place.mkdir(parents=True, exist_ok=True)
     with (place.parent / f"{place.name}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
