@@ -4,4 +4,11 @@ Everything that knows about images and models lives here. Nothing here imports d
 heavy libraries (torch, anomalib) are imported inside the functions that use them.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# Threads of torch wait for one another thousands of times a second. By default they spin while they wait, and where any
+# other process wants the core that the last one needs, whole time slices pass: beside a scorer, a coreset was seen to
+# take ten times as long. Asleep they cost a few microseconds each. It must stand here, before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -339,5 +339,8 @@ SIDES: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 if __name__ == "__main__":
-    told = SIDES[sys.argv[1]](**json.loads(sys.argv[2]))
+    arguments = json.loads(sys.argv[2])
+    if "ours" in f"{sys.argv[1]} {arguments.get('side', '')}":
+        import vad_lib  # noqa: F401  before torch, as in every process of the product: it says how threads wait
+    told = SIDES[sys.argv[1]](**arguments)
     print(json.dumps({**told, "peak_mib": round(peak_bytes() / 2**20)}), flush=True)
