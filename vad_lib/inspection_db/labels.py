@@ -1,6 +1,6 @@
 """What people say about predictions, and how often they agree.
 
-A verdict is given on a prediction and is about the part in the picture: the last one on an image content holds,
+A label is given on a prediction and is about the part in the picture: the last one on an image content holds,
 whichever version's prediction it was given on. Those before it stay in the table.
 """
 
@@ -14,18 +14,18 @@ from sqlalchemy import Row, Select, desc, func, insert, or_, select
 
 from vad_lib.errors import InputError
 from vad_lib.inspection_db.database import InspectionDatabase, utc_now
-from vad_lib.inspection_db.schema import landings, predictions, verdicts
+from vad_lib.inspection_db.schema import incoming_files, labels, predictions
 
-Verdict = Literal["OK", "NG"]
+Label = Literal["OK", "NG"]
 LONGEST_NOTE = 2000
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Predictions of one model version, or of all, beside the verdicts that hold.
+    """Predictions of one model version, or of all, beside the labels that hold.
 
     Attributes:
-        judged: predictions whose image has a verdict.
+        judged: predictions whose image has a label.
         agree: those that say what the person says.
         missed: OK, where the person says NG.
         false_alarms: NG, where the person says OK.
@@ -42,43 +42,43 @@ class Agreement:
         return self.agree / self.judged if self.judged else None
 
 
-def record_verdict(
-    db: InspectionDatabase, prediction_id: int, verdict: Verdict, *, person: str, note: str | None = None
+def record_label(
+    db: InspectionDatabase, prediction_id: int, label: Label, *, person: str, note: str | None = None
 ) -> int:
-    """Write down what a person says about a prediction, and return the verdict's number.
+    """Write down what a person says about a prediction, and return the label's number.
 
     Raises:
-        InputError: there is no such prediction, the verdict is neither OK nor NG, or nobody gives it.
+        InputError: there is no such prediction, the label is neither OK nor NG, or nobody gives it.
     """
-    if verdict not in ("OK", "NG"):
-        raise InputError(f"A verdict is OK or NG, not {verdict!r}.")
+    if label not in ("OK", "NG"):
+        raise InputError(f"A label is OK or NG, not {label!r}.")
     if not person.strip():
-        raise InputError("Say who gives the verdict.")
+        raise InputError("Say who gives the label.")
     with db.writing() as connection:
         known = select(predictions.c.prediction_id).where(predictions.c.prediction_id == prediction_id)
         if connection.execute(known).first() is None:
             raise InputError(f"There is no prediction {prediction_id} in {db.url}.")
         made = connection.execute(
-            insert(verdicts)
+            insert(labels)
             .values(
                 prediction_id=prediction_id,
-                verdict=verdict,
+                label=label,
                 person=person.strip()[:128],
                 note=(note or "").strip()[:LONGEST_NOTE] or None,
                 created_at=utc_now(),
             )
-            .returning(verdicts.c.verdict_id)
+            .returning(labels.c.label_id)
         )
         return int(made.scalar_one())
 
 
 def find_prediction(db: InspectionDatabase, line: str, image: str) -> Row[Any]:
-    """Return the newest prediction of an image, named by prediction id, sha256, landed path or absolute path.
+    """Return the newest prediction of an image, named by prediction id, sha256, incoming path or absolute path.
 
     Raises:
         InputError: the line has no prediction of it.
     """
-    of_content = select(landings.c.sha256).where(landings.c.line == line, landings.c.path == image)
+    of_content = select(incoming_files.c.sha256).where(incoming_files.c.line == line, incoming_files.c.path == image)
     named = or_(predictions.c.sha256 == image, predictions.c.path == image, predictions.c.sha256.in_(of_content))
     if image.isdecimal() and len(image) < 19:
         named = predictions.c.prediction_id == int(image)
@@ -97,25 +97,25 @@ def find_prediction(db: InspectionDatabase, line: str, image: str) -> Row[Any]:
     return found
 
 
-def verdict_history(db: InspectionDatabase, line: str) -> pd.DataFrame:
-    """Return all verdicts of a line in the order of being given, beside the predictions that they were given on."""
-    return db.table(_with_predictions(line).order_by(verdicts.c.verdict_id))
+def label_history(db: InspectionDatabase, line: str) -> pd.DataFrame:
+    """Return all labels of a line in the order of being given, beside the predictions that they were given on."""
+    return db.table(_with_predictions(line).order_by(labels.c.label_id))
 
 
-def verdicts_that_hold(db: InspectionDatabase, line: str) -> pd.DataFrame:
-    """Return one row a judged image content, with the last verdict on it; columns as ``verdict_history``."""
+def labels_that_hold(db: InspectionDatabase, line: str) -> pd.DataFrame:
+    """Return one row a judged image content, with the last label on it; columns as ``label_history``."""
     last = (
-        select(func.max(verdicts.c.verdict_id))
-        .join(predictions, predictions.c.prediction_id == verdicts.c.prediction_id)
+        select(func.max(labels.c.label_id))
+        .join(predictions, predictions.c.prediction_id == labels.c.prediction_id)
         .where(predictions.c.line == line)
         .group_by(predictions.c.sha256)
     )
-    return db.table(_with_predictions(line).where(verdicts.c.verdict_id.in_(last)).order_by(verdicts.c.verdict_id))
+    return db.table(_with_predictions(line).where(labels.c.label_id.in_(last)).order_by(labels.c.label_id))
 
 
 def agreement(db: InspectionDatabase, line: str, model_version: str | None = None) -> Agreement:
     """Return how often the predictions of a line say what people say who saw the same images."""
-    held = verdicts_that_hold(db, line).set_index("sha256")["verdict"]
+    held = labels_that_hold(db, line).set_index("sha256")["label"]
     if held.empty:
         return Agreement(0, 0, 0, 0)
     said = db.table(_of_judged(line, model_version))
@@ -132,7 +132,7 @@ def agreement(db: InspectionDatabase, line: str, model_version: str | None = Non
 def _of_judged(line: str, model_version: str | None) -> Select[Any]:
     judged = (
         select(predictions.c.sha256)
-        .join(verdicts, verdicts.c.prediction_id == predictions.c.prediction_id)
+        .join(labels, labels.c.prediction_id == predictions.c.prediction_id)
         .where(predictions.c.line == line)
     )
     statement = select(predictions.c.sha256, predictions.c.predicted).where(
@@ -144,13 +144,13 @@ def _of_judged(line: str, model_version: str | None) -> Select[Any]:
 def _with_predictions(line: str) -> Select[Any]:
     return (
         select(
-            verdicts,
+            labels,
             predictions.c.sha256,
             predictions.c.path,
             predictions.c.predicted,
             predictions.c.p,
             predictions.c.model_version,
         )
-        .join(predictions, predictions.c.prediction_id == verdicts.c.prediction_id)
+        .join(predictions, predictions.c.prediction_id == labels.c.prediction_id)
         .where(predictions.c.line == line)
     )

@@ -1,8 +1,8 @@
-"""Notice complete files in landing folders: events of the operating system as a hint, a scan as the truth.
+"""Notice complete files in watch folders: events of the operating system as a hint, a scan as the truth.
 
 Events get lost (network shares, overflowing queues, folders that are moved in), so nothing depends on them but speed.
-A file is complete when its last bytes are those that end an image, or when it stood still as long as the bulk lane
-wants.
+A file is complete when its last bytes are those that end an image, or when it stood still for the stability window
+(``settle_seconds`` of the plan).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from watchdog.events import (
     DirCreatedEvent,
@@ -29,47 +30,109 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
 from vad_lib.images.paths import is_image_name
-from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.landing.completeness import ends_whole
-from vad_lib.landing.scanning import FileKey, is_temporary, scan_folder
-from vad_lib.scorer.taking_up import Candidate, known_keys
+from vad_lib.ingest.completeness import ends_whole
+from vad_lib.ingest.scan import FileSeen, FileVersion, is_hidden, is_temporary, printable, scan_folder
 
 MAX_HINTS = 5000
 """Of one line; what comes above is found by a scan."""
 MAX_WAITING = 2000
-"""Complete files of one line that are remembered until they are taken up; the others are found by a later scan."""
+"""Complete files of one line that are remembered until they are registered; the others are found by a later scan."""
 SCAN_SECONDS, BLIND_SCAN_SECONDS, LONGEST_SCAN_SECONDS = 5.0, 1.0, 60.0
 SCAN_SHARE = 0.004
-"""Of one core, for the scans of all lines together, while nothing lands."""
+"""Of one core, for the scans of all lines together, while nothing arrives."""
 WANTED_EVENTS = [FileClosedEvent, FileMovedEvent, FileCreatedEvent, DirCreatedEvent, DirMovedEvent]
-logger = logging.getLogger("vad.scorer.watching")
+logger = logging.getLogger("vad.ingest.watch")
+
+
+class Arrival(NamedTuple):
+    """A complete file, and when its last change or renaming was (seconds since the epoch)."""
+
+    version: FileVersion
+    arrived_at: float
+
+
+class Sorted(NamedTuple):
+    """What became of the new files of a scan: complete images (oldest first), files refused by name or kind, files
+    that are still being written (path -> version, since when it has stood still), and whether some were left out."""
+
+    complete: list[FileVersion]
+    refused: list[FileSeen]
+    writing: dict[str, tuple[FileVersion, float]]
+    more: bool = False
+
+
+def sort_out(
+    files: Sequence[FileSeen],
+    *,
+    before: Mapping[str, tuple[FileVersion, float]],
+    now: float,
+    settle_seconds: float,
+    is_whole: Callable[[FileVersion], bool],
+    most: int = MAX_WAITING,
+) -> Sorted:
+    """Tell complete files from those that are still being written.
+
+    Args:
+        files: that nobody has registered.
+        before: ``Sorted.writing`` of the scan before: it tells of a file with a time in the future whether it stands
+            still.
+        now: seconds since the epoch.
+        settle_seconds: the stability window.
+        is_whole: whether an image is complete already, though it has not stood still for long.
+        most: complete images that are wanted.
+    """
+    found = Sorted([], [], {})
+    for seen in sorted(files, key=lambda each: (each.version.mtime_ns, each.version.path)):
+        version = seen.version
+        earlier = before.get(version.path)
+        # A clock that was set back must not make a file wait for ever.
+        since = min(earlier[1], now) if earlier is not None and earlier[0] == version else now
+        still = max(now - version.mtime_ns / 1e9, now - since)
+        if still < settle_seconds and (seen.rule or not is_whole(version)):
+            if len(found.writing) < most:
+                found.writing[version.path] = (version, since)
+        elif seen.rule:
+            found.refused.append(seen)
+        elif len(found.complete) < most:
+            found.complete.append(version)
+        else:
+            return found._replace(more=True)
+    return found
 
 
 @dataclass
 class FolderWatch:
-    """What is known about one line's landing folder. Used by one thread, but for ``hint``."""
+    """What is known about one line's watch folder. Used by one thread, but for ``hint``."""
 
     line: str
     folder: Path
     settle_seconds: float
+    known: Callable[[Sequence[str]], Collection[FileVersion]]
+    """Returns the versions of these paths that are registered already."""
     wake: Callable[[], None] = lambda: None
     skip_folders: Collection[Path] = ()
     """Folders inside ``folder`` that are not looked into."""
-    waiting: dict[FileKey, float] = field(default_factory=dict)
-    """Complete files that nobody has taken up, and when they landed."""
+    waiting: dict[FileVersion, float] = field(default_factory=dict)
+    """Complete files that nobody has registered, and when they arrived."""
+    refused: list[FileSeen] = field(default_factory=list)
+    """Files that are refused by name or kind and that nobody has registered."""
+    writing: int = 0
+    """Files that are not complete yet."""
     next_scan: float = 0.0
     """On the monotonic clock."""
     scan_seconds: float = 0.0
     """What the last scan took."""
     files: int = 0
     error: str = ""
+    """Why the folder cannot be read; then nothing is concluded about the files in it."""
+    unreadable_folders: tuple[str, ...] = ()
     events: bool = False
     """Whether the operating system tells about new files."""
     _scan_wanted: bool = False
     _hints: dict[str, None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _settled: set[int] = field(default_factory=set)
-    _still: dict[str, tuple[FileKey, float]] = field(default_factory=dict)
+    _registered: set[int] = field(default_factory=set)
+    _writing: dict[str, tuple[FileVersion, float]] = field(default_factory=dict)
 
     def hint(self, path: str, *, scan: bool = False) -> None:
         """Something happened at an absolute path. May be called by any thread."""
@@ -88,12 +151,12 @@ class FolderWatch:
         complete = 0
         for path in hints:
             found = self._look_at(path, skipped)
-            if found is None or found.key in self.waiting or hash(found.key) in self._settled:
+            if found is None or found.version in self.waiting or hash(found.version) in self._registered:
                 continue
             if len(self.waiting) >= MAX_WAITING:
                 self._scan_wanted = True
                 break
-            self.waiting[found.key] = found.landed_at
+            self.waiting[found.version] = found.arrived_at
             complete += 1
         return complete
 
@@ -103,12 +166,12 @@ class FolderWatch:
         relative = (os.path.relpath(os.path.realpath(each), root) for each in self.skip_folders)
         return frozenset(each.replace(os.sep, "/") for each in relative if not each.startswith(".."))
 
-    def _look_at(self, path: str, skipped: frozenset[str]) -> Candidate | None:
+    def _look_at(self, path: str, skipped: frozenset[str]) -> Arrival | None:
         relative = os.path.relpath(path, self.folder).replace(os.sep, "/")
         parts = relative.split("/")
-        if relative.startswith("..") or any(is_temporary(part) for part in parts):
+        if relative.startswith("..") or any(map(is_hidden, parts)) or is_temporary(parts[-1]):
             return None
-        if not is_image_name(relative) or not _is_text(relative):
+        if not is_image_name(relative) or printable(relative) != relative:
             return None
         if skipped and any("/".join(parts[:depth]) in skipped for depth in range(1, len(parts))):
             return None
@@ -122,56 +185,45 @@ class FolderWatch:
         if not facts.st_size or not ends_whole(Path(path)):
             self.next_scan = min(self.next_scan, time.monotonic() + self.settle_seconds + 0.05)
             return None
-        return Candidate(_key(relative, facts), _landed_at(facts))
+        return Arrival(FileVersion.of(relative, facts), _arrived_at(facts))
 
-    def scan(self, db: InspectionDatabase, lines: int) -> None:
+    def scan(self, lines: int = 1) -> None:
         """Look through the whole folder. ``lines``: how many folders share the time for scans."""
         self._scan_wanted = False
         started, cpu = time.monotonic(), time.thread_time()
         seen = scan_folder(self.folder, skip_folders=self.skip_folders)
-        now = time.time()
-        self.error = seen.error
-        fresh = []
+        self.error, self.unreadable_folders = seen.error, seen.unreadable_folders
+        more = False
         if not seen.error:
             self.files = len(seen.files)
-            present = {hash(file.key) for file in seen.files}
-            self._settled &= present
-            unknown = [file for file in seen.files if not file.rule and hash(file.key) not in self._settled]
-            taken = known_keys(db, self.line, [file.path for file in unknown])
-            self._settled.update(hash(file.key) for file in unknown if file.key in taken)
-            fresh = [file.key for file in unknown if file.key not in taken]
-            fresh.sort(key=lambda key: (key.mtime_ns, key.path))
-        young = more = False
-        still: dict[str, tuple[FileKey, float]] = {}
-        complete: list[Candidate] = []
-        for key in fresh:
-            before = self._still.get(key.path)
-            since = before[1] if before is not None and before[0] == key else now
-            whole = max(now - key.mtime_ns / 1e9, now - since) >= self.settle_seconds
-            if not (whole or ends_whole(self.folder / key.path)):
-                young = True
-                if len(still) < MAX_WAITING:
-                    still[key.path] = (key, since)
-                continue
-            if len(complete) >= MAX_WAITING:
-                more = True
-                break
-            try:
-                facts = os.stat(self.folder / key.path)
-            except OSError:
-                continue
-            if _key(key.path, facts) != key:
-                # Written to since the scan saw it: its end says nothing about what was seen.
-                young = True
-                continue
-            complete.append(Candidate(key, _landed_at(facts)))
-        complete.sort(key=lambda candidate: candidate.landed_at)
-        self.waiting = {candidate.key: candidate.landed_at for candidate in complete}
-        self._still = still
+            self._registered &= {hash(file.version) for file in seen.files}
+            unknown = [file for file in seen.files if hash(file.version) not in self._registered]
+            known = self.known([file.version.path for file in unknown])
+            self.mark_registered([file.version for file in unknown if file.version in known])
+            found = sort_out(
+                [file for file in unknown if file.version not in known],
+                before=self._writing,
+                now=time.time(),
+                settle_seconds=self.settle_seconds,
+                is_whole=lambda version: ends_whole(self.folder / version.path),
+            )
+            self.refused, self._writing, more = found.refused, found.writing, found.more
+            self.waiting = {}
+            for version in found.complete:
+                try:
+                    facts = os.stat(self.folder / version.path)
+                except OSError:
+                    continue
+                if FileVersion.of(version.path, facts) == version:
+                    self.waiting[version] = _arrived_at(facts)
+                else:
+                    # Written to since the scan saw it: its end says nothing about what was seen.
+                    self._writing[version.path] = (version, time.time())
+            self.writing = len(self._writing)
         self.scan_seconds = time.thread_time() - cpu
         pause = SCAN_SECONDS if self.events else BLIND_SCAN_SECONDS
         pause = min(LONGEST_SCAN_SECONDS, max(pause, self.scan_seconds * lines / SCAN_SHARE))
-        if young or more:
+        if self._writing or more:
             pause = min(pause, max(self.settle_seconds, 0.5, 10 * self.scan_seconds))
         self.next_scan = started + pause
 
@@ -179,29 +231,15 @@ class FolderWatch:
         """Whether it is time for a scan, on the monotonic clock."""
         return self._scan_wanted or now >= self.next_scan
 
-    def take(self, count: int) -> list[Candidate]:
-        """Take the oldest complete files out."""
-        keys = list(self.waiting)[:count]
-        return [Candidate(key, self.waiting.pop(key)) for key in keys]
-
-    def settle(self, keys: list[FileKey]) -> None:
-        """Remember that these are in the ledger."""
-        self._settled.update(map(hash, keys))
+    def mark_registered(self, versions: Collection[FileVersion]) -> None:
+        """Remember that these are in the queue, or were."""
+        self._registered.update(map(hash, versions))
+        for version in versions:
+            self.waiting.pop(version, None)
+        self.refused = [seen for seen in self.refused if seen.version not in versions]
 
 
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _key(path: str, facts: os.stat_result) -> FileKey:
-    return FileKey(path, facts.st_size, max(-(2**63), min(2**63 - 1, facts.st_mtime_ns)))
-
-
-def _landed_at(facts: os.stat_result) -> float:
+def _arrived_at(facts: os.stat_result) -> float:
     """The inode's last change: writing and renaming both move it, and copied modification times do not."""
     return min(time.time(), facts.st_ctime)
 
@@ -216,7 +254,7 @@ class _Handler(FileSystemEventHandler):
         self._watch.hint(path, scan=event.is_directory)
 
 
-class Watcher:
+class FolderEvents:
     """Hands events of the operating system to the watches of their folders."""
 
     def __init__(self) -> None:

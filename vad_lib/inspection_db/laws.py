@@ -1,28 +1,26 @@
-"""Is an inspection database whole, and do its rows keep the laws that the lanes rely on?
+"""Is an inspection database whole, and do its rows keep the laws that the workers rely on?
 
 Each law is one query for rows that break it. They hold after every transaction, so they may be asked at any time, also
-while lanes are at work.
+while workers are at work.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, exists, func, not_, or_, select, text
+from sqlalchemy import Connection, Engine, Select, exists, func, not_, or_, select, text
 from sqlalchemy.exc import DatabaseError
 
 from vad_lib.inspection_db.schema import (
-    CLOSED,
     DONE,
     PENDING,
     REFUSED,
-    batches,
     images,
-    kept_aside,
-    landings,
+    incoming_files,
+    notifications,
     predictions,
 )
-from vad_lib.inspection_db.upgrading import HEAD, revision_of
+from vad_lib.inspection_db.revision import HEAD, revision_of
 
 EXAMPLES = 3
 
@@ -61,7 +59,7 @@ def _look(engine: Engine) -> list[Fault]:
                 Fault(
                     "The tables are those of the newest revision.",
                     1,
-                    (f"they are of {found or 'a time before revisions'}, not {HEAD}: run `vad db upgrade`",),
+                    (f"they are of {found or 'no revision'}, not {HEAD}: see `vad db upgrade`",),
                 )
             )
             return faults
@@ -89,43 +87,29 @@ def _file_faults(connection: Connection) -> list[Fault]:
 
 def _laws() -> dict[str, Select[tuple[object, ...]]]:
     """Return law -> query for rows that break it."""
-    from vad_lib.scorer.tables import fast_batches
-
     content = (predictions.c.line, predictions.c.sha256, predictions.c.model_version)
-    file = (landings.c.line, landings.c.path, landings.c.size, landings.c.mtime_ns)
-    landing = (landings.c.seq, landings.c.line, landings.c.path)
-    decided: ColumnElement[bool] = landings.c.state.in_((DONE, REFUSED))
+    files = incoming_files.c
+    version = (files.line, files.path, files.size, files.mtime_ns, files.inode, files.ctime_ns)
+    file = (files.file_id, files.line, files.path)
     return {
         "An image content has one prediction of each model version.": (
             select(*content, func.count().label("predictions")).group_by(*content).having(func.count() > 1)
         ),
-        "A version of a landed file is in one state.": (
-            select(*file, func.count().label("rows")).group_by(*file).having(func.count() > 1)
+        "A version of an incoming file is in one state.": (
+            select(*version, func.count().label("rows")).group_by(*version).having(func.count() > 1)
         ),
-        "A landing is decided if and only if it says when.": select(*landing).where(
-            decided != landings.c.decided_at.is_not(None)
+        "A file is decided if and only if it says when.": select(*file).where(
+            (files.state != PENDING) != files.decided_at.is_not(None)
         ),
-        "A landing that is done has a prediction.": select(*landing).where(
-            landings.c.state == DONE,
-            not_(
-                exists().where(predictions.c.line == landings.c.line, predictions.c.sha256 == landings.c.sha256),
-            ),
+        "A file that is done has a prediction.": select(*file).where(
+            files.state == DONE,
+            not_(exists().where(predictions.c.line == files.line, predictions.c.sha256 == files.sha256)),
         ),
-        "A landing that is refused has a reason.": select(*landing).where(
-            landings.c.state == REFUSED, or_(landings.c.reason.is_(None), landings.c.rule.is_(None))
+        "A file that is refused has a reason.": select(*file).where(
+            files.state == REFUSED, or_(files.reason.is_(None), files.rule.is_(None))
         ),
-        "A landing that is pending is in a batch of its line that is open, or in a scorer's hands.": (
-            select(*landing)
-            .outerjoin(batches, batches.c.batch_id == landings.c.batch_id)
-            .outerjoin(fast_batches, fast_batches.c.batch_id == landings.c.batch_id)
-            .where(
-                landings.c.state == PENDING,
-                or_(
-                    batches.c.batch_id.is_(None),
-                    batches.c.line != landings.c.line,
-                    and_(batches.c.state == CLOSED, fast_batches.c.batch_id.is_(None)),
-                ),
-            )
+        "Only what is pending is leased, and a lease has an end.": select(*file).where(
+            files.leased_by.is_not(None), or_(files.state != PENDING, files.leased_until.is_(None))
         ),
         "NG if and only if p reaches the inference threshold.": select(predictions.c.prediction_id).where(
             (predictions.c.predicted == "NG") != (predictions.c.p >= predictions.c.inference_threshold)
@@ -133,17 +117,7 @@ def _laws() -> dict[str, Select[tuple[object, ...]]]:
         "What has a prediction is an image that was read.": select(predictions.c.prediction_id).where(
             not_(exists().where(images.c.line == predictions.c.line, images.c.sha256 == predictions.c.sha256))
         ),
-        "What landed and is kept aside is refused.": (
-            select(kept_aside.c.kept_id, *landing)
-            .join(
-                landings,
-                and_(
-                    landings.c.line == kept_aside.c.line,
-                    landings.c.path == kept_aside.c.path,
-                    landings.c.size == kept_aside.c.size,
-                    landings.c.mtime_ns == kept_aside.c.mtime_ns,
-                ),
-            )
-            .where(landings.c.state != REFUSED)
-        ),
+        "What is notified is decided.": select(notifications.c.file_id, notifications.c.sink)
+        .join(incoming_files, files.file_id == notifications.c.file_id)
+        .where(files.state == PENDING),
     }

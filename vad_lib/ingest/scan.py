@@ -1,4 +1,4 @@
-"""Look at a landing folder. Nothing is opened and nothing is written."""
+"""Look through a watch folder. Nothing is opened and nothing is written."""
 
 from __future__ import annotations
 
@@ -23,29 +23,37 @@ SCAN_RULES = frozenset({LEAVES_FOLDER, NOT_AN_IMAGE, "broken_link", "linked_fold
 """Rules by which a file is refused without being opened."""
 
 
-class FileKey(NamedTuple):
-    """One version of one file."""
+class FileVersion(NamedTuple):
+    """One version of one file. Another file put in its place, or any writing to it, is another version.
 
-    path: str
-    size: int
-    mtime_ns: int
-
-
-class FileSeen(NamedTuple):
-    """A file as the scan saw it. ``rule`` and ``reason`` are empty for an image that may be read.
-
-    ``path`` is relative to the landing folder, with ``/``; bytes that are no UTF-8 are shown as ``\\xNN``.
+    Name, size and modification time are not enough: a camera may write each part to one name, all pictures of a raw
+    format have one size, and some file systems keep whole seconds.
     """
 
     path: str
     size: int
     mtime_ns: int
+    inode: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, path: str, facts: os.stat_result) -> FileVersion:
+        """Return the version that ``facts`` describe; ``path`` is relative to the watch folder."""
+        # No database's integer holds what some file systems give: times beyond the year 2262, inodes of 64 bits.
+        mtime, ctime = (max(-(2**63), min(2**63 - 1, value)) for value in (facts.st_mtime_ns, facts.st_ctime_ns))
+        inode = facts.st_ino - 2**64 if facts.st_ino >= 2**63 else facts.st_ino
+        return cls(printable(path), facts.st_size, mtime, inode, ctime)
+
+
+class FileSeen(NamedTuple):
+    """A file as the scan saw it. ``rule`` and ``reason`` are empty for an image that may be read.
+
+    ``version.path`` is relative to the watch folder, with ``/``; bytes that are no UTF-8 are shown as ``\\xNN``.
+    """
+
+    version: FileVersion
     rule: str = ""
     reason: str = ""
-
-    @property
-    def key(self) -> FileKey:
-        return FileKey(self.path, self.size, self.mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -67,10 +75,18 @@ class Scan:
     temporary: int = 0
 
 
+def is_hidden(name: str) -> bool:
+    """Whether the name of a file or folder hides it."""
+    return name.startswith(".")
+
+
 def is_temporary(name: str) -> bool:
-    """Whether the name says that a writer is still at work, or that the system put it there."""
+    """Whether the name of a file says that a writer is still at work, or that the system put it there.
+
+    Folders may be called like that: ``bracket.part`` is a folder of brackets.
+    """
     lower = name.lower()
-    return lower.startswith((".", "~$")) or lower.endswith(TEMPORARY_SUFFIXES) or lower in IGNORED_NAMES
+    return is_hidden(name) or lower.startswith("~$") or lower.endswith(TEMPORARY_SUFFIXES) or lower in IGNORED_NAMES
 
 
 def scan_folder(folder: Path, *, skip_folders: Collection[Path] = ()) -> Scan:
@@ -94,12 +110,13 @@ def scan_folder(folder: Path, *, skip_folders: Collection[Path] = ()) -> Scan:
                     name = entry.name
                     if name.endswith(RESULT_SUFFIX):
                         continue
-                    if is_temporary(name):
-                        temporary += not entry.is_dir(follow_symlinks=False)
-                        continue
                     path = prefix + name
                     try:
-                        if entry.is_dir(follow_symlinks=False):
+                        is_folder = entry.is_dir(follow_symlinks=False)
+                        if is_hidden(name) if is_folder else is_temporary(name):
+                            temporary += not is_folder
+                            continue
+                        if is_folder:
                             if skipped and os.path.realpath(entry.path) in skipped:
                                 continue
                             if depth >= MAX_DEPTH:
@@ -111,56 +128,50 @@ def scan_folder(folder: Path, *, skip_folders: Collection[Path] = ()) -> Scan:
                     except FileNotFoundError:
                         continue
                     except OSError as error:
-                        unreadable.append(f"{_printable(path)}: {error.strerror or error}")
+                        unreadable.append(f"{printable(path)}: {error.strerror or error}")
         except OSError as error:
             reason = error.strerror or str(error)
             if not prefix:
                 return Scan(folder=root, error=reason)
             if not isinstance(error, FileNotFoundError):
-                unreadable.append(f"{_printable(prefix)}: {reason}")
+                unreadable.append(f"{printable(prefix)}: {reason}")
     return Scan(folder=root, files=tuple(files), unreadable_folders=tuple(unreadable), temporary=temporary)
 
 
 def _look_at(entry: os.DirEntry[str], path: str, real_root: str) -> FileSeen:
     facts = entry.stat(follow_symlinks=False)
-    if stat.S_ISLNK(facts.st_mode):
-        return _look_at_link(entry, path, facts, real_root)
-    return _judge(path, facts)
-
-
-def _look_at_link(entry: os.DirEntry[str], path: str, facts: os.stat_result, real_root: str) -> FileSeen:
-    here = _key(path, facts)
+    if not stat.S_ISLNK(facts.st_mode):
+        return _judge(path, facts)
+    version = FileVersion.of(path, facts)
     try:
         target = os.path.realpath(entry.path, strict=True)
         behind = os.stat(target)
     except FileNotFoundError:
-        return FileSeen(*here, "broken_link", "a symbolic link to nothing")
+        return FileSeen(version, "broken_link", "a symbolic link to nothing")
     except OSError as error:
-        return FileSeen(*here, "broken_link", f"a symbolic link that cannot be followed: {error.strerror or error}")
+        reason = f"a symbolic link that cannot be followed: {error.strerror or error}"
+        return FileSeen(version, "broken_link", reason)
     if os.path.commonpath([real_root, target]) != real_root:
-        return FileSeen(*here, LEAVES_FOLDER, "a symbolic link that leaves the folder")
+        return FileSeen(version, LEAVES_FOLDER, "a symbolic link that leaves the folder")
     if stat.S_ISDIR(behind.st_mode):
-        return FileSeen(*here, "linked_folder", "a symbolic link to a folder; its images are found where they are")
+        reason = "a symbolic link to a folder; its images are found where they are"
+        return FileSeen(version, "linked_folder", reason)
     return _judge(path, behind)
 
 
 def _judge(path: str, facts: os.stat_result) -> FileSeen:
-    here = _key(path, facts)
-    if here[0] != path:
-        return FileSeen(*here, "unreadable_name", "the name is not valid UTF-8")
+    version = FileVersion.of(path, facts)
+    if version.path != path:
+        return FileSeen(version, "unreadable_name", "the name is not valid UTF-8")
     if not stat.S_ISREG(facts.st_mode):
-        return FileSeen(*here, "not_a_file", "not a regular file")
+        return FileSeen(version, "not_a_file", "not a regular file")
     if not is_image_name(path):
-        return FileSeen(*here, NOT_AN_IMAGE, "not an image format (wanted: png, jpg, jpeg)")
-    return FileSeen(*here)
+        return FileSeen(version, NOT_AN_IMAGE, "not an image format (wanted: png, jpg, jpeg)")
+    return FileSeen(version)
 
 
-def _key(path: str, facts: os.stat_result) -> tuple[str, int, int]:
-    # Some file systems give times beyond the year 2262, which no database's integer holds.
-    return _printable(path), facts.st_size, max(-(2**63), min(2**63 - 1, facts.st_mtime_ns))
-
-
-def _printable(path: str) -> str:
+def printable(path: str) -> str:
+    """Return a path as text that every database takes: bytes that are no UTF-8 become ``\\xNN``."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:

@@ -8,8 +8,8 @@ import pandas as pd
 from sqlalchemy import Row, and_, desc, func, select
 
 from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.inspection_db.schema import batches, images, landings, predictions, verdicts
-from vad_lib.inspection_db.verdicts import Verdict
+from vad_lib.inspection_db.labels import Label
+from vad_lib.inspection_db.schema import images, incoming_files, labels, predictions
 
 
 def prediction_by_id(db: InspectionDatabase, line: str, prediction_id: int) -> Row[Any] | None:
@@ -20,19 +20,20 @@ def prediction_by_id(db: InspectionDatabase, line: str, prediction_id: int) -> R
         ).one_or_none()
 
 
-def story_of(db: InspectionDatabase, record: Row[Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of other tables that belong to a prediction: its image, landings, batch, verdicts, and the
-    predictions of other versions."""
+def lineage_of(db: InspectionDatabase, record: Row[Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of other tables that belong to a prediction: its image, incoming files, labels, and the predictions
+    of other versions."""
     content = (record.line, record.sha256)
     queries = {
         "images": select(images).where(images.c.line == content[0], images.c.sha256 == content[1]),
-        "landings": select(landings).where(landings.c.line == content[0], landings.c.sha256 == content[1]),
-        "batches": select(batches).where(batches.c.batch_id == record.batch_id),
-        "verdicts": (
-            select(verdicts)
-            .join(predictions, predictions.c.prediction_id == verdicts.c.prediction_id)
+        "incoming_files": select(incoming_files).where(
+            incoming_files.c.line == content[0], incoming_files.c.sha256 == content[1]
+        ),
+        "labels": (
+            select(labels)
+            .join(predictions, predictions.c.prediction_id == labels.c.prediction_id)
             .where(predictions.c.line == content[0], predictions.c.sha256 == content[1])
-            .order_by(desc(verdicts.c.verdict_id))
+            .order_by(desc(labels.c.label_id))
         ),
         "other_predictions": select(predictions)
         .where(
@@ -55,7 +56,7 @@ def newest_results(
     run_id: str | None = None,
     first: int | None = None,
     last: int | None = None,
-    predicted: Verdict | None = None,
+    predicted: Label | None = None,
     limit: int = 100,
 ) -> tuple[pd.DataFrame, int]:
     """Return the newest predictions that fit, newest first, and how many fit in all."""
