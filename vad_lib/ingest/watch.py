@@ -107,8 +107,8 @@ class FolderWatch:
     line: str
     folder: Path
     settle_seconds: float
-    known: Callable[[Sequence[str]], Collection[FileVersion]]
-    """Returns the versions of these paths that are registered already."""
+    known: Callable[[Sequence[FileVersion]], Collection[FileVersion]]
+    """Returns those of some versions that are registered already."""
     wake: Callable[[], None] = lambda: None
     skip_folders: Collection[Path] = ()
     """Folders inside ``folder`` that are not looked into."""
@@ -198,7 +198,7 @@ class FolderWatch:
             self.files = len(seen.files)
             self._registered &= {hash(file.version) for file in seen.files}
             unknown = [file for file in seen.files if hash(file.version) not in self._registered]
-            known = self.known([file.version.path for file in unknown])
+            known = self.known([file.version for file in unknown])
             self.mark_registered([file.version for file in unknown if file.version in known])
             found = sort_out(
                 [file for file in unknown if file.version not in known],

@@ -15,8 +15,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
 from vad_lib.inspection_db.engine import create_inspection_engine
-from vad_lib.inspection_db.schema import REFUSED, SUPERSEDED_RULES, incoming_files, predictions
 from vad_lib.inspection_db.revision import bring_up_to_date
+from vad_lib.inspection_db.schema import REFUSED, SUPERSEDED_RULES, incoming_files, predictions
 from vad_lib.lines import Home
 
 logger = logging.getLogger(__name__)

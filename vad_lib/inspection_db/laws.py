@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine, Select, exists, func, not_, or_, select, text
 from sqlalchemy.exc import DatabaseError
 
+from vad_lib.inspection_db.revision import HEAD, revision_of
 from vad_lib.inspection_db.schema import (
     DONE,
     PENDING,
@@ -20,7 +21,6 @@ from vad_lib.inspection_db.schema import (
     notifications,
     predictions,
 )
-from vad_lib.inspection_db.revision import HEAD, revision_of
 
 EXAMPLES = 3
 

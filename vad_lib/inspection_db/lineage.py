@@ -21,7 +21,7 @@ def prediction_by_id(db: InspectionDatabase, line: str, prediction_id: int) -> R
 
 
 def lineage_of(db: InspectionDatabase, record: Row[Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of other tables that belong to a prediction: its image, incoming files, labels, and the predictions
+    """Return the rows of other tables that belong to a prediction: its image, incoming files, labels, and predictions
     of other versions."""
     content = (record.line, record.sha256)
     queries = {

@@ -20,7 +20,7 @@ from vad_lib.inspection_db.schema import predictions
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "v2-0001"
+HEAD = "v2_0001"
 """The newest revision. Written here so that opening a database does not have to read all of them."""
 
 VERSION_TABLE = "vad_inspection_version"

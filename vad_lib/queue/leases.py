@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import ColumnElement, exists, or_, select, update
 
 from vad_lib.ingest import FileVersion
 from vad_lib.inspection_db.database import InspectionDatabase
@@ -56,21 +56,24 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> list[Le
     """Take at most ``count`` files of a line that wait, oldest first; none where nothing waits.
 
     A file that a worker did not finish comes after all others, and alone: if it kills this worker too, it alone is to
-    blame.
+    blame. Of one path, no version is offered while a worker has an earlier one: whether something changed can be said
+    only when that is decided.
     """
-    files = incoming_files.c
+    files, earlier = incoming_files.c, incoming_files.alias()
+    in_hand = exists().where(
+        *(earlier.c.line == files.line, earlier.c.path == files.path, earlier.c.file_id < files.file_id),
+        earlier.c.leased_by.is_not(None),
+    )
     with db.writing(durable=False) as connection:
         now = db.clock(connection)
         waiting = (
             select(incoming_files)
             .where(files.line == line, files.state == PENDING, files.leased_by.is_(None))
-            .where(or_(files.leased_until.is_(None), files.leased_until <= now))
+            .where(or_(files.leased_until.is_(None), files.leased_until <= now), ~in_hand)
             .order_by(files.deliveries, files.file_id)
             .limit(count)
         )
-        if db.is_postgresql:
-            waiting = waiting.with_for_update(skip_locked=True)
-        rows = connection.execute(waiting).all()
+        rows = connection.execute(waiting.with_for_update(skip_locked=True)).all()
         rows = [row for row in rows if not row.deliveries] or rows[:1]
         if rows:
             connection.execute(
@@ -94,9 +97,8 @@ def renew(db: InspectionDatabase, worker: str) -> None:
     """Keep what a worker has for another term."""
     with db.writing(durable=False) as connection:
         until = db.clock(connection) + timedelta(seconds=LEASE_SECONDS)
-        connection.execute(
-            update(incoming_files).where(incoming_files.c.leased_by == worker).values(leased_until=until)
-        )
+        held = _unlocked(incoming_files.c.leased_by == worker)
+        connection.execute(update(incoming_files).where(held).values(leased_until=until))
 
 
 @contextmanager
@@ -135,8 +137,12 @@ def expire(db: InspectionDatabase) -> int:
     with db.writing(durable=False) as connection:
         now = db.clock(connection)
         dead = [worker for worker in gone if is_dead(worker)]
-        return connection.execute(
-            update(incoming_files)
-            .where(files.leased_by.in_(gone), or_(files.leased_by.in_(dead), files.leased_until <= now))
-            .values(leased_by=None, leased_until=None, deliveries=files.deliveries + 1)
-        ).rowcount
+        unfinished = _unlocked(files.leased_by.in_(gone), or_(files.leased_by.in_(dead), files.leased_until <= now))
+        free = {"leased_by": None, "leased_until": None, "deliveries": files.deliveries + 1}
+        return connection.execute(update(incoming_files).where(unfinished).values(free)).rowcount
+
+
+def _unlocked(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Those rows that nobody is about to change: two who change the same rows in different orders wait for ever."""
+    chosen = select(incoming_files.c.file_id).where(*conditions).with_for_update(skip_locked=True)
+    return incoming_files.c.file_id.in_(chosen)

@@ -6,32 +6,35 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, tuple_
 
 from vad_lib.ingest import Arrival, FileSeen, FileVersion
+from vad_lib.ingest.scan import NOT_AN_IMAGE
 from vad_lib.inspection_db.database import MAX_PARAMETERS, InspectionDatabase, chunks, insert_many
 from vad_lib.inspection_db.schema import PENDING, REFUSED, VANISHED, incoming_files
 from vad_lib.queue.outbox import notify
 
-MOST_LOOKED_UP = 10 * MAX_PARAMETERS
-"""Paths up to which each is looked up by itself: one look at everything is quicker than very many at parts of it."""
+MOST_LOOKED_UP = 2000
+"""Versions up to which each is looked up by itself: one look at everything is quicker than very many at parts of it."""
+KEY = (
+    *(incoming_files.c.path, incoming_files.c.size, incoming_files.c.mtime_ns),
+    *(incoming_files.c.inode, incoming_files.c.ctime_ns),
+)
 
 
-def known_versions(db: InspectionDatabase, line: str, paths: Sequence[str]) -> set[FileVersion]:
-    """Return all versions of these files that are registered.
+def known_versions(db: InspectionDatabase, line: str, versions: Sequence[FileVersion]) -> set[FileVersion]:
+    """Return those of these versions of files that are registered.
 
     A version that had vanished when it was to be read is not among them: the same file coming back is registered anew.
     A folder that its owner empties stays quick to look at, however much has arrived in it over the years.
     """
-    files = incoming_files.c
-    chosen = select(files.path, files.size, files.mtime_ns, files.inode, files.ctime_ns).where(
-        files.line == line, files.rule.is_(None) | (files.rule != VANISHED)
+    chosen = select(*KEY).where(
+        incoming_files.c.line == line, incoming_files.c.rule.is_(None) | (incoming_files.c.rule != VANISHED)
     )
-    distinct = list(dict.fromkeys(paths))
     parts = (
         [chosen]
-        if len(distinct) > MOST_LOOKED_UP
-        else [chosen.where(files.path.in_(part)) for part in chunks(distinct, MAX_PARAMETERS)]
+        if len(versions) > MOST_LOOKED_UP
+        else [chosen.where(tuple_(*KEY).in_(part)) for part in chunks(versions, MAX_PARAMETERS // len(KEY))]
     )
     with db.reading() as connection:
         return {FileVersion(*row) for part in parts for row in connection.execute(part)}
@@ -53,7 +56,7 @@ def register(
     """
     if not arrivals and not refused:
         return
-    with db.writing(durable=False) as connection:
+    with db.writing(line=line, durable=False) as connection:
         now = db.clock(connection)
         _forget_vanished(connection, line, [each.version.path for each in arrivals])
         common = {"line": line, "folder": str(folder), "deliveries": 0, "registered_at": now}
@@ -82,6 +85,8 @@ def register(
                     "decided_at": now,
                     "rule": seen.rule,
                     "reason": seen.reason,
+                    # Others are refused for what they are: following them could lead out of the folder, or never end.
+                    "quarantine_note": None if seen.rule == NOT_AN_IMAGE else f"not copied: {seen.reason}",
                 }
                 for seen in refused
             ],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
 from vad_lib.images.decoding import DecodedImage
 from vad_lib.ingest import FileVersion
@@ -57,7 +57,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Unchanged:
-    """The file was touched, or got a trailer, and holds what ``earlier_id`` held: nothing new is to be said about it."""
+    """The file was touched, or got a trailer, and holds what ``earlier_id`` held: nothing new is said about it."""
 
     file_id: int
     earlier_id: int
@@ -118,7 +118,9 @@ def finish(
         now = db.clock(connection)
         by_id = {each.file_id: each for each in outcomes}
         own = incoming_files.c.file_id.in_(list(by_id)), incoming_files.c.leased_by == worker
-        rows = connection.execute(select(incoming_files).where(*own, incoming_files.c.state == PENDING)).all()
+        held = select(incoming_files).where(*own, incoming_files.c.state == PENDING)
+        held = held.order_by(incoming_files.c.file_id).with_for_update()
+        rows = connection.execute(held).all()
         decided = []
         # In order of content, so that two who note the same contents at once wait for each other in one direction.
         for row in sorted(rows, key=lambda each: _content_of(by_id[each.file_id])):
@@ -199,7 +201,8 @@ def _note_content(
 def duplicate(file_id: int, sha256: str, owner_path: str) -> Refused:
     """Return the refusal of a file whose content another path owns."""
     reason = f"the same content as {owner_path}, which was registered first"
-    return Refused(file_id, DUPLICATE, reason, sha256, duplicate_of=owner_path)
+    note = f"not copied: {owner_path} holds the same"
+    return Refused(file_id, DUPLICATE, reason, sha256, duplicate_of=owner_path, quarantine_note=note)
 
 
 def _settle(

@@ -10,7 +10,7 @@ from alembic import op
 
 from vad_lib.inspection_db.schema import metadata
 
-revision = "v2-0001"
+revision = "v2_0001"
 down_revision = None
 
 

@@ -1,7 +1,7 @@
-"""Verdicts become rows of the next training table.
+"""Labels become rows of the next training table.
 
-The training folder gets ``verdicts.csv``, with the columns of the tables that are there, and the images under
-``verdicts/``. The ground truth of the next training is then all tables together, as for any other csv file there.
+The training folder gets ``labels.csv``, with the columns of the tables that are there, and the images under
+``labels/``. The ground truth of the next training is then all tables together, as for any other csv file there.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from vad_lib.csv_text import read_csv_text
 from vad_lib.errors import InputError
 from vad_lib.images.listing import list_folder
 from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.inspection_db.verdicts import verdicts_that_hold
+from vad_lib.inspection_db.labels import labels_that_hold
 
-TABLE = "verdicts.csv"
-IMAGES = "verdicts"
+TABLE = "labels.csv"
+IMAGES = "labels"
 
 
 @dataclass(frozen=True)
-class ExportedVerdicts:
+class ExportedLabels:
     """Where the rows are, how many of each there are, and images that could not be taken along."""
 
     table: Path
@@ -35,7 +35,7 @@ class ExportedVerdicts:
     lost: tuple[str, ...]
 
 
-def export_verdicts(
+def export_labels(
     db: InspectionDatabase,
     line: str,
     folder: Path,
@@ -46,12 +46,12 @@ def export_verdicts(
     label_column: str = "label",
     split_column: str = "",
     encoding: str = "utf-8",
-) -> ExportedVerdicts:
-    """Write the verdicts that hold as a table that the training folder can take. Doing it again renews the table.
+) -> ExportedLabels:
+    """Write the labels that hold as a table that the training folder can take. Doing it again renews the table.
 
     Args:
         db: holds them.
-        line: whose verdicts.
+        line: whose labels.
         folder: of the training table and its images.
         ok_label: what the table calls a normal part.
         ng_label: what it shall call an anomalous one.
@@ -61,13 +61,13 @@ def export_verdicts(
         encoding: of the plan's tables.
 
     Raises:
-        InputError: there is no verdict, no such folder, or its tables have no such columns.
+        InputError: there is no label, no such folder, or its tables have no such columns.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}. Give the folder that holds the training table.")
-    held = verdicts_that_hold(db, line)
+    held = labels_that_hold(db, line)
     if held.empty:
-        raise InputError(f"Nobody has given a verdict on images of the line {line!r} yet: see `vad verdict give`.")
+        raise InputError(f"Nobody has given a label on images of the line {line!r} yet: see `vad label give`.")
     columns = _columns_of(folder, encoding) or [path_column, label_column]
     missing = [name for name in (path_column, label_column) if name not in columns]
     if missing:
@@ -80,7 +80,7 @@ def export_verdicts(
         if image is None:
             lost.append(str(one.path))
             continue
-        is_ok = one.verdict == "OK"
+        is_ok = one.label == "OK"
         row = {path_column: f"./{IMAGES}/{image.name}", label_column: ok_label if is_ok else ng_label}
         if split_column in columns:
             row[split_column] = "train" if is_ok else "valid"
@@ -88,7 +88,7 @@ def export_verdicts(
     table = folder / TABLE
     write_whole(table, pd.DataFrame(rows, columns=columns).to_csv(index=False).encode(encoding))
     ok = sum(row[label_column] == ok_label for row in rows)
-    return ExportedVerdicts(table, ok, len(rows) - ok, tuple(lost))
+    return ExportedLabels(table, ok, len(rows) - ok, tuple(lost))
 
 
 def _columns_of(folder: Path, encoding: str) -> list[str]:

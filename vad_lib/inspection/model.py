@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +22,7 @@ class PixelScores(NamedTuple):
     map: npt.NDArray[np.float32] | None
 
 
-class Scorer(Protocol):
+class Model(Protocol):
     """What an inspection needs of a model: ``vad_lib.models.InspectionModel`` is one."""
 
     @property
@@ -42,7 +43,7 @@ class Scorer(Protocol):
 
 
 def score_chunk(
-    model: Scorer, images: Sequence[npt.NDArray[np.uint8]], with_maps: bool
+    model: Model, images: Sequence[npt.NDArray[np.uint8]], with_maps: bool
 ) -> list[PixelScores | Exception]:
     """Score images together, and one by one where that fails; an image that fails alone has its error in its place."""
     try:
@@ -53,7 +54,7 @@ def score_chunk(
     return [score_chunk(model, [image], with_maps)[0] for image in images]
 
 
-def _ask(model: Scorer, images: Sequence[npt.NDArray[np.uint8]], with_maps: bool) -> list[PixelScores]:
+def _ask(model: Model, images: Sequence[npt.NDArray[np.uint8]], with_maps: bool) -> list[PixelScores]:
     results = []
     for answer in model.predict_pixels(images, with_maps=with_maps):
         score = float(answer.raw_score)
@@ -65,14 +66,38 @@ def _ask(model: Scorer, images: Sequence[npt.NDArray[np.uint8]], with_maps: bool
     return results
 
 
-def judge(
-    raw_scores: Sequence[float], calibration: Calibration, inference_threshold: float
-) -> list[tuple[float, float, str]]:
-    """Return (p, certainty, predicted) of each raw score."""
-    p = calibration(np.asarray(raw_scores, dtype=np.float64))
-    sure = certainty(p)
-    predicted = decide(p, inference_threshold)
-    return [(float(a), float(b), str(c)) for a, b, c in zip(p, sure, predicted, strict=True)]
+@dataclass(frozen=True)
+class Served:
+    """A model in service: which one it is, and how its scores are decided.
+
+    Attributes:
+        model: what scores.
+        version: the registry's label of it; part of what makes a prediction unique.
+        inference_threshold: on p; NG at or above it.
+    """
+
+    model: Model
+    version: str
+    inference_threshold: float = 0.5
+
+    def judge(self, raw_scores: Sequence[float]) -> list[tuple[float, float, str]]:
+        """Return (p, certainty, predicted) of each raw score."""
+        p = self.model.calibration(np.asarray(raw_scores, dtype=np.float64))
+        predicted = decide(p, self.inference_threshold)
+        return [(float(a), float(b), str(c)) for a, b, c in zip(p, certainty(p), predicted, strict=True)]
+
+
+PROBE = np.full((64, 64, 3), 127, dtype=np.uint8)
+
+
+def is_well(model: Model) -> bool:
+    """Whether the model can score an ordinary image: else it is to blame for failing, and no file is."""
+    return not isinstance(score_chunk(model, [PROBE], False)[0], Exception)
+
+
+def map_file(folder: Path, sha256: str) -> Path:
+    """Return where the anomaly map of an image content lies."""
+    return folder / f"{sha256}.npy"
 
 
 def save_map(folder: Path, sha256: str, anomaly_map: npt.NDArray[np.float32]) -> None:
@@ -80,4 +105,4 @@ def save_map(folder: Path, sha256: str, anomaly_map: npt.NDArray[np.float32]) ->
     folder.mkdir(parents=True, exist_ok=True)
     stream = io.BytesIO()
     np.save(stream, np.asarray(anomaly_map, dtype=np.float32), allow_pickle=False)
-    write_whole(folder / f"{sha256}.npy", stream.getvalue(), durable=False)
+    write_whole(map_file(folder, sha256), stream.getvalue(), durable=False)

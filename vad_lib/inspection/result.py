@@ -1,4 +1,4 @@
-"""What an inspection needs and what it gives back."""
+"""What an inspection gives back."""
 
 from __future__ import annotations
 
@@ -10,40 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vad_lib.landing.scanning import FileKey
-
-
-@dataclass(frozen=True)
-class Item:
-    """One file to inspect.
-
-    ``seq`` and ``key`` are those of its landing, where it landed; ``begun`` counts inspections that died with it in
-    hand, ``begun_alone`` those in which nothing else was, and ``trouble`` is what the last one could say about it. A
-    file that landed must lie in ``folder``.
-    """
-
-    row: int
-    image_path: str
-    file: Path
-    label: str | None = None
-    is_anomalous: bool | None = None
-    seq: int | None = None
-    key: FileKey | None = None
-    begun: int = 0
-    begun_alone: int = 0
-    trouble: str = ""
-    folder: Path | None = None
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why an item gets no prediction. ``lasting`` is false where another attempt may go better."""
-
-    item: Item
-    rule: str
-    reason: str
-    sha256: str | None = None
-    lasting: bool = True
+from vad_lib.tables import DroppedRows
 
 
 @dataclass(frozen=True)
@@ -58,9 +25,9 @@ class InspectionResult:
             them; read it with ``load_map``.
         scored: images that this call scored.
         reused: images whose result was recorded before, by whomever.
-        left: landings that could not be decided now; they are asked for again by themselves.
+        left: files that could not be decided now; they are offered again by themselves.
         versions: model version -> how many of ``predictions`` it made. More than one only where a version was
-            promoted between two runs of the same batch.
+            promoted meanwhile.
         seconds: spent in this call.
     """
 
@@ -85,7 +52,5 @@ class InspectionResult:
 
 def refused_table(refusals: Sequence[tuple[int, str, str, str]]) -> pd.DataFrame:
     """Make a ``tables.DroppedRows`` of (row, image_path, rule, reason)."""
-    from vad_lib.tables import DroppedRows
-
     frame = pd.DataFrame(refusals, columns=["row", "image_path", "rule", "reason"])
     return DroppedRows.validate(frame.astype({"row": int, "image_path": object, "rule": object, "reason": object}))

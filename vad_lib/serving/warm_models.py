@@ -11,28 +11,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from vad_lib.inspection.scoring import Scorer
+from vad_lib.inspection.model import PROBE, Model, Served
 from vad_lib.lines import Line
-from vad_lib.scorer.signals import Channels
+from vad_lib.serving.sinks import Sinks
 from vad_lib.thresholds import Calibration, Threshold
 
 RETRY_SECONDS = 30.0
-logger = logging.getLogger("vad.scorer.models")
+logger = logging.getLogger("vad.serving.warm_models")
 
 
 @dataclass(frozen=True)
 class WatchedLine:
-    """What the scorer has to know about a line.
+    """What the inference service has to know about a line.
 
     Attributes:
         line: the line.
-        folder: absolute; where its images land.
+        folder: its watch folder, absolute.
         model_version: label of the version that serves, written beside each prediction; empty: none serves yet.
-        settle_seconds: as for the bulk lane.
+        settle_seconds: the stability window.
         inference_threshold: on p.
-        channels: where results are sent on.
+        sinks: where results are sent on.
     """
 
     line: Line
@@ -40,7 +38,7 @@ class WatchedLine:
     model_version: str = ""
     settle_seconds: float = 2.0
     inference_threshold: float = 0.5
-    channels: Channels = field(default_factory=Channels)
+    sinks: Sinks = field(default_factory=Sinks)
 
 
 class Source(Protocol):
@@ -49,14 +47,14 @@ class Source(Protocol):
     def watched(self) -> Mapping[str, WatchedLine]:
         """Return all lines by name, as they are now. Called every few seconds."""
 
-    def load(self, line: str, model_version: str) -> Scorer:
+    def load(self, line: str, model_version: str) -> Model:
         """Return the model of a version, ready to score."""
 
 
 class InTurn:
     """A model that computes while no other does: two at once would only share the same cores."""
 
-    def __init__(self, model: Scorer, turn: threading.Lock) -> None:
+    def __init__(self, model: Model, turn: threading.Lock) -> None:
         self._model = model
         self._turn = turn
 
@@ -71,7 +69,7 @@ class InTurn:
         return self._model.calibration
 
     @property
-    def model(self) -> Scorer:
+    def model(self) -> Model:
         """The model itself."""
         return self._model
 
@@ -87,6 +85,10 @@ class WarmModel:
 
     version: str
     model: InTurn
+
+    def served(self, inference_threshold: float) -> Served:
+        """Return the model with the threshold that its line decides by."""
+        return Served(self.model, self.version, inference_threshold)
 
 
 class WarmModels:
@@ -154,7 +156,7 @@ class WarmModels:
             model = self._source.load(line, version)
             with self._turn:
                 # The first image costs more than any later one.
-                model.predict_pixels([np.full((64, 64, 3), 127, dtype=np.uint8)])
+                model.predict_pixels([PROBE])
         except Exception as error:
             self._failed[line, version] = time.monotonic() + RETRY_SECONDS
             self.errors[line] = f"{version} cannot be loaded: {error}"

@@ -1,28 +1,28 @@
-"""Who waits for the decision about a file that has landed or will land in a moment."""
+"""Who waits for the decision about a file that has arrived or will arrive in a moment."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
 
-from vad_lib.scorer.taking_up import Decided
+from vad_lib.queue import Decision
 
 
-class Expectations:
+class ExpectedResults:
     """May be used by several threads."""
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[str, str], list[Future[Decided]]] = {}
+        self._waiting: dict[tuple[str, str], list[Future[Decision]]] = {}
         self._lock = threading.Lock()
 
-    def expect(self, line: str, path: str) -> Future[Decided]:
-        """Return what will hold the decision about a path relative to the landing folder."""
-        future: Future[Decided] = Future()
+    def expect(self, line: str, path: str) -> Future[Decision]:
+        """Return what will hold the decision about a path relative to the watch folder."""
+        future: Future[Decision] = Future()
         with self._lock:
             self._waiting.setdefault((line, path), []).append(future)
         return future
 
-    def forget(self, line: str, path: str, future: Future[Decided]) -> None:
+    def forget(self, line: str, path: str, future: Future[Decision]) -> None:
         """Nobody waits for it any more."""
         with self._lock:
             waiting = self._waiting.get((line, path), [])
@@ -31,7 +31,7 @@ class Expectations:
             if not waiting:
                 self._waiting.pop((line, path), None)
 
-    def tell(self, line: str, decided: Decided) -> None:
+    def tell(self, line: str, decided: Decision) -> None:
         """Give a decision to all who wait for it."""
         with self._lock:
             futures = self._waiting.pop((line, decided.path), [])
