@@ -14,7 +14,7 @@ import dagster as dg
 import pandas as pd
 
 from vad_dagster.checks import readable_failure
-from vad_lib.inspection_db.verdicts import Agreement
+from vad_lib.inspection_db.labels import Agreement
 from vad_lib.lines import Line
 from vad_lib.plan import ExperimentalPlan
 from vad_lib.progress import Progress, ProgressUpdate

@@ -108,7 +108,7 @@ class PromotionConfig(dg.Config):
 class InspectionConfig(OperatorConfig):
     """What is inspected, and how."""
 
-    NOT_ARGUMENTS: ClassVar[tuple[str, ...]] = ("folder", "batch_id")
+    NOT_ARGUMENTS: ClassVar[tuple[str, ...]] = ("folder", "queue")
 
     inference_threshold: float | None = _argument(InferenceArguments, "inference_threshold")
     save_anomaly_maps: bool | None = _argument(InferenceArguments, "save_anomaly_maps")
@@ -116,9 +116,9 @@ class InspectionConfig(OperatorConfig):
         default="",
         description="Folder of images, or of a table and images, to inspect now. Empty: the plan's inference data.",
     )
-    batch_id: str = Field(
-        default="",
-        description="A batch of landed images, filled in by the sensor. Leave it empty when you start a run by hand.",
+    queue: bool = Field(
+        default=False,
+        description="Inspect the images that wait in the line's queue instead of a folder; the sensor asks for that.",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vad_dagster.cli import commands, database, export, lines, models, plans, results, serve, verdicts, weights
+from vad_dagster.cli import commands, database, export, labels, lines, models, plans, results, serve, weights
 from vad_dagster.cli.console import stderr
 from vad_lib.errors import VadError
 
@@ -45,7 +45,7 @@ app.add_typer(models.app, name="model")
 app.add_typer(plans.app, name="plan")
 app.add_typer(weights.app, name="weights")
 app.add_typer(database.app, name="db")
-app.add_typer(verdicts.app, name="verdict")
+app.add_typer(labels.app, name="label")
 app.command("train")(commands.train)
 app.command("inspect")(commands.inspect)
 app.command("export")(export.export)

@@ -1,18 +1,10 @@
-"""What Dagster looks at by itself: folders of lines, landing folders, and who serves."""
+"""What Dagster looks at by itself: folders of lines, watch folders, and who serves."""
 
-from vad_dagster.sensors.landing import landing_folders, landing_folders_relief
 from vad_dagster.sensors.lines import line_folders
-from vad_dagster.sensors.scored import promise_of_three_seconds, scored_images
+from vad_dagster.sensors.online_results import latency_objective, online_results
 from vad_dagster.sensors.serving import serving_versions
+from vad_dagster.sensors.watch_folders import watch_folders
 
-ALL_SENSORS = [line_folders, landing_folders, landing_folders_relief, serving_versions, scored_images]
+ALL_SENSORS = [line_folders, watch_folders, serving_versions, online_results]
 
-__all__ = [
-    "ALL_SENSORS",
-    "landing_folders",
-    "landing_folders_relief",
-    "line_folders",
-    "promise_of_three_seconds",
-    "scored_images",
-    "serving_versions",
-]
+__all__ = ["ALL_SENSORS", "latency_objective", "line_folders", "online_results", "serving_versions", "watch_folders"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,58 +68,77 @@ def inspect_queue(
 
 
 def result_of_run(
-    db: InspectionDatabase, line: str, run_id: str, *, served: Served, folder: Path, ok_class: str = "",
-    maps_folder: Path | None = None,
-) -> tuple[ValidatedDataset, InspectionResult]:  # fmt: skip
-    """Return the incoming files that a run decided, as a dataset and a result."""
-    started = time.monotonic()
-    files = db.incoming_files(line, run_id=run_id)
+    db: InspectionDatabase, line: str, run_id: str, *, maps_folder: Path | None = None, **how: Any
+) -> tuple[ValidatedDataset, InspectionResult]:
+    """Return the incoming files that a run decided, as a dataset and a result; ``how`` as for ``inspected_between``."""
+    made = len(db.predictions(line, run_id=run_id))
+    dataset, result = _as_result(db, line, db.incoming_files(line, run_id=run_id), maps_folder=maps_folder, **how)
     waiting = queue_facts(db).get(line)
-    frame, map_files, versions = _predictions_of(db, line, files, served, maps_folder)
-    result = InspectionResult(
-        predictions=frame,
-        refused=_refused_of(files),
-        map_files=map_files,
-        scored=len(db.predictions(line, run_id=run_id)),
-        reused=len(frame) - len(db.predictions(line, run_id=run_id)),
-        left=waiting.pending if waiting else 0,
-        versions=versions,
-        seconds=time.monotonic() - started,
-    )
-    return _dataset_of(files, folder, ok_class), result
+    left = waiting.pending if waiting else 0
+    return dataset, replace(result, scored=made, reused=len(result.predictions) - made, left=left)
+
+
+def decided_online(
+    db: InspectionDatabase, line: str, *, since: datetime, **how: Any
+) -> tuple[ValidatedDataset, InspectionResult]:
+    """Return the incoming files that services decided from a moment on; ``how`` as for ``inspected_between``."""
+    files = db.incoming_files(line, decided_since=since)
+    return _as_result(db, line, files[files["run_id"].isna()], **how)
 
 
 def inspected_between(
-    db: InspectionDatabase,
-    line: str,
-    *,
-    served: Served,
-    folder: Path,
-    since: datetime | None = None,
-    before: datetime | None = None,
-    ok_class: str = "",
+    db: InspectionDatabase, line: str, *, since: datetime | None = None, before: datetime | None = None, **how: Any
 ) -> tuple[ValidatedDataset, InspectionResult]:
     """Return the incoming files that were decided in a stretch of time, whoever decided them. Nothing is scored.
 
     Args:
         db: the inspection database.
         line: name of the line.
-        served: its version's prediction is taken where an image has several, else the newest; images are decided anew
-            with its inference threshold.
-        folder: the watch folder.
         since: decided then or later; None: from the beginning.
         before: decided earlier than that; None: until now.
-        ok_class: the model's normal label.
+        how: ``folder`` (the watch folder), ``model_version`` (its prediction is taken where an image has several, else
+            the newest), ``inference_threshold`` (on p, with which images are decided anew) and ``ok_class`` (the
+            model's normal label).
 
     Raises:
         InputError: nothing was decided then.
     """
     files = db.incoming_files(line, decided_since=since, decided_before=before)
-    if files.empty:
+    if not files["state"].isin([DONE, REFUSED]).any():
         raise InputError(f"Nothing that arrived on the line {line!r} was decided in that time.")
-    frame, _, versions = _predictions_of(db, line, files, served, None)
-    result = InspectionResult(predictions=frame, refused=_refused_of(files), reused=len(frame), versions=versions)
-    return _dataset_of(files, folder, ok_class), result
+    return _as_result(db, line, files, **how)
+
+
+def _as_result(
+    db: InspectionDatabase,
+    line: str,
+    files: pd.DataFrame,
+    *,
+    folder: Path,
+    model_version: str,
+    inference_threshold: float = 0.5,
+    ok_class: str = "",
+    maps_folder: Path | None = None,
+) -> tuple[ValidatedDataset, InspectionResult]:
+    shown = _shown(files)
+    named = list(zip(map(int, shown.index), shown.itertuples(), strict=True))
+    frame, map_files, versions = predictions_table(
+        db,
+        line,
+        [
+            Row(number, str(file.path), Path(str(file.folder)) / str(file.path), str(file.sha256))
+            for number, file in named
+            if file.state == DONE
+        ],
+        model_version=model_version,
+        inference_threshold=inference_threshold,
+        maps_folder=maps_folder,
+    )
+    refused = refused_table(
+        [(number, str(file.path), str(file.rule), str(file.reason)) for number, file in named if file.state == REFUSED]
+    )
+    result = InspectionResult(frame, refused, map_files, reused=len(frame), versions=versions)
+    return _dataset_of(shown, folder, ok_class), result
 
 
 def _shown(files: pd.DataFrame) -> pd.DataFrame:
@@ -132,35 +152,7 @@ def _shown(files: pd.DataFrame) -> pd.DataFrame:
     return files[~superseded].reset_index(drop=True)
 
 
-def _predictions_of(
-    db: InspectionDatabase, line: str, files: pd.DataFrame, served: Served, maps_folder: Path | None
-) -> tuple[pd.DataFrame, dict[int, Path], dict[str, int]]:
-    done = _shown(files).query(f"state == {DONE!r}")
-    rows = [
-        Row(int(str(number)), str(file.path), Path(str(file.folder)) / str(file.path), str(file.sha256))
-        for number, file in zip(done.index, done.itertuples(), strict=True)
-    ]
-    return predictions_table(
-        db,
-        line,
-        rows,
-        model_version=served.version,
-        inference_threshold=served.inference_threshold,
-        maps_folder=maps_folder,
-    )
-
-
-def _refused_of(files: pd.DataFrame) -> pd.DataFrame:
-    refused = _shown(files).query(f"state == {REFUSED!r}")
-    return refused_table(
-        [
-            (int(str(number)), str(file.path), str(file.rule), str(file.reason))
-            for number, file in zip(refused.index, refused.itertuples(), strict=True)
-        ]
-    )
-
-
-def _dataset_of(files: pd.DataFrame, folder: Path, ok_class: str) -> ValidatedDataset:
+def _dataset_of(shown: pd.DataFrame, folder: Path, ok_class: str) -> ValidatedDataset:
     """Incoming files have no table: there is one column of paths, relative to the watch folder, and no label.
 
     Images were checked when they were inspected, so nothing is decoded again.
@@ -169,7 +161,7 @@ def _dataset_of(files: pd.DataFrame, folder: Path, ok_class: str) -> ValidatedDa
         rows=ValidatedRows.validate(pd.DataFrame(columns=list(ValidatedRows.to_schema().columns))),
         dropped=DroppedRows.validate(refused_table([])),
         image_facts=pd.DataFrame(),
-        input_table=pd.DataFrame({"image_path": _shown(files)["path"].astype(object)}),
+        input_table=pd.DataFrame({"image_path": shown["path"].astype(object)}),
         data_folder=folder,
         path_column="image_path",
         label_column=None,

@@ -92,7 +92,7 @@ def find_prediction(db: InspectionDatabase, line: str, image: str) -> Row[Any]:
     if found is None:
         raise InputError(
             f"The line {line!r} has no prediction of {image!r}. Name the image by the number of its prediction, by its "
-            "sha256, by its path in the landing folder, or by its absolute path."
+            "sha256, by its path in the watch folder, or by its absolute path."
         )
     return found
 

@@ -253,12 +253,13 @@ class OutputArguments(Arguments):
 class OperationArguments(Arguments):
     """Section ``operation``, which the guide does not have: how the line runs."""
 
-    landing_folder: str = argument(
+    watch_folder: str = argument(
         "",
-        "Folder where images land; empty takes the inbox of the line.",
+        "Folder where images arrive; empty takes the inbox of the line.",
         kind="own",
         computed="the inbox of the line",
         allowed="a folder",
+        aliases=("landing_folder",),
     )
     settle_seconds: float = argument(
         2.0, "A file that nobody closes is complete when size and time stood still this long.", kind="own", ge=0

@@ -168,9 +168,9 @@ class ExperimentalPlan(BaseModel):
         """Return where the inference tree goes: ``save_inference_artifacts_path``, or ``default`` where empty."""
         return folders.place(self.paths.save_inference_artifacts, self._base(base)) or default
 
-    def landing_folder(self, default: Path, base: Path | None = None) -> Path:
-        """Return where images land: ``landing_folder`` of the section ``operation``, or ``default`` where empty."""
-        return folders.place(self.operation.landing_folder, self._base(base)) or default
+    def watch_folder(self, default: Path, base: Path | None = None) -> Path:
+        """Return where images arrive: ``watch_folder`` of the section ``operation``, or ``default`` where empty."""
+        return folders.place(self.operation.watch_folder, self._base(base)) or default
 
     def with_operator_arguments(self, step: str, values: Mapping[str, Any]) -> Self:
         """Return a new plan in which an operator's values win over the file's.

@@ -22,8 +22,10 @@ KEY = (
 )
 
 
-def known_versions(db: InspectionDatabase, line: str, versions: Sequence[FileVersion]) -> set[FileVersion]:
-    """Return those of these versions of files that are registered.
+def known_versions(
+    db: InspectionDatabase, line: str, versions: Sequence[FileVersion], *, decided: bool = False
+) -> set[FileVersion]:
+    """Return those of these versions of files that are registered, or, where ``decided`` is said, that are decided.
 
     A version that had vanished when it was to be read is not among them: the same file coming back is registered anew.
     A folder that its owner empties stays quick to look at, however much has arrived in it over the years.
@@ -31,6 +33,8 @@ def known_versions(db: InspectionDatabase, line: str, versions: Sequence[FileVer
     chosen = select(*KEY).where(
         incoming_files.c.line == line, incoming_files.c.rule.is_(None) | (incoming_files.c.rule != VANISHED)
     )
+    if decided:
+        chosen = chosen.where(incoming_files.c.state != PENDING)
     parts = (
         [chosen]
         if len(versions) > MOST_LOOKED_UP

@@ -1,4 +1,4 @@
-"""Pages for people around one prediction: picture, heatmap, numbers, verdicts, and the way to all that led to it.
+"""Pages for people around one prediction: picture, heatmap, numbers, labels, and the way to all that led to it.
 
 A browser sends the token as the password of the user name of its choice.
 """
@@ -23,38 +23,38 @@ from vad_dagster import provenance
 from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import dagster_url
-from vad_dagster.scorer.drawing import Drawer, NoHeatmapError, PictureGoneError, image_as_scored
+from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError, image_as_scored
 from vad_lib.errors import InputError
-from vad_lib.inspection_db.results import newest_results, prediction_by_id, story_of
-from vad_lib.inspection_db.verdicts import agreement, record_verdict
-from vad_lib.scorer import FastLane
+from vad_lib.inspection_db.labels import agreement, record_label
+from vad_lib.inspection_db.lineage import lineage_of, newest_results, prediction_by_id
+from vad_lib.serving import InferenceService
 
 PNG_TYPE, JPEG_TYPE = "image/png", "image/jpeg"
 MOST_ROWS = 1000
 NO_PAGES = {"version": "", "run": "", "threshold": ""}
 
 
-class VerdictIn(BaseModel):
+class LabelIn(BaseModel):
     """What a person says that a part is."""
 
-    verdict: Literal["OK", "NG"]
+    label: Literal["OK", "NG"]
     person: str = Field(min_length=1, max_length=128)
     note: str = Field("", max_length=2000)
 
 
-class VerdictOut(BaseModel):
-    """The verdict as it is recorded."""
+class LabelOut(BaseModel):
+    """The label as it is recorded."""
 
-    verdict_id: int
+    label_id: int
     prediction_id: int
-    verdict: Literal["OK", "NG"]
+    label: Literal["OK", "NG"]
 
 
-def result_pages(lane: FastLane, known: Callable[[str], str], token: str) -> APIRouter:
+def result_pages(service: InferenceService, known: Callable[[str], str], token: str) -> APIRouter:
     """Return the routes below ``/lines/{line}/results``.
 
     Args:
-        lane: whose database and models are shown.
+        service: whose database and models are shown.
         known: returns a line's name, or raises the right answer for one that is not watched.
         token: what a request has to bring, as a bearer's token or as a password; empty: nothing.
     """
@@ -67,7 +67,7 @@ def result_pages(lane: FastLane, known: Callable[[str], str], token: str) -> API
             raise HTTPException(401, "Give the value of VAD_TOKEN as password.", {"WWW-Authenticate": "Basic"})
 
     def recorded(line: Annotated[str, Depends(known)], prediction_id: int) -> Row[Any]:
-        found = prediction_by_id(lane.db, line, prediction_id)
+        found = prediction_by_id(service.db, line, prediction_id)
         if found is None:
             raise HTTPException(404, f"The line {line!r} has no prediction {prediction_id}.")
         return found
@@ -80,7 +80,7 @@ def result_pages(lane: FastLane, known: Callable[[str], str], token: str) -> API
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    drawer, tracking = Drawer(lane), MLflowTracking()
+    drawer, tracking = Drawer(service), MLflowTracking()
 
     @router.get("", response_class=HTMLResponse)
     def results(
@@ -95,7 +95,7 @@ def result_pages(lane: FastLane, known: Callable[[str], str], token: str) -> API
         """A page of the newest predictions."""
         label = f"{registered_model(line)}/{version}" if version.isdecimal() else version or None
         rows, count = newest_results(
-            lane.db, line, model_version=label, run_id=run or None, first=first, last=last, predicted=predicted,
+            service.db, line, model_version=label, run_id=run or None, first=first, last=last, predicted=predicted,
             limit=limit,
         )  # fmt: skip
         page = templates.get_template("results.html").render(
@@ -103,7 +103,7 @@ def result_pages(lane: FastLane, known: Callable[[str], str], token: str) -> API
             version=version,
             rows=list(rows.itertuples()),
             count=count,
-            agreed=agreement(lane.db, line, label),
+            agreed=agreement(service.db, line, label),
             events=provenance.line_events_page(line),
             version_page=tracking.version_url(*label.rsplit("/", 1)) if label and "/" in label else "",
             run_page=dagster_url(f"runs/{run}") if run else "",
@@ -119,21 +119,21 @@ def result_pages(lane: FastLane, known: Callable[[str], str], token: str) -> API
             here=f"/lines/{record.line}/results/{record.prediction_id}",
             results=f"/lines/{record.line}/results",
             pages=NO_PAGES | provenance.model_pages(tracking, record.model_version),
-            story=story_of(lane.db, record),
+            lineage=lineage_of(service.db, record),
         )
         return HTMLResponse(page)
 
     @router.get("/{prediction_id}/row")
     def row(record: Recorded) -> JSONResponse:
         """The row of the inspection database, and the rows of other tables that belong to it."""
-        here = provenance.scorer_url(f"lines/{record.line}/results/{record.prediction_id}")
+        here = provenance.service_url(f"lines/{record.line}/results/{record.prediction_id}")
         links = {
             "page": here,
             "dagster_event": f"{here}/event",
             **provenance.model_pages(tracking, record.model_version),
         }
-        story = story_of(lane.db, record)
-        return JSONResponse(jsonable_encoder({"predictions": dict(record._mapping), **story, "links": links}))
+        lineage = lineage_of(service.db, record)
+        return JSONResponse(jsonable_encoder({"predictions": dict(record._mapping), **lineage, "links": links}))
 
     @router.get("/{prediction_id}/event", response_class=RedirectResponse, status_code=303)
     def event(record: Recorded) -> RedirectResponse:
@@ -167,13 +167,13 @@ def result_pages(lane: FastLane, known: Callable[[str], str], token: str) -> API
         except NoHeatmapError as error:
             raise HTTPException(404, str(error)) from error
 
-    @router.post("/{prediction_id}/verdicts", status_code=201)
-    def give_verdict(record: Recorded, said: VerdictIn) -> VerdictOut:
-        """Say what the part is. The last verdict on an image holds; those before it stay."""
+    @router.post("/{prediction_id}/labels", status_code=201)
+    def give_label(record: Recorded, said: LabelIn) -> LabelOut:
+        """Say what the part is. The last label on an image holds; those before it stay."""
         try:
-            number = record_verdict(lane.db, record.prediction_id, said.verdict, person=said.person, note=said.note)
+            number = record_label(service.db, record.prediction_id, said.label, person=said.person, note=said.note)
         except InputError as error:
             raise HTTPException(422, str(error)) from error
-        return VerdictOut(verdict_id=number, prediction_id=record.prediction_id, verdict=said.verdict)
+        return LabelOut(label_id=number, prediction_id=record.prediction_id, label=said.label)
 
     return router

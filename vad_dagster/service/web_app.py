@@ -1,4 +1,4 @@
-"""The web interface of the resident scorer.
+"""The web interface of the inference service.
 
 Open to this machine only, unless a token is set: then every request but ``/health`` and ``/ready`` has to bring it.
 """
@@ -17,19 +17,21 @@ from urllib.parse import urlsplit
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from vad_dagster.scorer.drawing import Drawer, NoHeatmapError, PictureGoneError
-from vad_dagster.scorer.pages import result_pages
-from vad_dagster.scorer.status import gauges
-from vad_dagster.scorer.uploads import LandingFolderError, NotAnImageError, land_upload, newest_prediction
-from vad_lib.scorer import FastLane
+from vad_dagster.service.gauges import ServiceGauges
+from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
+from vad_dagster.service.result_pages import result_pages
+from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
+from vad_lib.queue import QueueFacts, queue_facts
+from vad_lib.serving import InferenceService
 
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "testserver")
-logger = logging.getLogger("vad.scorer.web")
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+logger = logging.getLogger("vad.service.web")
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,7 @@ class PredictionOut(BaseModel):
     threshold_version: str
     inference_threshold: float = Field(description="On p; NG at or above it.")
     model_version: str
-    lane: str
-    batch_id: str | None
+    source: str
     run_id: str | None
     created_at: datetime
 
@@ -80,25 +81,25 @@ class LineOut(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     line: str
-    folder: str = Field(description="Where its images land.")
+    folder: str = Field(description="Its watch folder.")
     champion: str = Field(description="Label of the version that serves; empty: none.")
     warm: str = Field(description="Label of the version in memory; empty: none.")
-    waiting: int = Field(description="Complete images that nobody has taken up.")
-    taken_up: int = Field(description="Images taken up that wait for a worker.")
+    waiting: int = Field(description="Images in the queue that are not decided.")
+    leased: int = Field(description="Images that a worker has in hand.")
     trouble: str
 
 
-def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
-    """Return the web application around a fast lane, which lives as long as it."""
+def create_app(service: InferenceService, settings: WebSettings | None = None) -> FastAPI:
+    """Return the web application around an inference service, which lives as long as it."""
     rules = settings or WebSettings()
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(lane.start)
+        await run_in_threadpool(service.start)
         try:
             yield
         finally:
-            await run_in_threadpool(lane.stop)
+            await run_in_threadpool(service.stop)
 
     bearer = HTTPBearer(auto_error=False, description="The value of VAD_TOKEN, where that is set.")
 
@@ -110,57 +111,58 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
 
     guarded = [Depends(allowed)]
     app = FastAPI(
-        title="Visual anomaly detection: resident scorer",
-        description="Scores images the moment they land, and answers about them.",
+        title="Visual anomaly detection: inference service",
+        description="Scores images the moment they arrive, and answers about them.",
         lifespan=life,
         dependencies=[Depends(_from_no_other_site)],
     )
     if not rules.token:
-        # A page in a browser must not reach this machine's scorer under a name of its own.
+        # A page in a browser must not reach this machine's service under a name of its own.
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_NAMES))
 
     def known(line: str) -> str:
-        if line not in lane.watched:
+        if line not in service.watched:
             raise HTTPException(
-                404, f"There is no line {line!r}. There are: {', '.join(sorted(lane.watched)) or 'none'}."
+                404, f"There is no line {line!r}. There are: {', '.join(sorted(service.watched)) or 'none'}."
             )
         return line
 
     KnownLine = Annotated[str, Depends(known)]
-    drawer = Drawer(lane)
+    drawer = Drawer(service)
+    service.metrics.collect_from(ServiceGauges(service))
 
     # Neither of these waits for anything, and neither waits for a thread while requests that do wait have all of them.
     @app.get("/health", tags=["operation"], summary="Does the process work?")
     async def health() -> JSONResponse:
-        alive = lane.alive()
+        alive = service.alive()
         return JSONResponse({"alive": alive}, 200 if alive else 503)
 
     @app.get("/ready", tags=["operation"], summary="Can every line with a champion be served?")
     async def ready() -> JSONResponse:
-        reasons = lane.not_ready()
+        reasons = service.not_ready()
         return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
     @app.get("/metrics", tags=["operation"], dependencies=guarded, response_class=PlainTextResponse)
     def metrics() -> PlainTextResponse:
         """Counts, times and queues, in the text format of Prometheus."""
-        text = lane.metrics.text(gauges(lane))
-        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/lines", tags=["lines"], dependencies=guarded)
     def lines() -> list[LineOut]:
         """How each line is served."""
-        warm, reasons, watches = lane.models.versions(), lane.not_ready(), lane.watches
+        warm, reasons, facts = service.models.versions(), service.not_ready(), queue_facts(service.db)
+        nothing = QueueFacts()
         return [
             LineOut(
                 line=name,
                 folder=str(line.folder),
                 champion=line.model_version,
                 warm=warm.get(name, ""),
-                waiting=len(watches[name].waiting) if name in watches else 0,
-                taken_up=lane.queue.waiting(name),
+                waiting=facts.get(name, nothing).pending,
+                leased=facts.get(name, nothing).leased,
                 trouble=reasons.get(name, ""),
             )
-            for name, line in sorted(lane.watched.items())
+            for name, line in sorted(service.watched.items())
         ]
 
     @app.post(
@@ -170,12 +172,12 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
         summary="Score an image",
         response_model=PredictionOut,
         responses={
-            202: {"description": "It landed; its result comes later at the address in Location."},
+            202: {"description": "It is in the queue; its result comes later at the address in Location."},
             403: {"description": "A page of another site sent it."},
             413: {"description": "Too large."},
             415: {"description": "Neither PNG nor JPEG."},
             422: {"description": "The image was refused; the reason is in the answer."},
-            503: {"description": "The line has no model yet, or its landing folder cannot be written to."},
+            503: {"description": "The line has no model yet, or its watch folder cannot be written to."},
         },
         openapi_extra={
             "requestBody": {
@@ -191,15 +193,15 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
         line: KnownLine,
         seconds: Annotated[float, Query(ge=0, description="How long to wait for the result.")] = 10.0,
     ) -> Response:
-        """The bytes of a PNG or JPEG file are the body. The image lands like any other, so its result is recorded."""
-        if not lane.watched[line].model_version:
+        """The bytes of a PNG or JPEG file are the body. The image arrives like any other, so its result is recorded."""
+        if not service.watched[line].model_version:
             raise HTTPException(503, f"The line {line!r} has no champion yet: train it first.")
         data = await _body(request, rules.max_upload_bytes)
         try:
-            answer = await land_upload(lane, line, data, min(seconds, rules.max_waiting_seconds))
+            answer = await take_upload(service, line, data, min(seconds, rules.max_waiting_seconds))
         except NotAnImageError as error:
             raise HTTPException(415, str(error)) from error
-        except LandingFolderError as error:
+        except WatchFolderError as error:
             raise HTTPException(503, str(error)) from error
         location = {"Location": f"/lines/{line}/predictions/{answer.sha256}"}
         if answer.prediction is not None:
@@ -216,13 +218,13 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[PredictionOut]:
         """Predictions in the order of being recorded."""
-        table = lane.db.predictions(line, after_id=after, limit=limit)
+        table = service.db.predictions(line, after_id=after, limit=limit)
         return [PredictionOut.model_validate({str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
 
     @app.get("/lines/{line}/predictions/{sha256}", tags=["images"], dependencies=guarded)
     def prediction(line: KnownLine, sha256: str) -> PredictionOut:
         """The newest prediction of an image, by the sha256 of its file."""
-        return PredictionOut.of(_recorded(lane, line, sha256))
+        return PredictionOut.of(_recorded(service, line, sha256))
 
     @app.get(
         "/lines/{line}/heatmaps/{sha256}.png",
@@ -233,7 +235,7 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
     )
     def heatmap(line: KnownLine, sha256: str) -> Response:
         """The image beside its heatmap, drawn anew by the version that scored it."""
-        record = _recorded(lane, line, sha256)
+        record = _recorded(service, line, sha256)
         try:
             return Response(drawer.draw(record), media_type="image/png")
         except PictureGoneError as error:
@@ -241,7 +243,7 @@ def create_app(lane: FastLane, settings: WebSettings | None = None) -> FastAPI:
         except NoHeatmapError as error:
             raise HTTPException(404, str(error)) from error
 
-    app.include_router(result_pages(lane, known, rules.token))
+    app.include_router(result_pages(service, known, rules.token))
     return app
 
 
@@ -275,8 +277,8 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(data)
 
 
-def _recorded(lane: FastLane, line: str, sha256: str) -> Row[Any]:
-    found = newest_prediction(lane.db, line, sha256)
+def _recorded(service: InferenceService, line: str, sha256: str) -> Row[Any]:
+    found = newest_prediction(service.db, line, sha256)
     if found is None:
         raise HTTPException(404, f"The line {line!r} has no prediction of an image with the sha256 {sha256!r}.")
     return found

@@ -11,8 +11,8 @@ from sqlalchemy import Row
 
 from vad_lib.errors import UnreadableImageError, VadError
 from vad_lib.images.decoding import DecodedImage, decode_image
-from vad_lib.scorer import FastLane
-from vad_lib.scorer.models import InTurn
+from vad_lib.serving import InferenceService
+from vad_lib.serving.warm_models import InTurn
 
 
 class PictureGoneError(VadError):
@@ -41,8 +41,8 @@ def image_as_scored(record: Row[Any]) -> DecodedImage:
 class Drawer:
     """Draws with the model that made the prediction: the warm one, or one that is loaded and kept until the next."""
 
-    def __init__(self, lane: FastLane) -> None:
-        self._lane = lane
+    def __init__(self, service: InferenceService) -> None:
+        self._service = service
         self._turn = threading.Lock()
         self._loaded: tuple[str, str, InTurn] | None = None
 
@@ -76,13 +76,13 @@ class Drawer:
         return stream.getvalue()
 
     def _model(self, line: str, version: str) -> InTurn:
-        warm = self._lane.models.get(line)
+        warm = self._service.models.get(line)
         if warm is not None and warm.version == version:
             return warm.model
         with self._turn:
             if self._loaded is None or self._loaded[:2] != (line, version):
                 try:
-                    self._loaded = (line, version, self._lane.models.load(line, version))
+                    self._loaded = (line, version, self._service.models.load(line, version))
                 except Exception as error:  # whatever the registry or the files say
                     raise NoHeatmapError(f"The model {version} cannot be loaded any more: {error}") from error
             return self._loaded[2]

@@ -1,4 +1,4 @@
-"""Run the scorer and its web interface until it is told to end."""
+"""Run the inference service and its web interface until it is told to end."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import os
 from dataclasses import dataclass, field
 
 from vad_lib.errors import InputError
-from vad_lib.scorer import LaneLimits
+from vad_lib.serving import ServiceLimits
 
 DEFAULT_PORT = 8600
 
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Where the web interface listens, and how much the scorer takes on."""
+    """Where the web interface listens, and how much the service takes on."""
 
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     max_upload_mb: int = 64
     log_level: str = "info"
-    limits: LaneLimits = field(default_factory=LaneLimits)
+    limits: ServiceLimits = field(default_factory=ServiceLimits)
 
 
 def refuse_open_door(host: str, token: str) -> None:
@@ -43,7 +43,7 @@ def refuse_open_door(host: str, token: str) -> None:
 
 
 def serve(settings: ServiceSettings) -> None:
-    """Serve until SIGINT or SIGTERM. What is at work is finished; what waits goes to the bulk lane.
+    """Serve until SIGINT or SIGTERM. What is at work is finished; what waits stays in the queue.
 
     Raises:
         InputError: the door would be open (see ``refuse_open_door``).
@@ -57,19 +57,17 @@ def serve(settings: ServiceSettings) -> None:
 
     import uvicorn
 
-    from vad_dagster.scorer.app import WebSettings, create_app
-    from vad_dagster.scorer.champions import ChampionSource
-    from vad_dagster.scorer.logs import log_as_json
+    from vad_dagster.service.champions import ChampionSource
+    from vad_dagster.service.json_logs import log_as_json
+    from vad_dagster.service.web_app import WebSettings, create_app
     from vad_lib.inspection_db import InspectionDatabase
     from vad_lib.lines import Home
-    from vad_lib.scorer import FastLane
-    from vad_lib.scorer.presence import show_presence
+    from vad_lib.serving import InferenceService
 
     log_as_json(settings.log_level)
     home = Home.from_environment()
-    show_presence(home)
-    lane = FastLane(InspectionDatabase.when_it_opens(home), ChampionSource(home), settings.limits)
-    app = create_app(lane, WebSettings(token, settings.max_upload_mb * 2**20))
+    service = InferenceService(InspectionDatabase.when_it_opens(home), ChampionSource(home), settings.limits)
+    app = create_app(service, WebSettings(token, settings.max_upload_mb * 2**20))
     config = uvicorn.Config(
         app,
         host=settings.host,

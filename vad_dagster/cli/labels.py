@@ -1,4 +1,4 @@
-"""``vad verdict``: what people say about predictions, and the way back into training."""
+"""``vad label``: what people say about predictions, and the way back into training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vad_dagster.cli.lines import existing_line
 from vad_lib.errors import InputError
 
 if TYPE_CHECKING:
-    from vad_lib.inspection_db.verdicts import Verdict
+    from vad_lib.inspection_db.labels import Label
     from vad_lib.lines import Line
     from vad_lib.plan import ExperimentalPlan
 
@@ -23,49 +23,51 @@ app = typer.Typer(no_args_is_help=True, help="What people say about predictions:
 @app.command()
 def give(
     name: Annotated[str, typer.Argument(help="Name of the line.")],
-    image: Annotated[str, typer.Argument(help="Number of the prediction, sha256, landed path or absolute path.")],
-    verdict: Annotated[str, typer.Argument(help="ok or ng: what the part is.")],
+    image: Annotated[
+        str, typer.Argument(help="Number of the prediction, sha256, path in the watch folder or absolute path.")
+    ],
+    label: Annotated[str, typer.Argument(help="ok or ng: what the part is.")],
     note: Annotated[str, typer.Option(help="Why.")] = "",
     person: Annotated[str, typer.Option(help="Who says so. Default: the name of the user.")] = "",
 ) -> None:
-    """Say what a part is. The last verdict on an image holds; those before it stay in the history."""
+    """Say what a part is. The last label on an image holds; those before it stay in the history."""
     from vad_lib.inspection_db import InspectionDatabase
-    from vad_lib.inspection_db.verdicts import find_prediction, record_verdict
+    from vad_lib.inspection_db.labels import find_prediction, record_label
 
     line = existing_line(name)
-    if verdict.upper() not in ("OK", "NG"):
-        raise InputError(f"{verdict}: a verdict is ok or ng.")
+    if label.upper() not in ("OK", "NG"):
+        raise InputError(f"{label}: a label is ok or ng.")
     db = InspectionDatabase.from_environment()
     found = find_prediction(db, line.name, image)
-    said: Verdict = "OK" if verdict.upper() == "OK" else "NG"
-    record_verdict(db, found.prediction_id, said, person=person or _user(), note=note)
+    said: Label = "OK" if label.upper() == "OK" else "NG"
+    record_label(db, found.prediction_id, said, person=person or _user(), note=note)
     agrees = "as predicted" if said == found.predicted else f"predicted was {found.predicted}"
     console.print(f"{Path(found.path).name} is {said} ({agrees}, by {found.model_version})", markup=False)
 
 
 @app.command("list")
-def list_verdicts(
+def list_labels(
     name: Annotated[str, typer.Argument(help="Name of the line.")],
     history: Annotated[bool, typer.Option("--history", help="All of them, not only those that hold.")] = False,
 ) -> None:
-    """Show the verdicts of a line, and how often its predictions agree with them."""
+    """Show the labels of a line, and how often its predictions agree with them."""
     from vad_lib.inspection_db import InspectionDatabase
-    from vad_lib.inspection_db.verdicts import agreement, verdict_history, verdicts_that_hold
+    from vad_lib.inspection_db.labels import agreement, label_history, labels_that_hold
 
     line = existing_line(name)
     db = InspectionDatabase.from_environment()
-    rows = (verdict_history if history else verdicts_that_hold)(db, line.name)
-    table = new_table("prediction", "image", "predicted", "verdict", "person", "time", "note")
+    rows = (label_history if history else labels_that_hold)(db, line.name)
+    table = new_table("prediction", "image", "predicted", "label", "person", "time", "note")
     for row in rows.itertuples():
         when = f"{row.created_at:%Y-%m-%d %H:%M}"
         image = Path(str(row.path)).name
-        cells = (row.prediction_id, image, row.predicted, row.verdict, row.person, when, row.note or "")
+        cells = (row.prediction_id, image, row.predicted, row.label, row.person, when, row.note or "")
         table.add_row(*map(str, cells))
     console.print(table)
     found = agreement(db, line.name)
     if found.rate is not None:
         console.print(
-            f"{found.agree} of {found.judged} predictions agree with the verdicts; {found.missed} missed, "
+            f"{found.agree} of {found.judged} predictions agree with the labels; {found.missed} missed, "
             f"{found.false_alarms} false alarms",
             markup=False,
         )
@@ -78,15 +80,15 @@ def export(
     ok_label: Annotated[str, typer.Option(help="What the table calls a normal part. Default: the plan's.")] = "",
     ng_label: Annotated[str, typer.Option(help="What it shall call an anomalous one.")] = "NG",
 ) -> None:
-    """Write the verdicts that hold as verdicts.csv into the training folder, with their images: the next training
+    """Write the labels that hold as labels.csv into the training folder, with their images: the next training
     reads it beside the other tables there."""
-    from vad_lib.inspection.verdict_export import export_verdicts
+    from vad_lib.inspection.label_export import export_labels
     from vad_lib.inspection_db import InspectionDatabase
     from vad_lib.plan import read_plan
 
     line = existing_line(name)
     plan = read_plan(line.plan_file, line.base_folder)
-    made = export_verdicts(
+    made = export_labels(
         InspectionDatabase.from_environment(),
         line.name,
         to or plan.train_data_folder(line.base_folder),
@@ -117,4 +119,4 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except OSError as error:
-        raise InputError("Say who gives the verdict: --person NAME.") from error
+        raise InputError("Say who gives the label: --person NAME.") from error

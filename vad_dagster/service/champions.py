@@ -1,4 +1,4 @@
-"""Lines, plans and champions as the resident scorer follows them.
+"""Lines, plans and champions as the inference service follows them.
 
 The alias ``champion`` in MLflow decides, whoever moved it. Asking costs one query for all lines; where MLflow's
 database is the embedded file, it is asked only when that file has changed.
@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vad_dagster.home import tracking_uri
-from vad_dagster.plans import landing_folder, plan_of
+from vad_dagster.plans import plan_of, watch_folder
 from vad_dagster.registry import CHAMPION, LineRegistry, registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_lib.errors import VadError
-from vad_lib.inspection.scoring import Scorer
+from vad_lib.inspection import Model
 from vad_lib.lines import Home, Line
-from vad_lib.scorer import Channels, WatchedLine
+from vad_lib.serving import WatchedLine
 
 ASK_ANYWAY_SECONDS = 60.0
-logger = logging.getLogger("vad.scorer.champions")
+logger = logging.getLogger("vad.service.champions")
 
 Stamp = tuple[tuple[int, int] | None, ...]
 
 
 @dataclass(frozen=True)
-class SignalSettings:
+class SinkSettings:
     """Where results of all lines are sent on: an address, in which ``{line}`` is replaced, and files."""
 
     webhook_url: str = ""
@@ -37,7 +37,7 @@ class SignalSettings:
     result_files: bool = False
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> SignalSettings:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> SinkSettings:
         """Read ``VAD_WEBHOOK_URL``, ``VAD_WEBHOOK_SECRET`` and ``VAD_RESULT_FILES`` (1: a file beside each image)."""
         return cls(
             webhook_url=environment.get("VAD_WEBHOOK_URL", ""),
@@ -47,12 +47,12 @@ class SignalSettings:
 
 
 class ChampionSource:
-    """What the fast lane asks about lines and models."""
+    """What the inference service asks about lines and models."""
 
-    def __init__(self, home: Home, tracking: MLflowTracking | None = None, signals: SignalSettings | None = None):
+    def __init__(self, home: Home, tracking: MLflowTracking | None = None, sinks: SinkSettings | None = None):
         self._home = home
         self._tracking = tracking or MLflowTracking()
-        self._signals = signals or SignalSettings.from_environment()
+        self._sinks = sinks or SinkSettings.from_environment()
         self._champions: dict[str, str] = {}
         self._asked: tuple[float, Stamp] | None = None
         self._lines: dict[str, tuple[tuple[Stamp, str, int], WatchedLine]] = {}
@@ -87,7 +87,7 @@ class ChampionSource:
             found[line.name] = watched
         return found
 
-    def load(self, line: str, model_version: str) -> Scorer:
+    def load(self, line: str, model_version: str) -> Model:
         """Return the model of a version by its label, such as 'vad-bottles/3', on the fastest backend of this machine.
 
         The first time that a version is loaded on a machine, its backends are measured and compared: seconds to a
@@ -117,11 +117,11 @@ class ChampionSource:
         plan = plan_of(line)
         return WatchedLine(
             line=line,
-            folder=Path(os.path.abspath(landing_folder(line, plan))),
+            folder=watch_folder(line, plan),
             model_version=version,
             settle_seconds=plan.operation.settle_seconds,
             inference_threshold=plan.inference.inference_threshold,
-            channels=Channels(self._signals.webhook_url, self._signals.secret, self._signals.result_files),
+            sinks=Sinks(self._sinks.webhook_url, self._sinks.secret, self._sinks.result_files),
         )
 
     def _ask_champions(self) -> dict[str, str]:
