@@ -78,7 +78,6 @@ bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes
 	$(BIN)/python -m benchmarks.landing_to_result
 	$(BIN)/python -m benchmarks.burst
 	$(BIN)/python -m benchmarks.storm --seeds 3
-	$(BIN)/python -m benchmarks.run_start
 	$(BIN)/python -m benchmarks.code_location_start
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.detectors

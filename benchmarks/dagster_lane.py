@@ -16,23 +16,18 @@ from vad_dagster.home import daemon_command, prepare_home
 from vad_lib.lines import Home
 
 LINE = "bottles"
-PLAIN_LAUNCHER = "run_launcher:\n  module: vad_dagster.run_launcher\n  class: LocalRunLauncher\n"
 FIRST_SECONDS, RESULT_SECONDS = 300.0, 180.0
 
 
 class DagsterLane:
-    """``warm``: as installed. Otherwise runs start plainly, and the sensor looks once in an evaluation."""
+    """The daemon as it is installed, with one line."""
 
-    def __init__(self, root: Path, model: Path, *, warm: bool) -> None:
+    def __init__(self, root: Path, model: Path) -> None:
         self.home = Home(root)
         root.mkdir(parents=True)
         plan = write_plan(root / "plan.yaml", side=256, sampling_ratio=0.01)
-        more = {} if warm else {"VAD_LANDING_WAIT_SECONDS": "0"}
-        environment = environment_of(root, **more)
+        environment = environment_of(root)
         call("home", environment, root, plan, LINE, model)
-        settings = root / "dagster" / "dagster.yaml"
-        if not warm:
-            settings.write_text(_with_plain_launcher(settings.read_text(encoding="utf-8")), encoding="utf-8")
         before = dict(os.environ)
         os.environ.update(environment)
         os.environ.pop("DAGSTER_HOME", None)
@@ -85,10 +80,3 @@ class DagsterLane:
         if self._connection is not None:
             self._connection.close()
         shutil.rmtree(self.home.root, ignore_errors=True)
-
-
-def _with_plain_launcher(text: str) -> str:
-    """Return the settings with the plain launcher, as a file of one's own (without the first line)."""
-    before, _, after = text.partition("\n")[2].partition("run_launcher:\n")
-    rest = after.split("\n\n", 1)[1]
-    return f"{before}{PLAIN_LAUNCHER}\n{rest}"

@@ -10,6 +10,8 @@ from vad_lib.lines import Home
 
 TRAIN_TAG, INSPECT_TAG = "vad/train_line", "vad/inspect_line"
 """Tags whose value is the line; ``dagster.yaml`` limits runs by them."""
+MACHINE_TAG = "vad/machine"
+"""Tag of a run that a command started: the machine that its process is on, as ``vad_lib.processes`` names it."""
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 DEFAULT_TRAINING_SECONDS = 6 * 3600
 INSPECTION_SECONDS = 3600

@@ -159,7 +159,7 @@ class Line:
 
     @property
     def own_folders(self) -> tuple[Path, ...]:
-        """What the line writes itself. It is never inspected, even where the plan names a watch folder that holds it."""
+        """What the line writes itself: never inspected, even where the plan names a watch folder that holds it."""
         return (
             self.quarantine,
             self.train_artifacts,

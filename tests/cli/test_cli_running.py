@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -82,6 +82,27 @@ with open_instance() as instance, Follower("train bricks") as follower:
 """
 
 
+BOUND_SECONDS = 240.0
+"""Ten times what it takes on a quiet machine."""
+
+
+def _wait_for_event(happened: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
+    """Wait for what is to happen, and say what was seen where it does not."""
+    deadline = time.monotonic() + BOUND_SECONDS
+    while not happened():
+        ended = process.poll()
+        if ended is not None or time.monotonic() > deadline:
+            if ended is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            seen = process.communicate()[1]
+            runs = [line for line in _command_lines() if "dagster" in line]
+            pytest.fail(
+                f"no {what} within {BOUND_SECONDS:.0f} s; exit code {ended}; it wrote:\n{seen}\nrunning: {runs}"
+            )
+        time.sleep(0.1)
+
+
+@pytest.mark.timeout(2 * BOUND_SECONDS + 60)
 def test_ctrl_c_cancels_the_run_and_leaves_no_process(vad_home: Path, tmp_path: Path) -> None:
     mark = tmp_path / "begun"
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
@@ -93,14 +114,10 @@ def test_ctrl_c_cancels_the_run_and_leaves_no_process(vad_home: Path, tmp_path: 
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 90
-        while not mark.exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline, "the run did not begin"
-            time.sleep(0.1)
+        _wait_for_event(mark.exists, process, "begin of the run")
         # as a terminal does: to the whole foreground group
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=90)
+        _wait_for_event(lambda: process.poll() is not None, process, "end of the command")
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -115,6 +132,34 @@ def test_ctrl_c_cancels_the_run_and_leaves_no_process(vad_home: Path, tmp_path: 
         os.environ.update(before)
     assert str(mark) not in _command_lines()
     assert not [line for line in _command_lines() if "toy_definitions" in line]
+
+
+def test_a_killed_command_leaves_no_process(vad_home: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT.format(here=str(HERE)), str(mark)],
+        env=environment | {"PYTHONPATH": str(HERE.parent.parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _wait_for_event(mark.exists, process, "begin of the run")
+    process.kill()
+    process.wait(10)
+    deadline = time.monotonic() + 60
+    while left := [line for line in _command_lines() if str(tmp_path) in line or "toy_definitions" in line]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def test_definitions_that_do_not_load_are_told_with_the_servers_words(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_definitions.py").write_text("raise RuntimeError('no such camera')")
+    request = JobRequest("train_line", "bricks", {}, {})
+    with Follower("train bricks", quiet=True) as follower, pytest.raises(VadError, match="no such camera"):
+        run_job(instance, request, follower, definitions=("broken_definitions", tmp_path))
 
 
 def _command_lines() -> list[str]:

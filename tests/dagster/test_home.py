@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -10,10 +9,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.launcher import WorkerStatus
 
 from vad_dagster.home import dagster_command, prepare_home, prepare_tracking, tracking_uri
-from vad_dagster.run_launcher import _process_lives
 from vad_lib.lines import Home
 
 
@@ -50,8 +47,8 @@ def test_the_instance_takes_all_settings(prepared: dict[str, str], recwarn: pyte
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_max_runtime_seconds == 6 * 3600
         assert instance.run_retries_enabled
-        assert type(instance.run_launcher).__name__ == "WarmRunLauncher"
-        assert instance.run_launcher.supports_check_run_worker_health
+        assert type(instance.run_launcher) is dg.DefaultRunLauncher
+        assert type(instance.run_coordinator) is dg.QueuedRunCoordinator
         config = instance.get_concurrency_config()
         assert config.pool_config.default_pool_limit == 1
         assert {limit["key"] for limit in config.run_queue_config.tag_concurrency_limits} == {
@@ -81,36 +78,6 @@ def test_servers_listen_on_this_machine_only(prepared: dict[str, str], vad_home:
     command, folder = dagster_command()
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert folder == vad_home / "dagster"
-
-
-def test_a_process_that_is_gone_or_younger_than_the_run_is_not_the_run() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        assert _process_lives(process.pid, time.time() + 1)
-        assert not _process_lives(process.pid, time.time() - 3600)
-    finally:
-        process.kill()
-    # not waited for yet: a zombie is no living process either
-    time.sleep(0.2)
-    assert not _process_lives(process.pid, time.time() + 1)
-    process.wait()
-    assert not _process_lives(process.pid, time.time() + 1)
-
-
-def test_a_run_whose_process_died_is_found_by_the_launcher(prepared: dict[str, str]) -> None:
-    from dagster._core.events import EngineEventData
-    from dagster._core.test_utils import create_run_for_test
-
-    with dg.DagsterInstance.get() as instance:
-        run = create_run_for_test(instance, job_name="x", status=dg.DagsterRunStatus.STARTED)
-        health = instance.run_launcher.check_run_worker_health(run)
-        assert health.status == WorkerStatus.RUNNING
-        instance.report_engine_event("started", run, EngineEventData.in_process(os.getpid()))
-        assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
-        gone = subprocess.Popen([sys.executable, "-c", "pass"])
-        gone.wait()
-        instance.report_engine_event("started", run, EngineEventData.in_process(gone.pid))
-        assert instance.run_launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
 
 
 def test_one_training_at_a_time_on_a_fresh_instance(prepared: dict[str, str]) -> None:

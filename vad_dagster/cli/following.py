@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -75,7 +76,8 @@ class Follower:
             self._status.stop()
 
     def started(self, run_id: str) -> None:
-        self.run_id = run_id
+        """Follow this run from its beginning."""
+        self.run_id, self._cursor = run_id, None
 
     def say(self, text: str) -> None:
         """Show what is going on now."""
@@ -172,6 +174,6 @@ def _root_cause(error: Any) -> str:
     while error.cause is not None:
         error = error.cause
     message = str(error.message).strip()
-    if message.startswith("vad_lib.errors.") or message.startswith("dagster._core.definitions.events.Failure"):
-        message = message.partition(": ")[2] or message
-    return message
+    # Dagster writes the class before the message; its own class of a failure on purpose ends in ".Failure".
+    name, _, rest = message.partition(": ")
+    return rest if rest and re.fullmatch(r"vad_lib\.errors\.\w+|dagster\.[\w.]+\.Failure", name) else message

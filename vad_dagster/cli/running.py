@@ -1,25 +1,27 @@
 """Run a job of the project for one line, and follow it to its end.
 
-Where a daemon works the queue, the run waits its turn there like any other. Where none does, the run is started from
-here, at once. Either way it is created through Dagster's GraphQL API, exactly as the web page's launchpad does.
+Where a daemon works the queue, the run waits its turn there like any other. Where none does, the run starts at once.
+Either way it is submitted through Dagster's GraphQL API, exactly as the web page's launchpad does.
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vad_dagster.cli.following import Follower, RunOutcome
-from vad_dagster.cli.server import code_server
+from vad_dagster.cli.server import CodeServer, code_server
 from vad_dagster.home import CODE_LOCATION, MODULE, PACKAGE
 from vad_lib.errors import VadError
+from vad_lib.processes import me
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-    from dagster._core.workspace.context import WorkspaceProcessContext
 
 REPOSITORY = "__repository__"
 # A daemon writes a heartbeat every 30 s; two missed ones mean that it is gone.
@@ -73,15 +75,21 @@ def run_job(
         KeyboardInterrupt: after the run was stopped.
     """
     follower.say("starting")
-    with code_server(instance, *definitions) as workspace:
-        run_id = _submit(workspace, request)
-        follower.started(run_id)
+    # A run may have begun before its id is known here; by this tag Ctrl-C finds it.
+    ours = {"vad/command": uuid.uuid4().hex}
+    request = replace(request, tags={**request.tags, **ours})
+    with code_server(*definitions) as server:
         try:
-            _wait(instance, workspace, run_id, follower)
+            while True:
+                run_id = _submit(server, request, queue=daemon_is_alive(instance))
+                follower.started(run_id)
+                if _wait(instance, run_id, follower):
+                    return follower.outcome(instance)
+                # Its place in the queue is given up before it is submitted anew, so that it cannot run twice.
+                instance.run_coordinator.cancel_run(run_id)
         except KeyboardInterrupt:
-            _stop(instance, run_id, follower)
+            _stop(instance, ours, follower)
             raise
-        return follower.outcome(instance)
 
 
 def daemon_is_alive(instance: DagsterInstance) -> bool:
@@ -109,12 +117,13 @@ def refuse_second_run(instance: DagsterInstance, job: str, line: str) -> None:
         )
 
 
-def _submit(workspace: WorkspaceProcessContext, request: JobRequest) -> str:
-    from dagster_graphql.cli import execute_query
+def _submit(server: CodeServer, request: JobRequest, *, queue: bool) -> str:
+    from vad_dagster.jobs import MACHINE_TAG
 
-    tags = {"dagster/partition": request.line, **request.tags}
-    answer = execute_query(
-        workspace,
+    # A run that waits in the queue is started by the daemon, wherever that is.
+    here = {} if queue else {MACHINE_TAG: me().machine}
+    tags = {"dagster/partition": request.line, **here, **request.tags}
+    answer = server.query(
         _LAUNCH,
         {
             "params": {
@@ -127,6 +136,7 @@ def _submit(workspace: WorkspaceProcessContext, request: JobRequest) -> str:
                 "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
             }
         },
+        queue=queue,
     )
     if "errors" in answer:
         raise VadError(f"The job {request.job!r} could not be submitted: {answer['errors'][0]['message']}")
@@ -137,7 +147,8 @@ def _submit(workspace: WorkspaceProcessContext, request: JobRequest) -> str:
     raise VadError(f"The job {request.job!r} was refused: {told or result['__typename']}")
 
 
-def _wait(instance: DagsterInstance, workspace: WorkspaceProcessContext, run_id: str, follower: Follower) -> None:
+def _wait(instance: DagsterInstance, run_id: str, follower: Follower) -> bool:
+    """Show a run until it has ended; return False where it waits in a queue that nobody works any more."""
     from dagster import DagsterRunStatus
 
     while True:
@@ -146,32 +157,36 @@ def _wait(instance: DagsterInstance, workspace: WorkspaceProcessContext, run_id:
             raise VadError(f"Run {run_id} was deleted while it was being followed.")
         follower.read(instance)
         if run.is_finished:
-            return
+            return True
         if run.status == DagsterRunStatus.QUEUED:
             if not daemon_is_alive(instance):
-                instance.launch_run(run_id, workspace.create_request_context())
-                continue
+                return False
             follower.say("waiting in the queue of the daemon")
         time.sleep(POLL_SECONDS)
 
 
-def _stop(instance: DagsterInstance, run_id: str, follower: Follower) -> None:
-    """Ask Dagster to stop the run, and wait. A second Ctrl-C gives up waiting."""
-    run = instance.get_run_by_id(run_id)
-    if run is None or run.is_finished:
-        return
-    follower.say("stopping")
-    instance.run_coordinator.cancel_run(run_id)
+def _stop(instance: DagsterInstance, tags: Mapping[str, str], follower: Follower) -> None:
+    """Ask Dagster to stop the runs with these tags, and wait. A second Ctrl-C gives up waiting."""
+    from dagster import RunsFilter
+
+    for run in instance.get_runs(RunsFilter(tags=dict(tags))):
+        if run.is_finished:
+            continue
+        follower.started(run.run_id)
+        follower.say("stopping")
+        with suppress(KeyboardInterrupt):
+            if instance.run_coordinator.cancel_run(run.run_id):
+                _wait_until_stopped(instance, run.run_id)
+        now = instance.get_run_by_id(run.run_id)
+        if now is not None and not now.is_finished:
+            # its process, where it has one, ends with the code server at the latest
+            instance.report_run_canceled(now, message="Stopped from the command line without waiting for its process.")
+
+
+def _wait_until_stopped(instance: DagsterInstance, run_id: str) -> None:
     deadline = time.monotonic() + STOP_SECONDS
-    try:
-        while time.monotonic() < deadline:
-            run = instance.get_run_by_id(run_id)
-            if run is None or run.is_finished:
-                return
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        pass
-    run = instance.get_run_by_id(run_id)
-    if run is not None and not run.is_finished:
-        # its process ends with the code server, at the latest
-        instance.report_run_canceled(run, message="Stopped from the command line without waiting for its process.")
+    while time.monotonic() < deadline:
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            return
+        time.sleep(POLL_SECONDS)

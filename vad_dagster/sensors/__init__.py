@@ -1,10 +1,19 @@
-"""What Dagster looks at by itself: folders of lines, watch folders, and who serves."""
+"""What Dagster looks at by itself: folders of lines, watch folders, who serves, and runs whose process is gone."""
 
 from vad_dagster.sensors.lines import line_folders
 from vad_dagster.sensors.online_results import latency_objective, online_results
+from vad_dagster.sensors.runs import dead_runs
 from vad_dagster.sensors.serving import serving_versions
 from vad_dagster.sensors.watch_folders import watch_folders
 
-ALL_SENSORS = [line_folders, watch_folders, serving_versions, online_results]
+ALL_SENSORS = [line_folders, watch_folders, serving_versions, online_results, dead_runs]
 
-__all__ = ["ALL_SENSORS", "latency_objective", "line_folders", "online_results", "serving_versions", "watch_folders"]
+__all__ = [
+    "ALL_SENSORS",
+    "dead_runs",
+    "latency_objective",
+    "line_folders",
+    "online_results",
+    "serving_versions",
+    "watch_folders",
+]

@@ -20,7 +20,7 @@ from vad_dagster.resources import MLflowTracking
 from vad_lib.errors import VadError
 from vad_lib.inspection import Model
 from vad_lib.lines import Home, Line
-from vad_lib.serving import WatchedLine
+from vad_lib.serving import Sinks, WatchedLine
 
 ASK_ANYWAY_SECONDS = 60.0
 logger = logging.getLogger("vad.service.champions")
