@@ -21,7 +21,7 @@ from vad_lib.images.listing import list_folder
 from vad_lib.metrics import Evaluation, evaluate
 from vad_lib.models import InspectionModel
 from vad_lib.progress import Progress, ProgressMeter, silent
-from vad_lib.thresholds import Calibration, Threshold, decide, learn_calibration, learn_threshold
+from vad_lib.thresholds import Calibration, DecisionRule, Threshold, learn_calibration, learn_threshold
 
 if TYPE_CHECKING:
     from vad_lib.detectors.patchcore.detector import PatchCore
@@ -315,7 +315,7 @@ def _learn_again(model: InspectionModel, scores: pd.DataFrame) -> tuple[Threshol
 
 
 def _performance(scores: pd.DataFrame, calibration: Calibration) -> Evaluation:
-    predicted = decide(calibration(scores["raw_score"]))
+    predicted = DecisionRule(calibration).judge(scores["raw_score"]).predicted
     return evaluate(scores["raw_score"], scores["is_anomalous"], predicted)
 
 

@@ -19,7 +19,7 @@ from vad_lib.backbones.shipped import measured_cost
 from vad_lib.heatmaps import data_url
 from vad_lib.metrics import Evaluation
 from vad_lib.progress import format_seconds
-from vad_lib.thresholds import decide
+from vad_lib.thresholds import Calibration, DecisionRule
 
 if TYPE_CHECKING:
     from vad_lib.artifacts.pictures import SavedHeatmap
@@ -205,7 +205,7 @@ def _threshold(record: TrainingRecord, rows: pd.DataFrame, evaluation: Evaluatio
         [
             (
                 name,
-                _shortest_p(float(row["p"]), rows["p"]),
+                _shortest_p(float(row["p"]), record.calibration, rows["raw_score"]),
                 f"{row['threshold']:.6g}",
                 row["fn"],
                 row["fp"],
@@ -219,12 +219,12 @@ def _threshold(record: TrainingRecord, rows: pd.DataFrame, evaluation: Evaluatio
     return f"<h2>Threshold</h2><p>{how}</p>{image}{table}{hint}"
 
 
-def _shortest_p(p: float, of_rows: pd.Series) -> str:
+def _shortest_p(p: float, calibration: Calibration, raw_scores: pd.Series) -> str:
     """Write a threshold on p with as few digits as decide the validation rows alike."""
-    wanted = decide(of_rows, p)
+    wanted = DecisionRule(calibration, p).judge(raw_scores).predicted
     for digits in range(2, 16):
         short = round(p, digits)
-        if 0 < short < 1 and (decide(of_rows, short) == wanted).all():
+        if 0 < short < 1 and (DecisionRule(calibration, short).judge(raw_scores).predicted == wanted).all():
             return f"{short:g}" if digits < 6 else repr(short)
     return repr(p)
 

@@ -15,7 +15,7 @@ from vad_lib.ground_truth import read_input
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.plan.arguments import InputArguments, ReadinessArguments, TrainArguments
 from vad_lib.readiness import prepare_inference_data, prepare_training_data
-from vad_lib.thresholds import certainty, decide, learn_calibration, learn_threshold
+from vad_lib.thresholds import DecisionRule, learn_calibration, learn_threshold
 
 SCALE = HeatmapScale(low=0.0, high=8.0, threshold=3.5)
 
@@ -131,9 +131,9 @@ def make_inspection(tmp_path: Path) -> MakeInspection:
         used = dataset.rows
         scores = np.array([raw[path.removeprefix("./")] for path in used["image_path"]])
         threshold = learn_threshold([0, 2, 6, 8], [False, False, True, True])
-        p = learn_calibration([0, 2, 6, 8], [False, False, True, True], threshold)(scores)
+        rule = DecisionRule(learn_calibration([0, 2, 6, 8], [False, False, True, True], threshold))
         columns = ["row", "image_path", "file", "sha256", "label", "is_anomalous"]
-        predictions = used[columns].assign(raw_score=scores, p=p, certainty=certainty(p), predicted=decide(p))
+        predictions = used[columns].assign(raw_score=scores, **rule.judge(scores)._asdict())
         return InspectionRecord(
             dataset=dataset, predictions=predictions, model_name="patchcore", version="4", heatmap_scale=SCALE
         )

@@ -38,7 +38,7 @@ from vad_lib.progress import Progress, silent
 from vad_lib.readiness.dataset import ValidatedDataset
 from vad_lib.report import training_report
 from vad_lib.tables import ValidationScores
-from vad_lib.thresholds import Calibration, Threshold, certainty, decide, plot_threshold_table, threshold_table
+from vad_lib.thresholds import Calibration, DecisionRule, Threshold, plot_threshold_table, threshold_table
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,7 @@ class TrainingRecord:
     def judged(self) -> pd.DataFrame:
         """Return the validation rows with the columns p, certainty and predicted."""
         rows = ValidationScores.validate(self.scores).reset_index(drop=True)
-        p = self.calibration(rows["raw_score"])
-        return rows.assign(p=p, certainty=certainty(p), predicted=decide(p))
+        return rows.assign(**DecisionRule(self.calibration).judge(rows["raw_score"])._asdict())
 
     def evaluation(self) -> Evaluation:
         rows = self.judged()
