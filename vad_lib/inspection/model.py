@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vad_lib.atomic_files import write_whole
-from vad_lib.thresholds import Calibration, Threshold, certainty, decide
+from vad_lib.thresholds import Calibration, DecisionRule, Threshold
 
 
 class PixelScores(NamedTuple):
@@ -80,11 +81,10 @@ class Served:
     version: str
     inference_threshold: float = 0.5
 
-    def judge(self, raw_scores: Sequence[float]) -> list[tuple[float, float, str]]:
-        """Return (p, certainty, predicted) of each raw score."""
-        p = self.model.calibration(np.asarray(raw_scores, dtype=np.float64))
-        predicted = decide(p, self.inference_threshold)
-        return [(float(a), float(b), str(c)) for a, b, c in zip(p, certainty(p), predicted, strict=True)]
+    @cached_property
+    def rule(self) -> DecisionRule:
+        """What decides."""
+        return DecisionRule(self.model.calibration, self.inference_threshold)
 
 
 PROBE = np.full((64, 64, 3), 127, dtype=np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.thresholds import Calibration, Threshold, certainty, decide
+from vad_lib.thresholds import Calibration, DecisionRule, Threshold
 
 
 def rescore_predictions(
@@ -35,19 +35,18 @@ def rescore_predictions(
     """
     recorded = db.predictions(line, model_version=model_version)
     moved = calibration if calibration.threshold == threshold.value else calibration.moved_to(threshold.value)
-    p = moved(recorded["raw_score"].to_numpy(dtype=float))
-    predicted = decide(p, inference_threshold)
+    judged = DecisionRule(moved, inference_threshold).judge(recorded["raw_score"].to_numpy(dtype=float))
     return pd.DataFrame(
         {
             "prediction_id": recorded["prediction_id"],
             "path": recorded["path"],
             "sha256": recorded["sha256"],
             "raw_score": recorded["raw_score"],
-            "p": p,
-            "certainty": certainty(p),
-            "predicted": predicted,
+            "p": judged.p,
+            "certainty": judged.certainty,
+            "predicted": judged.predicted,
             "predicted_before": recorded["predicted"],
-            "changed": predicted != recorded["predicted"].to_numpy(),
+            "changed": judged.predicted != recorded["predicted"].to_numpy(),
             "threshold_version": threshold.version,
         }
     )

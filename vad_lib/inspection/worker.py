@@ -186,16 +186,16 @@ def score_images(
 
 
 def _predict(served: Served, pixels: Pixels, raw_score: float, seconds: float) -> Prediction:
-    ((p, certainty, predicted),) = served.judge([raw_score])
+    judged = served.rule.judge([raw_score])
     threshold = served.model.threshold
     return Prediction(
         sha256=pixels.image.sha256,
         model_version=served.version,
         path=str(pixels.item.file),
         raw_score=raw_score,
-        p=p,
-        certainty=certainty,
-        predicted=predicted,
+        p=float(judged.p[0]),
+        certainty=float(judged.certainty[0]),
+        predicted=str(judged.predicted[0]),
         threshold=threshold.value,
         threshold_version=threshold.version,
         inference_threshold=served.inference_threshold,
