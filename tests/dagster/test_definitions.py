@@ -86,7 +86,7 @@ def test_checks_are_partitioned_and_what_makes_work_impossible_blocks() -> None:
     }
     assert all(spec.description for spec in checks.values())
     unpartitioned = {name for name, spec in checks.items() if spec.partitions_def is None}
-    assert unpartitioned == {"promise_of_three_seconds"}, "it is told outside of runs, for all lines at once"
+    assert unpartitioned == {"latency_objective"}, "it is told outside of runs, for all lines at once"
     assert {"channels", "resolution", "normal_image_count"} <= set(checks)
 
 
