@@ -1,4 +1,4 @@
-"""A full disk is no death: what an inspection could not take back, it takes back later."""
+"""A full disk, or a server that is away, is no death: nothing is lost and nobody is blamed."""
 
 from __future__ import annotations
 
@@ -7,55 +7,77 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
-from brightness_model import write_image
-from inspection_plant import Plant
-from sqlalchemy import Connection, func, select
+from brightness_model import BrightnessModel, write_image
+from inspection_rig import Rig
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
+from test_incoming_files import offer_everything
 
-from vad_lib.inspection_db.schema import claims
+from vad_lib.inspection import Served, worker
+from vad_lib.inspection.worker import Worker, work_on
+from vad_lib.inspection_db.laws import check_database
+from vad_lib.inspection_db.schema import ONLINE
+from vad_lib.queue import new_worker
+
+Full = Callable[[int], None]
 
 
 @pytest.fixture
-def full(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """While it holds True, there is room for marks and claims, but none for results, nor to take marks back."""
-    holds = [True]
-    writing: Callable[..., AbstractContextManager[Connection]] = plant.db.writing
+def full(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Full]:
+    """So many results that cannot be written: there is room for marks such as leases, but none for anything else."""
+    left = 0
+    writing: Callable[..., AbstractContextManager[Connection]] = rig.db.writing
 
     @contextmanager
     def with_little_room(**options: Any) -> Iterator[Connection]:
-        if holds[0] and options.get("durable", True):
+        nonlocal left
+        if left and options.get("durable", True):
+            left -= 1
             raise OperationalError("a transaction", {}, Exception("database or disk is full"))
         with writing(**options) as connection:
             yield connection
 
-    monkeypatch.setattr(plant.db, "writing", with_little_room)
-    yield holds
-    holds[0] = False
+    def fill(times: int) -> None:
+        nonlocal left
+        left = times
 
-
-def _claims(plant: Plant) -> int:
-    with plant.db.reading() as connection:
-        return int(connection.execute(select(func.count()).select_from(claims)).scalar_one())
+    monkeypatch.setattr(rig.db, "writing", with_little_room)
+    yield fill
+    left = 0
 
 
 @pytest.mark.parametrize("images", [1, 3])
 def test_images_of_a_disk_that_stayed_full_are_inspected_when_there_is_room_again(
-    plant: Plant, full: list[bool], images: int
+    rig: Rig, full: Full, images: int
 ) -> None:
-    full[0] = False
     for i in range(images):
-        write_image(plant.inbox / f"{i}.png", 50 + i, nonce=i)
-    batch = plant.land_batch()
-    full[0] = True
-    with pytest.raises(OperationalError):
-        plant.inspect(batch)
-    assert _claims(plant) == images
-    for _ in range(4):
+        write_image(rig.inbox / f"{i}.png", 50 + i, nonce=i)
+    rig.register()
+    for _ in range(6):
+        full(1)
         with pytest.raises(OperationalError):
-            plant.inspect(batch)
-    full[0] = False
-    # neither refused for deaths that were none, nor held up by claims that nobody works on
-    result = plant.inspect(batch)
-    assert (len(result.predictions), len(result.refused), result.left) == (images, 0, 0)
-    assert _claims(plant) == 0
-    assert set(plant.db.landings("bottles")["begun"]) == {0}
+            rig.work()
+        files = rig.db.incoming_files("bottles")
+        assert files["leased_by"].isna().all()
+        assert files["deliveries"].sum() == 0
+        assert files["reason"].str.contains("database or disk is full").all()
+        offer_everything(rig)
+    assert rig.work() == images
+    assert set(rig.states().values()) == {"done"}
+    assert check_database(rig.db.engine) == []
+
+
+def test_a_worker_that_stays_writes_its_results_as_soon_as_there_is_room_and_scores_nothing_again(
+    rig: Rig, full: Full, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "FINISH_PAUSE_SECONDS", 0.01)
+    for i in range(3):
+        write_image(rig.inbox / f"{i}.png", 50 + i, nonce=i)
+    rig.register()
+    full(5)
+    model = BrightnessModel()
+    stays = Worker(new_worker(), ONLINE, goes_on=lambda: True)
+    decided, _ = work_on(rig.db, rig.line, Served(model, "1"), stays, 8)
+    assert [each.state for each in decided] == ["done"] * 3
+    assert model.images == 3
+    assert rig.db.incoming_files("bottles")["deliveries"].sum() == 0
