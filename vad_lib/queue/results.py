@@ -114,7 +114,7 @@ def finish(
     Returns:
         What was decided.
     """
-    with db.writing(line=line) as connection:
+    with db.writing(line=line, durable=not all(isinstance(each, Later) for each in outcomes)) as connection:
         now = db.clock(connection)
         by_id = {each.file_id: each for each in outcomes}
         own = incoming_files.c.file_id.in_(list(by_id)), incoming_files.c.leased_by == worker
@@ -190,7 +190,8 @@ def _note_content(
     sha = done.image.sha256
     _note_image(db, connection, line, done, now)
     this = (images.c.line == line) & (images.c.sha256 == sha)
-    connection.execute(update(images).where(this, images.c.owner_path.is_(None)).values(owner_path=row.path))
+    owned = {"owner_path": row.path, "size": row.size}
+    connection.execute(update(images).where(this, images.c.owner_path.is_(None)).values(owned))
     owner: str = connection.execute(select(images.c.owner_path).where(this)).scalar_one()
     if owner != row.path:
         return duplicate(row.file_id, sha, owner)
