@@ -59,6 +59,8 @@ def main() -> int:
     # Each chaos test has a fresh registry under the same path: a connection that is kept would be to the one before.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     logging.basicConfig(level=logging.INFO if given.verbose else logging.WARNING, format="%(asctime)s %(message)s")
+    # What it says when its connections end is what is brought about here.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     scratch = given.keep or Path(tempfile.mkdtemp(prefix="vad-chaos-"))
     try:
         results = _run_all(plans, scratch.resolve(), given)
