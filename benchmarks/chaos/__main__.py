@@ -88,7 +88,7 @@ def _shape(given: argparse.Namespace) -> Shape:
 
 def _run_all(plans: list[ChaosPlan], scratch: Path, given: argparse.Namespace) -> list[ChaosResult]:
     scratch.mkdir(parents=True, exist_ok=True)
-    head = f"{'seed':>6} {'files':>6} {'bad':>4} {'faults':>6}  {'killed':<64} {'database failed':>15}  {'sources':<24}"
+    head = f"{'seed':>6} {'files':>6} {'bad':>4} {'faults':>6}  {'killed':<64} {'database failed':>15} {'again':>5}  {'sources':<24}"
     print(f"{head} {'seconds':>7}  outcome", flush=True)
     results = []
     template = None
@@ -141,7 +141,7 @@ def _print_row(result: ChaosResult) -> None:
     numbers = f"{plan.seed:>6} {plan.shape.files:>6} {result.bad:>4} {len(plan.faults) - len(result.missed):>6}"
     failed = f"{result.database_seconds:>5.1f}s{result.database_met:>9}" if result.database_real else "       not real"
     outcome = f"{result.seconds:>7.1f}  {'FAILED' if result.troubles else 'passed'}"
-    print(f"{numbers}  {kills:<64} {failed}  {sources:<24} {outcome}", flush=True)
+    print(f"{numbers}  {kills:<64} {failed} {result.delivered_again:>5}  {sources:<24} {outcome}", flush=True)
     for fault in result.missed:
         print(f"       not done: {fault.kind} after {fault.after} files")
     if result.troubles:

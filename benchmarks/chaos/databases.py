@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -21,7 +22,7 @@ from benchmarks.chaos.plan import FILL_DISK, RESTART_DATABASE
 OWN_MOUNTS = "VAD_CHAOS_OWN_MOUNTS"
 SIZE_MB = 64
 BLOCKS = (1 << 20, 1 << 12, 1)
-REFILL_SECONDS = 0.05
+LOOK_SECONDS = 0.05
 MOST_TIMES = 5.0
 
 
@@ -97,7 +98,7 @@ class DatabaseDisk:
                 with suppress(sqlite3.Error), closing(self._connect()) as connection:
                     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._fill()
-                time.sleep(REFILL_SECONDS)
+                time.sleep(LOOK_SECONDS)
         finally:
             self.mend()
         return lasted
@@ -148,6 +149,7 @@ class DatabaseServer:
             self._server.start()
         self.real = self._server is not None
         self._down = False
+        self._in_turn = threading.Lock()
         self._database = new_database(make_url(address) if self._server is None else self._server.url)
         self._url = self._database.__enter__()
 
@@ -157,16 +159,20 @@ class DatabaseServer:
         return self._url
 
     def fail(self, seconds: float, was_met: Callable[[], bool]) -> float:
-        """Let the server crash, and start it again after so long."""
+        """Let the server crash, and start it again after so long, or later where nobody has met it by then."""
         assert self._server is not None
-        started = time.monotonic()
-        self._down = True
-        try:
-            self._server.stop()
-            time.sleep(seconds)
-        finally:
-            self.mend()
-        return time.monotonic() - started
+        with self._in_turn:
+            started = time.monotonic()
+            self._down = True
+            try:
+                self._server.stop()
+                while (lasted := time.monotonic() - started) < seconds or (
+                    lasted < MOST_TIMES * seconds and not was_met()
+                ):
+                    time.sleep(LOOK_SECONDS)
+            finally:
+                self.mend()
+            return lasted
 
     def mend(self) -> None:
         """Start the server where it is down."""

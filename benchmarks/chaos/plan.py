@@ -61,7 +61,7 @@ SMALL = Shape(
     lines=("bottles", "caps"),
     files=200,
     faults=((KILL_SERVICE, 2), (KILL_DAEMON, 1), (KILL_RUN, 1), (FILL_DISK, 1), (PROMOTE, 1)),
-    rate=40.0,
+    rate=20.0,
     down=1.0,
 )
 FULL = Shape(
@@ -82,12 +82,12 @@ FULL = Shape(
 )
 TWO_MACHINES = Shape(
     lines=("bottles", "caps"),
-    files=400,
+    files=500,
     faults=((KILL_SERVICE, 3), (KILL_OTHER_SERVICE, 3), (KILL_BOTH_SERVICES, 1), (RESTART_DATABASE, 1), (PROMOTE, 2)),
-    rate=25.0,
+    rate=12.0,
     down=4.0,
     # Longer than a lease of this test, so that it runs out while its worker is away.
-    service_down=12.0,
+    service_down=10.0,
 )
 
 
