@@ -42,7 +42,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
         st.from_regex(r"[a-z_.]{1,5}[0-9]", fullmatch=True), min_size=1, max_size=3, unique=True
     ).map(tuple),
     "owners": st.lists(st.sampled_from(["team:paint", "a@plant.org", "team:b-c"]), unique=True).map(tuple),
-    "landing_folder": paths,
+    "watch_folder": paths,
 }
 
 
