@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 from dataclasses import dataclass, field
 
@@ -79,3 +80,6 @@ def serve(settings: ServiceSettings) -> None:
         timeout_graceful_shutdown=30,
     )
     uvicorn.Server(config).run()
+    # All that counts is in the database. What still hangs in a receiver or in a decoder must not keep the process.
+    logging.shutdown()
+    os._exit(0)
