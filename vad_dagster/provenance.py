@@ -1,17 +1,17 @@
 """Where the story of a prediction goes on: addresses of pages of the scorer, of Dagster and of MLflow.
 
-Each of the three is told by an environment variable where its pages are: ``SCORER_UI_URL``, ``DAGSTER_UI_URL`` and
+Each of the three is told by an environment variable where its pages are: ``SERVICE_UI_URL``, ``DAGSTER_UI_URL`` and
 ``MLFLOW_UI_URL``; ``vad dev`` sets them. Without one it is this machine and the port that each has by default.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from vad_dagster.resources.tracking import MLflowTracking, dagster_url
+from vad_lib.settings import settings
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 def scorer_url(path: str = "") -> str:
-    """Return an address of the resident scorer: ``$SCORER_UI_URL`` (default http://127.0.0.1:8600) and the path."""
-    return f"{os.environ.get('SCORER_UI_URL', 'http://127.0.0.1:8600').rstrip('/')}/{path.lstrip('/')}"
+    """Return an address of the resident scorer: ``$SERVICE_UI_URL`` (default http://127.0.0.1:8600) and the path."""
+    return f"{settings().service_ui_url.rstrip('/')}/{path.lstrip('/')}"
 
 
 def results_page(line: str, **chosen: str | int | None) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from vad_lib.errors import VadError
 from vad_lib.inspection.scoring import Scorer
 from vad_lib.lines import Home, Line
 from vad_lib.scorer import Channels, WatchedLine
+from vad_lib.settings import settings
 
 ASK_ANYWAY_SECONDS = 60.0
 logger = logging.getLogger("vad.scorer.champions")
@@ -37,13 +37,10 @@ class SignalSettings:
     result_files: bool = False
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> SignalSettings:
+    def from_environment(cls) -> SignalSettings:
         """Read ``VAD_WEBHOOK_URL``, ``VAD_WEBHOOK_SECRET`` and ``VAD_RESULT_FILES`` (1: a file beside each image)."""
-        return cls(
-            webhook_url=environment.get("VAD_WEBHOOK_URL", ""),
-            secret=environment.get("VAD_WEBHOOK_SECRET", ""),
-            result_files=environment.get("VAD_RESULT_FILES", "") not in ("", "0"),
-        )
+        now = settings()
+        return cls(now.webhook_url, now.webhook_secret.get_secret_value(), now.result_files)
 
 
 class ChampionSource:
