@@ -104,7 +104,7 @@ def test_training_stops_before_it_starts_without_weights(
     second_line: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS")
-    monkeypatch.setenv("VAD_STAND_IN_BACKBONE", "0")
+    monkeypatch.setenv("VAD_FALLBACK_BACKBONE", "0")
     plan = PLAN.replace("patchcore_backbone: resnet18", "patchcore_backbone: resnet34")
     (second_line / "experimental_plan.yaml").write_text(plan)
     result = run(instance, "train_line", line="spoilt")
@@ -127,7 +127,7 @@ def test_the_shipped_backbone_stands_in_with_a_warning_that_tells_what_it_costs(
     second_line: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS")
-    monkeypatch.delenv("VAD_STAND_IN_BACKBONE", raising=False)
+    monkeypatch.delenv("VAD_FALLBACK_BACKBONE", raising=False)
     plan = PLAN.replace("patchcore_backbone: resnet18", "patchcore_backbone: resnet34")
     (second_line / "experimental_plan.yaml").write_text(plan)
     result = run(instance, "train_line", line="spoilt")

@@ -49,7 +49,9 @@ def serve(settings: ServiceSettings) -> None:
     Raises:
         InputError: the door would be open (see ``refuse_open_door``).
     """
-    token = os.environ.get("VAD_TOKEN", "")
+    from vad_lib.settings import settings as environment
+
+    token = environment().token.get_secret_value()
     refuse_open_door(settings.host, token)
     from vad_dagster.home import prepare_home, prepare_tracking
 
