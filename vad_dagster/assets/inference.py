@@ -10,19 +10,15 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from vad_dagster.asset_metadata import evaluation_numbers
-from vad_dagster.asset_parts import (
-    CODE_VERSION,
-    QUALITY_TEAM,
+from vad_dagster.asset_metadata import (
     agreement_metadata,
+    evaluation_numbers,
     links_markdown,
-    log_progress,
     plan_metadata,
     preview_table,
-    step,
-    step_tags,
     thumbnails,
 )
+from vad_dagster.asset_parts import QUALITY_TEAM, log_progress, step, step_tags
 from vad_dagster.checks import backend_result, check_spec, plain_result, result_of_rule, schema_result
 from vad_dagster.configuration import InspectionConfig
 from vad_dagster.partitions import lines
@@ -54,7 +50,7 @@ ENVIRONMENT_SAMPLE = 50
     deps=["champion_model"],
     kinds={"pytorch", "pandas"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("inference", "input.readiness.inference"),
     metadata=schema_metadata(Predictions),
     check_specs=[
@@ -166,7 +162,7 @@ def inference_outputs(
     group_name="inference",
     kinds={"yaml"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("inference", "output"),
     description="The summary for the fleet manager: result, score, date, note, probability, version "
     "(score/inference_summary.yaml of the inference artifacts).",
