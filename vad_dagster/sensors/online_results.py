@@ -13,7 +13,7 @@ import json
 
 import dagster as dg
 
-from vad_dagster.asset_parts import agreement_metadata
+from vad_dagster.asset_metadata import agreement_metadata
 from vad_dagster.partitions import LINES_PARTITION
 from vad_dagster.provenance import ASSET, FIRST, LAST, results_page
 from vad_dagster.registry import registered_model
