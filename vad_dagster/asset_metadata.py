@@ -85,7 +85,7 @@ def fit_metadata(fit: FitRecord, memory_bank: Mapping[str, Any] | None) -> dict[
     comparisons = fit.comparisons()
     metadata: dict[str, Any] = {
         "detector": fit.train.model_name,
-        "backbone": f"{fit.info.backbone.get('name')} ({fit.info.backbone.get('source')})",
+        "backbone": f"{fit.info.backbone.get('name') or 'none'} ({fit.info.backbone.get('source')})",
         "images learnt from": fit.info.n_train,
         "fit seconds": fit.info.fit_seconds,
         "time": format_seconds(fit.info.fit_seconds),

@@ -22,7 +22,7 @@ from vad_lib.errors import VadError
 from vad_lib.findings import Finding
 
 if TYPE_CHECKING:
-    from vad_lib.backbones.weights import BackboneWeights
+    from vad_lib.backbones.weight_file import BackboneWeights
     from vad_lib.compiled import ScoringChoice
 
 MAX_EXAMPLES = 20
@@ -95,7 +95,9 @@ def weights_result(asset: str, check: str, weights: BackboneWeights) -> dg.Asset
         asset,
         check,
         problem,
-        fine=f"{weights.name} from {weights.source}" + (f": {weights.file.name}." if weights.file else "."),
+        fine=f"{weights.name} from {weights.source}" + (f": {weights.file.name}." if weights.file else ".")
+        if weights.name
+        else "The detector has no backbone.",
         severity="warn",
         sha256=weights.sha256 or "none",
         source=weights.source,

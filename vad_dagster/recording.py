@@ -93,7 +93,7 @@ def record_forecast(run: TrackedRun, forecast: Forecast) -> None:
     """Write what the fit is expected to take; a fit that cannot fit leaves this behind."""
     run.metrics(forecast.numbers())
     run.json(forecast.model_dump(mode="json"), "forecast.json")
-    run.tags({"vad.forecast_fits": forecast.fits, "vad.bank_method": forecast.bank_method or "none"})
+    run.tags({"vad.forecast_fits": forecast.fits, "vad.fit_method": forecast.method or "none"})
 
 
 def record_fit(run: TrackedRun, fit: FitRecord) -> None:

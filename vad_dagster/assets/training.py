@@ -63,14 +63,15 @@ def trained_model(
     tracking: MLflowTracking,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[TrainedModel]]:
     from vad_lib.backbones.weights import resolve_backbone_weights
-    from vad_lib.detectors.registry import backbone_name
+    from vad_lib.detectors.registry import find_detector
 
     line = line_of(context)
     with step(context, line):
         plan = plan_of(line).with_operator_arguments("train", config.arguments())
         train = plan.train.model_copy(update={"monitor_metric": validated_dataset.monitor_metric})
         try:
-            weights = resolve_backbone_weights(backbone_name(train), Home.from_environment().weights_folder)
+            own = find_detector(train.model_name).own(train.model_parameters)
+            weights = resolve_backbone_weights(own.backbone(), Home.from_environment().weights_folder)
         except WeightsMissingError as error:
             yield plain_result("trained_model", WEIGHTS_CHECK, error)
             raise

@@ -101,7 +101,9 @@ def training_description(record: TrainingRecord, plan_digest: str, links: Mappin
             "",
             "### Weights",
             f"Backbone {got} from {weights.get('source', 'unknown')}{replaced}, "
-            f"sha256 `{str(weights.get('sha256', ''))[:16]}`.",
+            f"sha256 `{str(weights.get('sha256', ''))[:16]}`."
+            if got
+            else "The detector has no backbone.",
             "",
             "### Where it comes from",
             f"Plan `{plan_digest[:16]}`. {', '.join(f'[{name}]({address})' for name, address in links.items())}.",
