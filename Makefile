@@ -53,7 +53,7 @@ $(STAMP): requirements.lock pyproject.toml $(BIN)/uv
 demo: $(STAMP) ## train both models on made images, inspect a drop, show the table
 	$(BIN)/vad demo
 
-dev: $(STAMP) ## both UIs and the resident scorer on localhost; one Ctrl-C stops all
+dev: $(STAMP) ## both UIs and the inference service on localhost; one Ctrl-C stops all
 	$(BIN)/vad dev
 
 test: $(STAMP) ## the tests, without those that take long

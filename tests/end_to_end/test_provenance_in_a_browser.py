@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from real_processes import SMALL_PLAN, Place, free_ports, wait_for
 
-from vad_dagster.cli.development import answers
+from vad_dagster.cli.supervisor import answers
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
 from vad_lib.synthetic import make_demo_drop, make_demo_line
@@ -42,12 +42,12 @@ def plant(place: Place, tmp_path: Path) -> Iterator[Plant]:
     drop = make_demo_drop(data / "drop", 5, normal=2, defective=1, broken=0, side=64)
     (data / "experimental_plan.yaml").write_text(SMALL_PLAN)
     place.vad("line", "add", LINE, "--plan", data / "experimental_plan.yaml")
-    ports = dict(zip(("dagster", "mlflow", "scorer"), free_ports(3), strict=True))
+    ports = dict(zip(("dagster", "mlflow", "service"), free_ports(3), strict=True))
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     # the version is registered before the servers run: it must know where they will be
     place.environment |= {f"{name.upper()}_UI_URL": address for name, address in addresses.items()}
     place.vad("train", LINE)
-    options = ["--port", ports["dagster"], "--mlflow-port", ports["mlflow"], "--scorer-port", ports["scorer"]]
+    options = ["--port", ports["dagster"], "--mlflow-port", ports["mlflow"], "--service-port", ports["service"]]
     home = Home(place.home)
     db = InspectionDatabase.of(home)
     with place.development(*options, log=tmp_path / "dev.log"):
@@ -59,7 +59,7 @@ def plant(place: Place, tmp_path: Path) -> Iterator[Plant]:
             shutil.copyfile(file, partial)
             partial.rename(inbox / Path(file).name)
         wait_for(lambda: db.count_predictions(LINE) == len(drop), 240, "prediction of every image")
-        yield Plant(addresses["dagster"], addresses["mlflow"], addresses["scorer"], db)
+        yield Plant(addresses["dagster"], addresses["mlflow"], addresses["service"], db)
 
 
 def follow(page: Page, name: str) -> None:
