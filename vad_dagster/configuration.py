@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import dagster as dg
 from pydantic import Field
 
+from vad_lib.argument_fields import Arguments, allowed_text
 from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments
-from vad_lib.plan.fields import Arguments, allowed_text
 
 
 def _argument(model: type[Arguments], name: str) -> Any:
@@ -102,13 +102,17 @@ class PromotionConfig(dg.Config):
         description="Number of the model version that shall serve, as MLflow shows it; 'previous' goes back to the one "
         "before. Empty: the rule decides about the newest version.",
     )
+    lift_choice: bool = Field(
+        default=False,
+        description="Let the rule decide again about a line whose version a person chose; until then that one stays.",
+    )
     decided_by: str = Field(default="", description="Your name, where you chose the version; kept on the version.")
 
 
 class InspectionConfig(OperatorConfig):
     """What is inspected, and how."""
 
-    NOT_ARGUMENTS: ClassVar[tuple[str, ...]] = ("folder", "batch_id")
+    NOT_ARGUMENTS: ClassVar[tuple[str, ...]] = ("folder", "queue")
 
     inference_threshold: float | None = _argument(InferenceArguments, "inference_threshold")
     save_anomaly_maps: bool | None = _argument(InferenceArguments, "save_anomaly_maps")
@@ -116,9 +120,9 @@ class InspectionConfig(OperatorConfig):
         default="",
         description="Folder of images, or of a table and images, to inspect now. Empty: the plan's inference data.",
     )
-    batch_id: str = Field(
-        default="",
-        description="A batch of landed images, filled in by the sensor. Leave it empty when you start a run by hand.",
+    queue: bool = Field(
+        default=False,
+        description="Inspect the images that wait in the line's queue instead of a folder; the sensor asks for that.",
     )
 
 

@@ -16,7 +16,7 @@ from vad_dagster.io_manager import LineStore
 from vad_dagster.jobs import extend_line, inspect_line, train_line, watch_line
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.schedules import retrain_lines, watch_lines
-from vad_dagster.sensors import ALL_SENSORS, promise_of_three_seconds
+from vad_dagster.sensors import ALL_SENSORS, latency_objective
 
 
 def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -28,7 +28,7 @@ def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Def
     """
     return dg.Definitions(
         assets=ALL_ASSETS,
-        asset_checks=[promise_of_three_seconds],
+        asset_checks=[latency_objective],
         jobs=[train_line, extend_line, inspect_line, watch_line],
         schedules=[retrain_lines, watch_lines],
         sensors=ALL_SENSORS,

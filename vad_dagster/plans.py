@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,9 +35,9 @@ def _read(file: Path, base_folder: Path, mtime_ns: int, size: int) -> Experiment
     return read_plan(file, base_folder)
 
 
-def landing_folder(line: Line, plan: ExperimentalPlan) -> Path:
-    """Return the folder where images of the line land."""
-    return plan.landing_folder(line.inbox, line.base_folder)
+def watch_folder(line: Line, plan: ExperimentalPlan) -> Path:
+    """Return the folder where images of the line arrive, absolute."""
+    return Path(os.path.abspath(plan.watch_folder(line.inbox, line.base_folder)))
 
 
 def line_of(context: dg.AssetExecutionContext) -> Line:

@@ -1,4 +1,4 @@
-"""Where the story of a prediction goes on: addresses of pages of the scorer, of Dagster and of MLflow.
+"""Where the lineage of a prediction goes on: addresses of pages of the service, of Dagster and of MLflow.
 
 Each of the three is told by an environment variable where its pages are: ``SERVICE_UI_URL``, ``DAGSTER_UI_URL`` and
 ``MLFLOW_UI_URL``; ``vad dev`` sets them. Without one it is this machine and the port that each has by default.
@@ -24,8 +24,8 @@ MOST_EVENTS = 200
 logger = logging.getLogger(__name__)
 
 
-def scorer_url(path: str = "") -> str:
-    """Return an address of the resident scorer: ``$SERVICE_UI_URL`` (default http://127.0.0.1:8600) and the path."""
+def service_url(path: str = "") -> str:
+    """Return an address of the inference service: ``$SERVICE_UI_URL`` (default http://127.0.0.1:8600) and the path."""
     return f"{settings().service_ui_url.rstrip('/')}/{path.lstrip('/')}"
 
 
@@ -36,7 +36,7 @@ def results_page(line: str, **chosen: str | int | None) -> str:
     'http://127.0.0.1:8600/lines/bottles/results?version=3'
     """
     given = {name: value for name, value in chosen.items() if value not in (None, "")}
-    return scorer_url(f"lines/{line}/results" + (f"?{urlencode(given)}" if given else ""))
+    return service_url(f"lines/{line}/results" + (f"?{urlencode(given)}" if given else ""))
 
 
 def line_events_page(line: str) -> str:
@@ -45,7 +45,7 @@ def line_events_page(line: str) -> str:
 
 
 def event_page(instance: dg.DagsterInstance, line: str, prediction_id: int, since: float) -> str | None:
-    """Return the page of the event that stands for a prediction of the fast lane; None while it is not told yet.
+    """Return the page of the event that stands for an online prediction; None while there is none yet.
 
     Args:
         instance: Dagster's.

@@ -135,9 +135,9 @@ class Line:
         return self.folder / "inbox"
 
     @property
-    def kept_aside(self) -> Path:
-        """Hard links or copies of inputs that were refused, beside their reasons."""
-        return self.folder / "kept_aside"
+    def quarantine(self) -> Path:
+        """Copies of files that were refused."""
+        return self.folder / "quarantine"
 
     @property
     def train_artifacts(self) -> Path:
@@ -161,9 +161,9 @@ class Line:
 
     @property
     def own_folders(self) -> tuple[Path, ...]:
-        """What the line writes itself. It never lands, even where the plan names a landing folder that holds it."""
+        """What the line writes itself: never inspected, even where the plan names a watch folder that holds it."""
         return (
-            self.kept_aside,
+            self.quarantine,
             self.train_artifacts,
             self.inference_artifacts,
             self.training_work,

@@ -25,7 +25,7 @@ from vad_lib.errors import ModelFormatError, UnreadableImageError
 from vad_lib.images.decoding import decode_image
 from vad_lib.preprocessing import Preprocessing
 from vad_lib.progress import Progress, ProgressMeter, silent
-from vad_lib.thresholds import Calibration, Threshold, certainty, decide
+from vad_lib.thresholds import Calibration, DecisionRule, Threshold
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class ModelInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    model_name: str = Field(description="'patchcore' or 'fastflow'.")
+    model_name: str = Field(description="The detector, as in the plan.")
     ok_class: str = Field(description="The normal label.")
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     n_train: int = Field(ge=0, description="Images that it learnt from.")
@@ -58,7 +58,7 @@ class ModelInfo(BaseModel):
     def of_fit(cls, fitted: FittedDetector, ok_class: str, **extra: Any) -> ModelInfo:
         """Describe a fitted detector."""
         return cls(
-            model_name=fitted.facts.name,
+            model_name=fitted.detector.name,
             ok_class=ok_class,
             n_train=fitted.n_train,
             fit_seconds=round(fitted.seconds, 3),
@@ -240,12 +240,10 @@ class InspectionModel:
     def _decide(
         self, scored: list[tuple[float, npt.NDArray[np.float32] | None]], inference_threshold: float
     ) -> list[PixelResult]:
-        p = self.calibration(np.array([raw for raw, _ in scored]))
-        sure = certainty(p)
-        predicted = decide(p, inference_threshold)
+        judged = DecisionRule(self.calibration, inference_threshold).judge([raw for raw, _ in scored])
         return [
-            PixelResult(raw, float(p[place]), float(sure[place]), str(predicted[place]), anomaly_map)
-            for place, (raw, anomaly_map) in enumerate(scored)
+            PixelResult(raw, float(p), float(certainty), str(predicted), anomaly_map)
+            for (raw, anomaly_map), p, certainty, predicted in zip(scored, *judged, strict=True)
         ]
 
     def describe(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vad_lib.ground_truth import read_input
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.plan.arguments import InputArguments, ReadinessArguments, TrainArguments
 from vad_lib.readiness import prepare_inference_data, prepare_training_data
-from vad_lib.thresholds import certainty, decide, learn_calibration, learn_threshold
+from vad_lib.thresholds import DecisionRule, LearntThreshold, learn_calibration, learn_threshold
 
 SCALE = HeatmapScale(low=0.0, high=8.0, threshold=3.5)
 
@@ -88,15 +88,12 @@ def make_training(tmp_path: Path, model_folder: Path) -> MakeTraining:
         scores = rows[["row", "image_path", "file", "label", "is_anomalous"]].assign(
             raw_score=[raw[path] for path in rows["image_path"]]
         )
-        threshold = learn_threshold(
-            scores["raw_score"], scores["is_anomalous"], dataset.threshold_method, percentile=0.8
-        )
+        learnt = LearntThreshold.learn(scores, dataset.threshold_method, 0.8)
         return TrainingRecord(
             dataset=dataset,
             train=arguments,
-            scores=scores,
-            threshold=threshold,
-            calibration=learn_calibration(scores["raw_score"], scores["is_anomalous"], threshold),
+            rows=learnt.judged(scores),
+            learnt=learnt,
             model_folder=model_folder,
             heatmap_scale=SCALE,
             weights={"name": "resnet18", "source": "store", "sha256": "ab" * 32},
@@ -131,9 +128,9 @@ def make_inspection(tmp_path: Path) -> MakeInspection:
         used = dataset.rows
         scores = np.array([raw[path.removeprefix("./")] for path in used["image_path"]])
         threshold = learn_threshold([0, 2, 6, 8], [False, False, True, True])
-        p = learn_calibration([0, 2, 6, 8], [False, False, True, True], threshold)(scores)
+        rule = DecisionRule(learn_calibration([0, 2, 6, 8], [False, False, True, True], threshold))
         columns = ["row", "image_path", "file", "sha256", "label", "is_anomalous"]
-        predictions = used[columns].assign(raw_score=scores, p=p, certainty=certainty(p), predicted=decide(p))
+        predictions = used[columns].assign(raw_score=scores, **rule.judge(scores)._asdict())
         return InspectionRecord(
             dataset=dataset, predictions=predictions, model_name="patchcore", version="4", heatmap_scale=SCALE
         )

@@ -27,11 +27,11 @@ LINE = "bricks"
 
 @dataclass(frozen=True)
 class Plant:
-    """Three servers on one home, with a line that was trained, and images that its scorer has scored."""
+    """Three servers on one home, with a line that was trained, and images that its inference service has scored."""
 
     dagster: str
     mlflow: str
-    scorer: str
+    service: str
     db: InspectionDatabase
 
 
@@ -75,13 +75,13 @@ def click_here(link: Locator) -> None:
 
 def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -> None:
     predictions = plant.db.predictions(LINE)
-    assert set(predictions["lane"]) == {"fast"}
+    assert set(predictions["source"]) == {"online"}
     chosen = predictions.iloc[0]
-    result = f"{plant.scorer}/lines/{LINE}/results/{chosen['prediction_id']}"
+    result = f"{plant.service}/lines/{LINE}/results/{chosen['prediction_id']}"
     name = Path(chosen["path"]).name
 
     # from the list to the picture
-    page.goto(f"{plant.scorer}/lines/{LINE}/results")
+    page.goto(f"{plant.service}/lines/{LINE}/results")
     follow(page, name)
     page.wait_for_url(result)
     picture = page.get_by_role("img", name="Image beside its heatmap")
@@ -111,7 +111,7 @@ def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -
     page.wait_for_url(f"{plant.mlflow}/#/models/vad-{LINE}/versions/1")
     page.goto(event)
     click_here(page.locator(f'a[href*="/lines/{LINE}/results?"]').first)
-    page.wait_for_url(f"{plant.scorer}/lines/{LINE}/results?**")
+    page.wait_for_url(f"{plant.service}/lines/{LINE}/results?**")
     follow(page, name)
     page.wait_for_url(result)
 
@@ -119,7 +119,7 @@ def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -
     follow(page, "MLflow version")
     page.wait_for_url(f"{plant.mlflow}/#/models/vad-{LINE}/versions/1")
     click_here(page.get_by_role("link", name="Predictions", exact=True).first)
-    page.wait_for_url(f"{plant.scorer}/lines/{LINE}/results?version=1")
+    page.wait_for_url(f"{plant.service}/lines/{LINE}/results?version=1")
     follow(page, name)
     page.wait_for_url(result)
 

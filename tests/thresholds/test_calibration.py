@@ -8,7 +8,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from vad_lib.tables import NG, OK
-from vad_lib.thresholds import Calibration, certainty, decide, learn_calibration, learn_threshold
+from vad_lib.thresholds import Calibration, DecisionRule, certainty, learn_calibration, learn_threshold
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 LARGEST = float(np.finfo(np.float32).max)
@@ -52,7 +52,6 @@ def test_p_is_a_half_exactly_at_the_threshold_and_on_the_right_side_beside_it(ca
     assert calibration(threshold) == 0.5
     assert calibration(np.nextafter(threshold, -np.inf)) < 0.5
     assert calibration(np.nextafter(threshold, np.inf)) > 0.5
-    assert decide(calibration([np.nextafter(threshold, -np.inf), threshold])).tolist() == [OK, NG]
 
 
 @given(CURVES, st.floats(0, 1), FINITE)
@@ -101,7 +100,8 @@ def test_every_set_of_rows_gives_a_usable_calibration(scores: list, labels: list
     calibration = learn_calibration(scores, labels, threshold)
     p = calibration(scores)
     assert ((p > 0) & (p < 1)).all()
-    assert decide(p).tolist() == [NG if score >= threshold.value else OK for score in scores]
+    predicted = DecisionRule(calibration).judge(scores).predicted
+    assert predicted.tolist() == [NG if score >= threshold.value else OK for score in scores]
 
 
 @pytest.mark.spec("T4")
@@ -130,10 +130,33 @@ def test_certainty_is_one_minus_the_entropy_in_bits() -> None:
         certainty([1.1])
 
 
+@given(CURVES, st.floats(0, 1), st.lists(FINITE, min_size=1))
+@example(Calibration(threshold=LARGEST, scale=1.0), 0.5, [0.0, LARGEST])
+@example(Calibration(threshold=float(np.nextafter(LARGEST, np.inf)), scale=1.0), 0.5, [0.0, LARGEST])
+@example(Calibration(threshold=0.0, scale=1.0), 0.5, [-0.0, 0.0, 1e-45])
+@pytest.mark.spec("D1", "D2", "V14.36")
+def test_one_rule_decides_alike_on_the_raw_score_and_on_p(
+    calibration: Calibration, inference_threshold: float, scores: list[float]
+) -> None:
+    rule = DecisionRule(calibration, inference_threshold)
+    judged = rule.judge(scores)
+    by_p = np.where(judged.p >= inference_threshold, NG, OK)
+    by_raw = np.where(np.array(scores) >= rule.raw_threshold, NG, OK)
+    assert judged.predicted.tolist() == by_p.tolist() == by_raw.tolist()
+    assert judged.certainty.tolist() == certainty(judged.p).tolist()
+
+
 @pytest.mark.spec("D1", "V14.36")
 def test_the_decision_is_ng_at_equality_and_refuses_nonsense() -> None:
-    assert decide([0.3, 0.7], 0.7).tolist() == [OK, NG]
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        decide([0.3], 20)
+    calibration = Calibration(threshold=1.0, scale=0.5)
+    assert DecisionRule(calibration).judge([np.nextafter(np.float32(1), np.float32(0)), 1.0]).predicted.tolist() == [
+        OK,
+        NG,
+    ]
+    assert DecisionRule(calibration, 0).judge([-LARGEST, LARGEST]).predicted.tolist() == [NG, NG]
+    assert DecisionRule(calibration, 1).judge([-LARGEST, LARGEST]).predicted.tolist() == [OK, OK]
+    for wrong in (20, -0.1, np.nan):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            DecisionRule(calibration, wrong)
     with pytest.raises(ValueError, match="missing"):
-        decide([np.nan])
+        DecisionRule(calibration).judge([np.nan])

@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` in modules of assets: Dagster reads the annotations of their parameters.
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,42 +9,34 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from vad_dagster.asset_metadata import evaluation_numbers
-from vad_dagster.asset_parts import (
-    CODE_VERSION,
-    QUALITY_TEAM,
+from vad_dagster.asset_metadata import (
     agreement_metadata,
+    evaluation_numbers,
     links_markdown,
-    log_progress,
     plan_metadata,
     preview_table,
-    step,
-    step_tags,
     thumbnails,
 )
+from vad_dagster.asset_parts import QUALITY_TEAM, step, step_tags
 from vad_dagster.checks import backend_result, check_spec, plain_result, result_of_rule, schema_result
 from vad_dagster.configuration import InspectionConfig
+from vad_dagster.inspection_run import InspectionRun, inspect
 from vad_dagster.partitions import lines
-from vad_dagster.plans import landing_folder, line_of, plan_of
+from vad_dagster.plans import line_of
 from vad_dagster.provenance import ASSET, results_page
-from vad_dagster.registry import LineRegistry, Version
+from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.table_schemas import schema_metadata
 from vad_dagster.values import InspectionOutcome
-from vad_lib.findings import Finding
-from vad_lib.inspection.results import InspectionResult
+from vad_lib.inspection.result import InspectionResult
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.verdicts import agreement
-from vad_lib.lines import Line
-from vad_lib.plan import ExperimentalPlan
-from vad_lib.readiness import ValidatedDataset
+from vad_lib.inspection_db.labels import agreement
 from vad_lib.summary import InferenceSummary
 from vad_lib.tables import Predictions
 
 ALL_DECIDED, ENVIRONMENT, SCHEMA = "all_images_decided", "environment_changed", "predictions_schema"
 BACKEND = "scoring_backend"
 THUMBNAILS = 4
-ENVIRONMENT_SAMPLE = 50
 
 
 @dg.asset(
@@ -54,7 +45,7 @@ ENVIRONMENT_SAMPLE = 50
     deps=["champion_model"],
     kinds={"pytorch", "pandas"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("inference", "input.readiness.inference"),
     metadata=schema_metadata(Predictions),
     check_specs=[
@@ -65,100 +56,80 @@ ENVIRONMENT_SAMPLE = 50
         check_spec(ASSET, BACKEND, "The backend that scores decides as torch does, on the same validation images."),
         check_spec(ASSET, SCHEMA, "Every prediction is as tables.Predictions wants.", blocking=True),
     ],
-    description="Predictions of the champion for a batch of landed images, or for a folder: raw score, calibrated "
+    description="Predictions of the champion for images that wait in the queue, or for a folder: raw score, calibrated "
     "score p, certainty and OK or NG for each; refused images with their reasons; the inference artifacts.",
 )
 def inference_outputs(
     context: dg.AssetExecutionContext, config: InspectionConfig, tracking: MLflowTracking
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[InspectionOutcome]]:
-    from vad_lib.artifacts import InspectionRecord, write_inference_tree
-    from vad_lib.compiled import load_for_scoring
-
     line = line_of(context)
     with step(context, line) as logs:
-        plan = plan_of(line).with_operator_arguments("inference", config.arguments())
-        registry = LineRegistry(tracking, line.name)
-        version = registry.champion()
-        # follows what was measured (`vad backend`, or the resident scorer), and never measures while images wait
-        model, backend = load_for_scoring(registry.folder(version), accelerator=plan.train.accelerator, measure=False)
-        maps_folder = line.folder / "maps" / (config.batch_id or context.run.run_id)
-        inspect = _inspect_landed if config.batch_id else _inspect_folder
-        dataset, result, findings = inspect(
-            context, line, plan, config, version, model, maps_folder if plan.inference.save_anomaly_maps else None
-        )
-        facts = {
-            "line": line.name,
-            "run_id": context.run.run_id,
-            "batch_id": config.batch_id,
-            "seconds": result.seconds,
-        }
-        tree = write_inference_tree(
-            plan.inference_artifacts_folder(line.inference_artifacts, line.base_folder),
-            InspectionRecord(
-                dataset=dataset,
-                predictions=result.predictions,
-                failed=result.refused,
-                model_name=model.info.model_name,
-                version=version.label,
-                inference_threshold=plan.inference.inference_threshold,
-                review_certainty=plan.operation.review_certainty,
-                heatmap_scale=model.heatmap_scale,
-                facts=facts,
-            ),
-            maps=((row, result.load_map(row)) for row in result.map_files) if result.map_files else None,
-            log_folder=logs,
-            progress=log_progress(context),
-        )
-    for folder in (maps_folder, logs):
-        shutil.rmtree(folder, ignore_errors=True)
-    refused = len(result.refused) + len(dataset.dropped)
-    problem = f"{refused} of {len(result.predictions) + refused} images have no prediction." if refused else None
+        run = inspect(context, line, config, tracking, logs)
+    yield from inspection_checks(run)
+    yield dg.MaterializeResult(
+        value=InspectionOutcome(
+            run.result.predictions,
+            run.result.refused,
+            {
+                **run.facts,
+                "version": run.version.label,
+                "tree": str(run.tree.folder),
+                "summary": run.tree.summary.model_dump(mode="json"),
+            },
+        ),
+        metadata=inspection_metadata(run, tracking),
+    )
+
+
+def inspection_checks(run: InspectionRun) -> Iterator[dg.AssetCheckResult]:
+    """Say what is to be said about the images of a run."""
+    result, problem = run.result, None
+    if run.refused:
+        problem = f"{run.refused} of {len(result.predictions) + run.refused} images have no prediction."
     if result.left:
         problem = f"{problem or ''} {result.left} could not be decided now and are offered again.".strip()
+    examples = preview_table(result.refused if len(result.refused) else run.dataset.dropped, 20)
     yield plain_result(
         ASSET,
         ALL_DECIDED,
         problem,
         fine=f"All {len(result.predictions)} images have a prediction.",
         severity="warn",
-        **(
-            {"examples": preview_table(result.refused if len(result.refused) else dataset.dropped, 20)}
-            if refused
-            else {}
-        ),
+        **({"examples": examples} if run.refused else {}),
     )
-    yield result_of_rule(ASSET, ENVIRONMENT, findings)
-    yield backend_result(ASSET, BACKEND, backend)
+    yield result_of_rule(ASSET, ENVIRONMENT, run.findings)
+    if run.backend is None:
+        yield plain_result(ASSET, BACKEND, None, fine="An inference service scored these images.")
+    else:
+        yield backend_result(ASSET, BACKEND, run.backend)
     yield schema_result(ASSET, SCHEMA, Predictions, result.predictions)
-    outcome = InspectionOutcome(
-        result.predictions,
-        result.refused,
-        {**facts, "version": version.label, "tree": str(tree.folder), "summary": tree.summary.model_dump(mode="json")},
-    )
-    yield dg.MaterializeResult(
-        value=outcome,
-        metadata={
-            **_counts(result, refused),
-            **(evaluation_numbers(tree.evaluation) if tree.evaluation else {}),
-            "model version": version.label,
-            "scoring backend": backend.in_words(),
-            "inference threshold": plan.inference.inference_threshold,
-            "seconds": round(result.seconds, 3),
-            "most anomalous": preview_table(_most_anomalous(result.predictions)),
-            "refused files": preview_table(result.refused),
-            **({"heatmaps": thumbnails(list(tree.heatmaps.values())[:THUMBNAILS])} if tree.heatmaps else {}),
-            "links": links_markdown(
-                {
-                    "model version": tracking.version_url(registry.name, version.number),
-                    "predictions": results_page(line.name, run=context.run.run_id),
-                }
-            ),
-            **agreement_metadata(agreement(InspectionDatabase.from_environment(), line.name, version.label)),
-            "output": dg.MetadataValue.path(str(tree.output)),
-            "artifacts": dg.MetadataValue.path(str(tree.folder)),
-            **plan_metadata(plan),
-        },
-    )
+
+
+def inspection_metadata(run: InspectionRun, tracking: MLflowTracking) -> dict[str, Any]:
+    """Return what the page of the materialization shows."""
+    result, tree, version = run.result, run.tree, run.version
+    line = run.facts["line"]
+    links = {
+        "model version": tracking.version_url(registered_model(line), version.number),
+        "predictions": results_page(line, run=run.facts["run_id"]),
+    }
+    agreed = agreement(InspectionDatabase.from_environment(), line, version.label)
+    return {
+        **_counts(result, run.refused),
+        **(evaluation_numbers(tree.evaluation) if tree.evaluation else {}),
+        "model version": version.label,
+        "scoring backend": run.backend.in_words() if run.backend else "the inference service",
+        "inference threshold": run.plan.inference.inference_threshold,
+        "seconds": round(result.seconds, 3),
+        "most anomalous": preview_table(_most_anomalous(result.predictions)),
+        "refused files": preview_table(result.refused),
+        **({"heatmaps": thumbnails(list(tree.heatmaps.values())[:THUMBNAILS])} if tree.heatmaps else {}),
+        "links": links_markdown(links),
+        **agreement_metadata(agreed),
+        "output": dg.MetadataValue.path(str(tree.output)),
+        "artifacts": dg.MetadataValue.path(str(tree.folder)),
+        **plan_metadata(run.plan),
+    }
 
 
 @dg.asset(
@@ -166,7 +137,7 @@ def inference_outputs(
     group_name="inference",
     kinds={"yaml"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("inference", "output"),
     description="The summary for the fleet manager: result, score, date, note, probability, version "
     "(score/inference_summary.yaml of the inference artifacts).",
@@ -185,94 +156,6 @@ def inference_summary(inference_outputs: InspectionOutcome) -> dg.MaterializeRes
             "file": dg.MetadataValue.path(str(file)),
         },
     )
-
-
-def _inspect_landed(
-    context: dg.AssetExecutionContext,
-    line: Line,
-    plan: ExperimentalPlan,
-    config: InspectionConfig,
-    version: Version,
-    model: Any,
-    maps_folder: Path | None,
-) -> tuple[ValidatedDataset, InspectionResult, tuple[Finding, ...]]:
-    from vad_lib.inspection import inspect_batch
-    from vad_lib.inspection.landed import landed_dataset
-
-    db = InspectionDatabase.from_environment()
-    result = inspect_batch(
-        db,
-        model,
-        model_version=version.label,
-        line=line,
-        batch_id=config.batch_id,
-        inference_threshold=plan.inference.inference_threshold,
-        run_id=context.run.run_id,
-        batch_size=plan.train.batch_size,
-        maps_folder=maps_folder,
-        progress=log_progress(context),
-    )
-    folder = landing_folder(line, plan)
-    landings = db.landings(line.name, batch_id=config.batch_id).sort_values(["path", "seq"], ignore_index=True)
-    dataset, result = landed_dataset(landings, result, folder=folder, ok_class=model.info.ok_class)
-    return dataset, result, _compare_with_training(line, result)
-
-
-def _compare_with_training(line: Line, result: InspectionResult) -> tuple[Finding, ...]:
-    """Compare the first images of a batch with the training images; a sample will do for light and focus."""
-    from vad_lib.images.checking import check_images
-    from vad_lib.readiness import compare_environment
-
-    train_facts = _training_facts(line)
-    sample = result.predictions.head(ENVIRONMENT_SAMPLE)
-    if train_facts is None or sample.empty:
-        return ()
-    facts = check_images([Path(file) for file in sample["file"]])
-    return compare_environment(
-        train_facts, facts.assign(row=sample["row"].to_numpy(), image_path=sample["image_path"].to_numpy())
-    )
-
-
-def _inspect_folder(
-    context: dg.AssetExecutionContext,
-    line: Line,
-    plan: ExperimentalPlan,
-    config: InspectionConfig,
-    version: Version,
-    model: Any,
-    maps_folder: Path | None,
-) -> tuple[ValidatedDataset, InspectionResult, tuple[Finding, ...]]:
-    from vad_lib.ground_truth import read_input
-    from vad_lib.inspection import inspect_rows
-    from vad_lib.readiness import prepare_inference_data
-
-    folder = Path(config.folder).expanduser() if config.folder else plan.inference_data_folder(line.base_folder)
-    dataset = prepare_inference_data(
-        read_input(folder, plan.inference_input, pipeline="inference"),
-        model.info.ok_class,
-        arguments=plan.inference_readiness,
-        train_facts=_training_facts(line),
-        progress=log_progress(context),
-    )
-    result = inspect_rows(
-        InspectionDatabase.from_environment(),
-        model,
-        model_version=version.label,
-        line=line,
-        rows=dataset.rows,
-        inference_threshold=plan.inference.inference_threshold,
-        run_id=context.run.run_id,
-        batch_size=plan.train.batch_size,
-        maps_folder=maps_folder,
-        progress=log_progress(context),
-    )
-    return dataset, result, dataset.findings
-
-
-def _training_facts(line: Line) -> Any:
-    """Return the facts of the normal training images; None where the line was trained elsewhere."""
-    folder = line.store / "validated_dataset"
-    return ValidatedDataset.load(folder).normal_facts if folder.is_dir() else None
 
 
 def _most_anomalous(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -13,13 +13,13 @@ from vad_dagster.cli import (
     commands,
     database,
     export,
+    labels,
     lines,
     models,
     plans,
     results,
     serve,
     settings,
-    verdicts,
     weights,
 )
 from vad_dagster.cli.console import stderr
@@ -57,7 +57,7 @@ app.add_typer(models.app, name="model")
 app.add_typer(plans.app, name="plan")
 app.add_typer(weights.app, name="weights")
 app.add_typer(database.app, name="db")
-app.add_typer(verdicts.app, name="verdict")
+app.add_typer(labels.app, name="label")
 app.command("train")(commands.train)
 app.command("inspect")(commands.inspect)
 app.command("export")(export.export)

@@ -151,7 +151,7 @@ def run_for_line(
 def _setting(text: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
-        raise InputError(f"--set {text}: write ARGUMENT=VALUE, such as --set model_name=patchcore.")
+        raise InputError(f"--set {text}: write ARGUMENT=VALUE, such as --set batch_size=8.")
     try:
         return name.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
@@ -210,7 +210,7 @@ def _finish(outcome: RunOutcome, line: Line, done: str, pipeline: str) -> None:
 def facts(outcome: RunOutcome) -> dict[str, str]:
     """Return the few numbers of a run that belong on its last lines, as far as they are known."""
     wanted = {
-        "model_evaluation": ("model version", "image_auroc", "f1", "threshold"),
+        "model_evaluation": ("model version", "result", "warning", "image_auroc", "f1", "threshold", "report"),
         "champion_model": ("version", "why"),
         "inference_outputs": ("model version", "images", "OK", "NG"),
         "inference_summary": ("result", "score"),

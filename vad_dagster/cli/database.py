@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="The inspection database: revision,
 @app.command()
 def current() -> None:
     """Show where the database is, and its revision. Changes nothing."""
-    from vad_lib.inspection_db.upgrading import HEAD, revision_of
+    from vad_lib.inspection_db.revision import HEAD, revision_of
 
     engine = _engine_of_what_is_there()
     with engine.execution_options(vad_readonly=True).connect() as connection:
@@ -32,7 +32,7 @@ def current() -> None:
 def upgrade() -> None:
     """Bring the database to the newest revision. Whoever opens it does so anyway; this does nothing else."""
     from vad_lib.inspection_db.engine import create_inspection_engine
-    from vad_lib.inspection_db.upgrading import bring_up_to_date
+    from vad_lib.inspection_db.revision import bring_up_to_date
     from vad_lib.lines import Home
 
     before, after = bring_up_to_date(create_inspection_engine(Home.from_environment().inspection_db_url))
@@ -44,8 +44,8 @@ def upgrade() -> None:
 
 @app.command()
 def check() -> None:
-    """Look whether the database is whole and its rows keep the laws of the ledger. Leaves with code 1 if not."""
-    from vad_lib.inspection_db.checking import check_database
+    """Look whether the database is whole and its rows keep the laws of the queue. Leaves with code 1 if not."""
+    from vad_lib.inspection_db.laws import check_database
 
     engine = _engine_of_what_is_there()
     faults = check_database(engine)

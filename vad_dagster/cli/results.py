@@ -25,15 +25,15 @@ def results(
     ] = None,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Draw one for each image; the model is loaded.")] = False,
 ) -> None:
-    """Write output.csv, summary and pictures of what was inspected in a stretch of time, whichever lane did it.
+    """Write output.csv, summary and pictures of what was inspected in a stretch of time, whoever did it.
 
     Nothing is scored again: it is a view of the inspection database, in the form of the inference artifacts.
     """
-    from vad_dagster.plans import landing_folder
+    from vad_dagster.plans import watch_folder
     from vad_dagster.registry import LineRegistry
     from vad_dagster.resources import MLflowTracking
     from vad_lib.artifacts import InspectionRecord, write_inference_tree
-    from vad_lib.inspection.window import inspected_between, maps_of
+    from vad_lib.inspection.history import inspected_between, maps_of
     from vad_lib.inspection_db import InspectionDatabase
     from vad_lib.models import InspectionModel
     from vad_lib.plan import read_plan
@@ -46,7 +46,7 @@ def results(
     dataset, result = inspected_between(
         InspectionDatabase.from_environment(),
         line.name,
-        folder=landing_folder(line, plan),
+        folder=watch_folder(line, plan),
         model_version=version.label,
         inference_threshold=plan.inference.inference_threshold,
         since=moment(since, now),

@@ -1,4 +1,4 @@
-"""``vad serve``: the resident scorer."""
+"""``vad serve``: the inference service."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ def serve(
     ),
     port: Annotated[int, typer.Option(help="Of the web interface.")] = 8600,
     micro_batch: Annotated[int, typer.Option(min=1, help="Images scored together at most.")] = 16,
-    queue: Annotated[int, typer.Option(min=1, help="Images taken up at most; the bulk lane takes the rest.")] = 256,
     warm_models: Annotated[int, typer.Option(min=1, help="Models kept in memory.")] = 8,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="Largest image that is taken by the web.")] = 64,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Score images the moment they land, on all lines. Ctrl-C stops it; the daemon inspects whatever it leaves.
+    """Score images the moment they arrive, on all lines. Ctrl-C stops it; runs inspect whatever it leaves.
 
     Environment: VAD_TOKEN (who may ask by the web), VAD_WEBHOOK_URL ({line} is replaced) and VAD_WEBHOOK_SECRET (where
     results are sent, and the key of their signature), VAD_RESULT_FILES=1 (a JSON file beside each image).
     """
-    from vad_dagster.scorer.service import ServiceSettings
-    from vad_dagster.scorer.service import serve as run
-    from vad_lib.scorer import LaneLimits
+    from vad_dagster.service.process import ServiceSettings
+    from vad_dagster.service.process import serve as run
+    from vad_lib.serving import ServiceLimits
 
     run(
         ServiceSettings(
@@ -33,6 +32,6 @@ def serve(
             port=port,
             max_upload_mb=max_upload_mb,
             log_level=log_level,
-            limits=LaneLimits(micro_batch=micro_batch, queue_images=queue, warm_models=warm_models),
+            limits=ServiceLimits(micro_batch=micro_batch, warm_models=warm_models),
         )
     )

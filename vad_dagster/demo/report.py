@@ -88,7 +88,7 @@ def print_report(line: Line, models: list[ModelRow], drop: Drop) -> None:
     for refused in results[results["predicted"] == ""].to_dict("records"):
         console.print(f"refused: {refused['file']}: {refused['reason']}", markup=False)
     console.print(
-        f"{len(scored)} results {format_seconds(drop.seconds)} after the last file had landed in {drop.folder}",
+        f"{len(scored)} results {format_seconds(drop.seconds)} after the last file had arrived in {drop.folder}",
         markup=False,
     )
 

@@ -16,6 +16,7 @@ from vad_dagster.cli.results import results
 from vad_dagster.cli.server import open_instance
 from vad_dagster.demo.daemon import running_daemon
 from vad_dagster.demo.report import print_report, read_models
+from vad_lib.detectors.registry import FIRST_CHOICE, GUIDE_DEFAULT
 from vad_lib.errors import VadError
 from vad_lib.lines import Home, Line
 from vad_lib.progress import format_seconds
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 LINE = "demo"
 PLAN = Path(__file__).with_name("experimental_plan.yaml")
-MODELS = ("fastflow", "patchcore")
+MODELS = (GUIDE_DEFAULT, FIRST_CHOICE)
 BACKBONE = "resnet18"
 SEED = 7
 DROP_SECONDS = 300.0
@@ -40,7 +41,7 @@ class Drop:
     Attributes:
         folder: in the inbox.
         table: one row a file: file, label, and what came of it: predicted (OK, NG or empty), p, reason.
-        seconds: from the last file's landing to the last result.
+        seconds: from the arrival of the last file to the last result.
     """
 
     folder: Path
@@ -115,7 +116,7 @@ def _train(instance: DagsterInstance, home: Home, line: Line, model: str, retrai
 
 
 def _inspect_drop(instance: DagsterInstance, home: Home, line: Line) -> Drop:
-    """Let new images land, and wait for the sensor to see them and for the run to decide each."""
+    """Let new images arrive, and wait for the sensor to see them and for the run to decide each."""
     import pandas as pd
 
     from vad_lib.inspection_db import InspectionDatabase
@@ -126,15 +127,15 @@ def _inspect_drop(instance: DagsterInstance, home: Home, line: Line) -> Drop:
     made = make_demo_drop(home.root / "demo" / "drops" / name, SEED + number, prefix=f"{name}_")
     folder = line.inbox / name
     began = datetime.now(UTC)
-    _land([Path(file) for file in made["file"]], folder)
-    landed = time.monotonic()
-    status = stderr.status(f"{len(made)} files have landed in {folder}")
+    _deliver([Path(file) for file in made["file"]], folder)
+    arrived = time.monotonic()
+    status = stderr.status(f"{len(made)} files have arrived in {folder}")
     with status:
         while True:
-            landings = db.landings(line.name)
-            landings = landings[landings["path"].str.startswith(f"{name}/")]
-            decided = landings[landings["state"] != "pending"]
-            seconds = time.monotonic() - landed
+            files = db.incoming_files(line.name)
+            files = files[files["path"].str.startswith(f"{name}/")]
+            decided = files[files["state"] != "pending"]
+            seconds = time.monotonic() - arrived
             if len(decided) >= len(made):
                 break
             if seconds > DROP_SECONDS:
@@ -142,7 +143,7 @@ def _inspect_drop(instance: DagsterInstance, home: Home, line: Line) -> Drop:
                     f"After {format_seconds(seconds)} only {len(decided)} of the {len(made)} files in {folder} were "
                     f"inspected. See {home.root / 'demo' / 'daemon.log'}, or the runs of inspect_line in `vad dev`."
                 )
-            status.update(f"{len(decided)} of {len(made)} landed files are decided, {format_seconds(seconds)}")
+            status.update(f"{len(decided)} of {len(made)} files are decided, {format_seconds(seconds)}")
             time.sleep(0.3)
         status.update("writing the artifacts")
         _wait_for_runs(instance, line)
@@ -153,21 +154,21 @@ def _inspect_drop(instance: DagsterInstance, home: Home, line: Line) -> Drop:
     by_file = decided.set_index(decided["path"].map(lambda path: Path(path).name))
     rows = []
     for file, label in zip(made["file"], made["label"], strict=True):
-        landing = by_file.loc[Path(file).name]
-        scored = newest.loc[landing["sha256"]] if landing["state"] == "done" else None
+        incoming = by_file.loc[Path(file).name]
+        scored = newest.loc[incoming["sha256"]] if incoming["state"] == "done" else None
         rows.append(
             {
                 "file": Path(file).name,
                 "label": label,
                 "predicted": "" if scored is None else scored["predicted"],
                 "p": None if scored is None else scored["p"],
-                "reason": landing["reason"] or "",
+                "reason": incoming["reason"] or "",
             }
         )
     return Drop(folder, pd.DataFrame(rows), seconds)
 
 
-def _land(files: list[Path], folder: Path) -> None:
+def _deliver(files: list[Path], folder: Path) -> None:
     """Copy files as a careful camera does: under another name first, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:

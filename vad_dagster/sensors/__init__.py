@@ -1,20 +1,19 @@
-"""What Dagster looks at by itself: folders of lines, landing folders, and who serves."""
+"""What Dagster looks at by itself: folders of lines, watch folders, who serves, and runs whose process is gone."""
 
-from vad_dagster.sensors.landing import landing_folders, landing_folders_relief
 from vad_dagster.sensors.lines import line_folders
+from vad_dagster.sensors.online_results import latency_objective, online_results
 from vad_dagster.sensors.runs import dead_runs
-from vad_dagster.sensors.scored import promise_of_three_seconds, scored_images
 from vad_dagster.sensors.serving import serving_versions
+from vad_dagster.sensors.watch_folders import watch_folders
 
-ALL_SENSORS = [line_folders, landing_folders, landing_folders_relief, serving_versions, scored_images, dead_runs]
+ALL_SENSORS = [line_folders, watch_folders, serving_versions, online_results, dead_runs]
 
 __all__ = [
     "ALL_SENSORS",
     "dead_runs",
-    "landing_folders",
-    "landing_folders_relief",
+    "latency_objective",
     "line_folders",
-    "promise_of_three_seconds",
-    "scored_images",
+    "online_results",
     "serving_versions",
+    "watch_folders",
 ]

@@ -34,7 +34,7 @@ from vad_lib.atomic_files import write_whole
 from vad_lib.settings import settings
 
 if TYPE_CHECKING:
-    from vad_lib.backbones.weights import BackboneWeights
+    from vad_lib.backbones.weight_file import BackboneWeights
     from vad_lib.detectors.images import ImageDataset
 
 SUFFIX = ".safetensors"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from vad_lib.thresholds import Calibration, decide
+from vad_lib.thresholds import Calibration, DecisionRule
 
 LIMIT = 1e-4
 """Largest relative difference of a score that counts as the same arithmetic in another order."""
@@ -65,7 +64,8 @@ def compare(
     one = [names[k] for k, (a, b) in enumerate(zip(ours, theirs, strict=True)) if (a is None) != (b is None)]
     a = np.array([ours[k] for k in both], np.float64)
     b = np.array([theirs[k] for k in both], np.float64)
-    flips = _labels(a, calibration, inference_threshold) != _labels(b, calibration, inference_threshold)
+    rule = DecisionRule(calibration, inference_threshold)
+    flips = rule.judge(a).predicted != rule.judge(b).predicted
     difference = np.abs(a - b)
     scale = np.maximum(np.abs(a), abs(calibration.threshold))
     relative = np.divide(difference, scale, out=np.where(difference > 0, np.inf, 0.0), where=scale > 0)
@@ -76,7 +76,3 @@ def compare(
         flipped=tuple(names[k] for k, flip in zip(both, flips, strict=True) if flip),
         disagreements=tuple(one),
     )
-
-
-def _labels(raw: npt.NDArray[np.float64], calibration: Calibration, inference_threshold: float) -> npt.NDArray[np.str_]:
-    return decide(calibration(raw), inference_threshold)

@@ -80,16 +80,37 @@ def read_regular_file(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
     Raises:
         UnreadableImageError: not there, not a regular file, no permission, empty, or larger than ``max_bytes``.
     """
+    return read_with_facts(file, max_bytes)[0]
+
+
+def read_with_facts(
+    file: Path, max_bytes: int = MAX_BYTES, *, inside: Path | None = None
+) -> tuple[bytes, os.stat_result]:
+    """Return the bytes of a regular file, read once, and what the system says about it after reading.
+
+    Args:
+        file: absolute.
+        max_bytes: larger files are refused unread.
+        inside: the folder that the file must lie in, links followed. It is looked at after the file was opened, so that
+            no link can take its place in between.
+
+    Raises:
+        UnreadableImageError: as for ``read_regular_file``.
+        UnsafePathError: the file does not lie in ``inside``.
+    """
     try:
         _refuse_special(file, os.stat(file))
         # O_NONBLOCK: should a pipe have taken the file's place since, opening it does not wait for a writer.
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         with os.fdopen(descriptor, "rb") as stream:
-            status = os.fstat(stream.fileno())
+            if inside is not None:
+                _refuse_outside(file, descriptor, inside)
+            status = os.fstat(descriptor)
             _refuse_special(file, status)
             if status.st_size > max_bytes:
                 raise UnreadableImageError(file, f"too large ({status.st_size / 2**20:.0f} MiB)")
             data = stream.read(max_bytes + 1)
+            status = os.fstat(descriptor)
     except FileNotFoundError as error:
         raise UnreadableImageError(file, "file not found") from error
     except PermissionError as error:
@@ -101,7 +122,15 @@ def read_regular_file(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
         raise UnreadableImageError(file, "empty file")
     if len(data) > max_bytes:
         raise UnreadableImageError(file, "too large (it grows while being read)")
-    return data
+    return data, status
+
+
+def _refuse_outside(file: Path, descriptor: int, folder: Path) -> None:
+    """What was opened is asked where it lies: on systems that do not tell, the path is, which is nearly as good."""
+    opened = f"/proc/self/fd/{descriptor}"
+    place = Path(os.path.realpath(opened if os.path.exists(opened) else file))
+    if not place.is_relative_to(os.path.realpath(folder)):
+        raise UnsafePathError(f"{file} leads out of the folder {folder}. Put the file itself into the folder.")
 
 
 def _refuse_special(file: Path, status: os.stat_result) -> None:

@@ -15,19 +15,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
 from vad_lib.inspection_db.engine import create_inspection_engine
-from vad_lib.inspection_db.schema import batches, kept_aside, landings, predictions
-from vad_lib.inspection_db.upgrading import bring_up_to_date
+from vad_lib.inspection_db.revision import bring_up_to_date
+from vad_lib.inspection_db.schema import REFUSED, SUPERSEDED_RULES, incoming_files, predictions
 from vad_lib.lines import Home
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LINE_LOCKS = 723653
+"""First half of the keys of PostgreSQL's advisory locks; the second is a digest of the line."""
 MAX_PARAMETERS = 500
 """Values in one IN list: within every SQLite's limit."""
 
 
 class InspectionDatabase:
-    """Images seen, claims, predictions and inputs kept aside, of all lines.
+    """Incoming files with their place in the queue, predictions and labels, of all lines.
 
     Making one costs little and needs no closing. It may be shared by threads.
 
@@ -75,19 +77,39 @@ class InspectionDatabase:
         return cls.of(Home.from_environment())
 
     @property
+    def is_postgresql(self) -> bool:
+        """Whether it is a server; else it is SQLite."""
+        return self.engine.dialect.name == "postgresql"
+
+    @property
     def url(self) -> str:
         """Without the password."""
         return self.engine.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+    def writing(self, *, line: str = "", durable: bool = True) -> Iterator[Connection]:
         """One transaction that may write: all of it happens, or nothing.
 
-        ``durable=False`` is for marks that a power cut may lose (a process that dies cannot): it does not wait for the
-        disk.
+        Args:
+            line: transactions that name the same line follow each other, so that its rows are numbered in the order in
+                which they can be seen. On SQLite all follow each other anyway.
+            durable: False is for marks that a power cut may lose (a process that dies cannot): it does not wait for the
+                disk.
         """
         with (self.engine if durable else self._jotter).begin() as connection:
+            if line and self.is_postgresql:
+                connection.execute(select(func.pg_advisory_xact_lock(LINE_LOCKS, func.hashtext(line))))
             yield connection
+
+    def clock(self, connection: Connection) -> datetime:
+        """Return the time now, by the one clock that all workers share: that of the database server.
+
+        SQLite has none of its own, and none but this machine uses it.
+        """
+        if not self.is_postgresql:
+            return utc_now()
+        moment: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return moment.astimezone(UTC)
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
@@ -106,7 +128,7 @@ class InspectionDatabase:
 
     def insert_or_ignore(self, table: Table) -> Insert:
         """An INSERT that passes over rows whose key is taken."""
-        if self.engine.dialect.name == "postgresql":
+        if self.is_postgresql:
             return postgresql.insert(table).on_conflict_do_nothing()
         return sqlite.insert(table).on_conflict_do_nothing()
 
@@ -121,7 +143,7 @@ class InspectionDatabase:
         line: str,
         *,
         model_version: str | None = None,
-        batch_id: str | None = None,
+        run_id: str | None = None,
         since: datetime | None = None,
         after_id: int | None = None,
         limit: int | None = None,
@@ -134,8 +156,8 @@ class InspectionDatabase:
         statement = select(predictions).where(predictions.c.line == line).order_by(predictions.c.prediction_id)
         if model_version is not None:
             statement = statement.where(predictions.c.model_version == model_version)
-        if batch_id is not None:
-            statement = statement.where(predictions.c.batch_id == batch_id)
+        if run_id is not None:
+            statement = statement.where(predictions.c.run_id == run_id)
         if since is not None:
             statement = statement.where(predictions.c.created_at >= since)
         if after_id is not None:
@@ -145,30 +167,32 @@ class InspectionDatabase:
             return self.table(statement).iloc[::-1].reset_index(drop=True)
         return self.table(statement if limit is None else statement.limit(limit))
 
-    def kept_aside(self, line: str, *, batch_id: str | None = None) -> pd.DataFrame:
-        """Return refused inputs in the order of being recorded, with all columns of the table ``kept_aside``."""
-        statement = select(kept_aside).where(kept_aside.c.line == line).order_by(kept_aside.c.kept_id)
-        return self.table(statement if batch_id is None else statement.where(kept_aside.c.batch_id == batch_id))
-
-    def landings(
+    def incoming_files(
         self,
         line: str,
         *,
-        batch_id: str | None = None,
+        run_id: str | None = None,
         decided_since: datetime | None = None,
         decided_before: datetime | None = None,
     ) -> pd.DataFrame:
-        """Return landings in the order of being taken up, with all columns of the table ``landings``."""
-        statement = select(landings).where(landings.c.line == line).order_by(landings.c.seq)
+        """Return incoming files in the order of being registered, with all columns of the table."""
+        statement = select(incoming_files).where(incoming_files.c.line == line).order_by(incoming_files.c.file_id)
+        if run_id is not None:
+            statement = statement.where(incoming_files.c.run_id == run_id)
         if decided_since is not None:
-            statement = statement.where(landings.c.decided_at >= decided_since)
+            statement = statement.where(incoming_files.c.decided_at >= decided_since)
         if decided_before is not None:
-            statement = statement.where(landings.c.decided_at < decided_before)
-        return self.table(statement if batch_id is None else statement.where(landings.c.batch_id == batch_id))
+            statement = statement.where(incoming_files.c.decided_at < decided_before)
+        return self.table(statement)
 
-    def batches(self, line: str) -> pd.DataFrame:
-        """Return the batches of a line, oldest first."""
-        return self.table(select(batches).where(batches.c.line == line).order_by(batches.c.created_at))
+    def refused(self, line: str) -> pd.DataFrame:
+        """Return refused files in the order of being registered, but for versions of a file that are no more."""
+        chosen = (
+            incoming_files.c.line == line,
+            incoming_files.c.state == REFUSED,
+            incoming_files.c.rule.not_in(sorted(SUPERSEDED_RULES)),
+        )
+        return self.table(select(incoming_files).where(*chosen).order_by(incoming_files.c.file_id))
 
     def count_predictions(self, line: str) -> int:
         """Return how many predictions a line has."""
@@ -176,12 +200,12 @@ class InspectionDatabase:
             counted = select(func.count()).select_from(predictions).where(predictions.c.line == line)
             return int(connection.execute(counted).scalar_one())
 
-    def landing_counts(self, line: str) -> dict[str, int]:
-        """Return how many landings are pending, done and refused."""
+    def file_counts(self, line: str) -> dict[str, int]:
+        """Return how many incoming files are pending, done and refused."""
         counts = {"pending": 0, "done": 0, "refused": 0}
+        grouped = select(incoming_files.c.state, func.count()).where(incoming_files.c.line == line)
         with self.reading() as connection:
-            grouped = select(landings.c.state, func.count()).where(landings.c.line == line).group_by(landings.c.state)
-            counts.update((state, count) for state, count in connection.execute(grouped))
+            counts.update((state, count) for state, count in connection.execute(grouped.group_by("state")))
         return counts
 
 

@@ -1,8 +1,8 @@
 """Open the inspection database: SQLite in WAL mode by default, PostgreSQL by URL.
 
-Transactions that write follow each other on both: they begin with ``BEGIN IMMEDIATE`` on SQLite and with an advisory
-lock on PostgreSQL. So none fails because of another one, and numbers are visible in the order in which they were given.
-Each is flushed to the disk when it is committed, so that a result that was reported survives a power cut.
+On SQLite, transactions that write follow each other (``BEGIN IMMEDIATE``), so none fails because of another one. On
+PostgreSQL no lock spans lines: ``InspectionDatabase.writing`` takes one for a line where the order of rows matters.
+A transaction is flushed to the disk when it is committed, so that a result that was reported survives a power cut.
 
 SQLite's files must lie on a local disk: WAL does not work over a network share.
 """
@@ -10,6 +10,7 @@ SQLite's files must lie on a local disk: WAL does not work over a network share.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +21,26 @@ from sqlalchemy.pool import NullPool
 from vad_lib.errors import VadError
 
 BUSY_SECONDS = 30
-WRITERS_LOCK = 7236531
+MIGRATION_LOCK = 7236531
 """Names the lock among those of other software that uses the same PostgreSQL database."""
 IDLE_SECONDS, MIGRATING_IDLE_SECONDS = 30, 600
 """PostgreSQL ends a transaction that writes and sends nothing for so long: a machine that is gone keeps no lock."""
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 """Of libpq: what waits for a server that is gone learns it within a minute."""
 
-_of_servers: dict[URL, Engine] = {}
-"""One for each PostgreSQL address that this process has used: whoever opens a database now and then, as Dagster's
-sensors do in a process that stays, uses the connections of the time before."""
-
 
 def create_inspection_engine(url: str) -> Engine:
-    """Return an engine for ``url``; SQLite's folder is made if it is missing.
+    """Return an engine for ``url``; SQLite's folder is made if it is missing, and its file for its owner only.
 
-    All who name the same PostgreSQL address share one engine. An engine survives a fork: SQLite keeps no connection
-    between transactions, and a child of a fork makes its own.
+    All who name the same PostgreSQL address share one engine: whoever opens a database now and then, as Dagster's
+    sensors do in a process that stays, uses the connections of the time before.
 
     Raises:
         VadError: the address is of another kind of database, or of SQLite in memory.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        # without a lock, which a fork could catch in another thread's hands; an engine has no connection at first
-        return _of_servers.get(parsed) or _of_servers.setdefault(parsed, _postgresql_engine(parsed))
+        return _postgresql_engine(parsed)
     if parsed.get_backend_name() != "sqlite":
         raise VadError(
             f"The inspection database is SQLite or PostgreSQL, not {parsed.get_backend_name()}: set VAD_INSPECTION_DB "
@@ -53,6 +49,7 @@ def create_inspection_engine(url: str) -> Engine:
     if not parsed.database or parsed.database == ":memory:":
         raise VadError("The inspection database must be a file or a server: give sqlite:///…/inspection.db.")
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
@@ -70,18 +67,18 @@ def create_inspection_engine(url: str) -> Engine:
         if not options.get("vad_durable", True):
             # Written to the log, so no other process can miss it; only a power cut can lose it.
             connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
-        if options.get("vad_migrating", False):
-            # A table that is replaced by a changed copy is gone for a moment; who refers to it is checked at the end.
-            connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
         connection.exec_driver_sql("BEGIN" if options.get("vad_readonly", False) else "BEGIN IMMEDIATE")
 
     return engine
 
 
+@lru_cache(maxsize=16)
 def _postgresql_engine(url: URL) -> Engine:
     own_driver = url.get_driver_name() in ("psycopg2", "psycopg")
     keepalives = {name: value for name, value in KEEPALIVES.items() if own_driver and name not in url.query}
-    engine = create_engine(url, pool_pre_ping=True, connect_args=keepalives)
+    # Rows that are written together travel together: a server may be some milliseconds away.
+    batched = {"executemany_mode": "values_plus_batch"} if url.get_driver_name() == "psycopg2" else {}
+    engine = create_engine(url, pool_pre_ping=True, pool_size=10, connect_args=keepalives, **batched)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
@@ -89,20 +86,13 @@ def _postgresql_engine(url: URL) -> Engine:
         if options.get("vad_readonly", False):
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             return
+        migrating = options.get("vad_migrating", False)
+        idle = MIGRATING_IDLE_SECONDS if migrating else IDLE_SECONDS
+        chosen = [f"set_config('idle_in_transaction_session_timeout', '{idle}s', true)"]
         if not options.get("vad_durable", True):
-            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-        idle = MIGRATING_IDLE_SECONDS if options.get("vad_migrating", False) else IDLE_SECONDS
-        connection.exec_driver_sql(
-            f"SELECT set_config('idle_in_transaction_session_timeout', '{idle}s', true), "
-            f"pg_advisory_xact_lock({WRITERS_LOCK})"
-        )
+            chosen.append("set_config('synchronous_commit', 'off', true)")
+        if migrating:
+            chosen.append(f"pg_advisory_xact_lock({MIGRATION_LOCK})")
+        connection.exec_driver_sql(f"SELECT {', '.join(chosen)}")
 
     return engine
-
-
-def _forget_inherited_connections() -> None:
-    for engine in list(_of_servers.values()):
-        engine.dispose(close=False)
-
-
-os.register_at_fork(after_in_child=_forget_inherited_connections)

@@ -1,12 +1,19 @@
 """The tables of the inspection database, in SQLAlchemy Core. Nothing here opens a connection.
 
-An image is identified by the sha256 of its bytes and found by a path; a *landing* is one version of one file in a
-landing folder. Paths of landings are relative to that folder, so that moving the folder loses nothing.
+An image is identified by the sha256 of its bytes. A row of ``incoming_files`` is one version of one file in a watch
+folder, and at the same time its place in the queue:
 
-The states of a landing are ``pending`` (part of a batch that has not decided it yet), ``done`` (it has a prediction)
-and ``refused`` (it has a reason). What is in no row has not been taken up yet.
+==============================  ==============================================================================
+state                           meaning
+==============================  ==============================================================================
+pending, ``leased_by`` empty    waits for a worker; not before ``leased_until``, where that is set
+pending, ``leased_by`` set      a worker has it until ``leased_until``; then it is offered again
+done                            it has a prediction
+refused                         it has a rule and a reason
+==============================  ==============================================================================
 
-Constraint names follow one convention, so that a migration can name what it changes.
+What is in no row has not been registered yet. Paths of incoming files are relative to the watch folder, so that moving
+the folder loses nothing. Constraint names follow one convention, so that a migration can name what it changes.
 """
 
 from __future__ import annotations
@@ -30,14 +37,21 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 PENDING = "pending"
 DONE = "done"
 REFUSED = "refused"
 
-OPEN = "open"
-CLOSED = "closed"
+ONLINE, BATCH = "online", "batch"
+"""Sources of a prediction: the inference service, or a run of Dagster."""
+
+VANISHED, CHANGED, DUPLICATE = "vanished", "changed", "duplicate"
+UNREADABLE, POISON, DETECTOR_FAILED = "unreadable_image", "poison_image", "detector_failed"
+"""Rules by which a file is refused after somebody tried to read it. ``vad_lib.ingest.scan`` has those by name."""
+SUPERSEDED_RULES = frozenset({VANISHED, CHANGED})
+"""Refusals of a version of a file that is no more: there is nothing to keep and nobody to notify."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -67,64 +81,55 @@ metadata = MetaData(
     }
 )
 
+NUMBER = BigInteger().with_variant(Integer, "sqlite")
+"""Of rows: SQLite numbers by itself only what it calls an integer, and that has 64 bits."""
+_PENDING, _LEASED = text("state = 'pending'"), text("leased_by IS NOT NULL")
+_NOT_COPIED = text("rule = 'not_an_image' AND quarantine_file IS NULL AND quarantine_note IS NULL")
+
 
 def _line() -> Column[Any]:
     return Column("line", String(63), nullable=False)
 
 
-schema_version = Table(
-    "schema_version",
+incoming_files = Table(
+    "incoming_files",
     metadata,
-    Column("only_row", Integer, primary_key=True, comment="Always 1."),
-    Column("version", Integer, nullable=False),
-    comment="Which version of these tables the database holds.",
-)
-"""Read only by software that is older than the revisions: it sees here that it is too old."""
-
-batches = Table(
-    "batches",
-    metadata,
-    Column("batch_id", String(32), primary_key=True, comment="Digest of the line and of the landings in it."),
+    Column("file_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of being registered."),
     _line(),
-    Column("folder", Text, nullable=False, comment="The landing folder, absolute, when the batch was formed."),
-    Column("state", String(8), nullable=False),
-    Column("attempt", Integer, nullable=False, comment="How many runs were asked for, from 1."),
-    Column("generation", Integer, nullable=False, comment="How many times it was halved."),
-    Column("parent_id", String(32), ForeignKey("batches.batch_id"), comment="The batch that it is a half of."),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("requested_at", UtcDateTime, nullable=False, comment="When the present attempt was asked for."),
-    Column("closed_at", UtcDateTime),
-    Column("note", Text, comment="Why it was closed, where that is not simply 'finished'."),
-    CheckConstraint("state IN ('open', 'closed')", name="state"),
-    Index(None, "line", "state"),
-    comment="Landed files that one run inspects together.",
-)
-
-landings = Table(
-    "landings",
-    metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True, comment="In order of being taken up."),
-    _line(),
-    Column("path", Text, nullable=False, comment="Relative to the landing folder, with '/'."),
+    Column("folder", Text, nullable=False, comment="The watch folder, absolute, when the file was registered."),
+    Column("path", Text, nullable=False, comment="Relative to the watch folder, with '/'."),
     Column("size", BigInteger, nullable=False, comment="Bytes."),
     Column("mtime_ns", BigInteger, nullable=False),
+    Column("inode", BigInteger, nullable=False),
+    Column("ctime_ns", BigInteger, nullable=False),
     Column("state", String(8), nullable=False),
-    Column("batch_id", String(32), ForeignKey("batches.batch_id"), comment="Empty for a file refused by its name."),
+    Column("leased_by", String(160), comment="The worker that has it in hand."),
+    Column("leased_until", UtcDateTime, comment="Nobody else takes it before."),
+    Column("deliveries", Integer, nullable=False, comment="How many workers took it and did not finish it."),
     Column("sha256", String(64), comment="Once it was read."),
-    Column("begun", Integer, nullable=False, comment="Inspections that began with it and died; 0 once decided."),
-    Column("begun_alone", Integer, nullable=False, comment="The same, where it was the only one in hand."),
-    Column("first_seen", UtcDateTime, nullable=False),
-    Column("decided_at", UtcDateTime),
     Column("rule", String(64), comment="Why it was refused: stable name."),
-    Column("reason", Text, comment="Why it was refused, for people."),
-    UniqueConstraint("line", "path", "size", "mtime_ns"),
+    Column("reason", Text, comment="Why it was refused, for people; of a pending file, what the last attempt met."),
+    Column("duplicate_of", Text, comment="Path of the file that holds the same content."),
+    Column("quarantine_file", Text, comment="The copy of a refused file; empty where none could or should be made."),
+    Column("quarantine_note", Text, comment="Why there is no copy."),
+    Column("run_id", String(64), comment="The Dagster run that decided it, where there was one."),
+    Column("arrived_at", UtcDateTime, nullable=False, comment="The last change or renaming of the file."),
+    Column("registered_at", UtcDateTime, nullable=False),
+    Column("decided_at", UtcDateTime),
+    UniqueConstraint("line", "path", "size", "mtime_ns", "inode", "ctime_ns"),
     CheckConstraint("state IN ('pending', 'done', 'refused')", name="state"),
     CheckConstraint("state <> 'refused' OR (reason IS NOT NULL AND rule IS NOT NULL)", name="refused_has_reason"),
-    CheckConstraint("state <> 'pending' OR batch_id IS NOT NULL", name="pending_has_batch"),
     CheckConstraint("state <> 'done' OR sha256 IS NOT NULL", name="done_has_content"),
-    Index(None, "batch_id", "state"),
-    Index(None, "line", "state"),
-    comment="Each version (size and modification time) of each file that landed.",
+    CheckConstraint("state = 'pending' OR leased_by IS NULL", name="only_pending_is_leased"),
+    CheckConstraint("(state = 'pending') = (decided_at IS NULL)", name="decided_says_when"),
+    Index("ix_incoming_files_queue", "line", "deliveries", "file_id", sqlite_where=_PENDING, postgresql_where=_PENDING),
+    Index("ix_incoming_files_leases", "leased_by", sqlite_where=_LEASED, postgresql_where=_LEASED),
+    Index("ix_incoming_files_not_copied", "line", sqlite_where=_NOT_COPIED, postgresql_where=_NOT_COPIED),
+    Index("ix_incoming_files_versions", "line", "path", "file_id"),
+    Index("ix_incoming_files_decided", "line", "decided_at"),
+    Index("ix_incoming_files_content", "line", "sha256"),
+    Index(None, "run_id"),
+    comment="Each version of each file that arrived in a watch folder, and its place in the queue.",
     sqlite_autoincrement=True,
 )
 
@@ -133,87 +138,88 @@ images = Table(
     metadata,
     Column("line", String(63), primary_key=True),
     Column("sha256", String(64), primary_key=True, comment="Of the file's bytes."),
-    Column("first_path", Text, nullable=False, comment="Absolute path at which it was first read."),
-    Column("landed_path", Text, comment="Relative path of the landing that owns this content; others are duplicates."),
+    Column("first_file", Text, nullable=False, comment="Absolute path at which it was first read."),
+    Column("owner_path", Text, comment="Relative path of the incoming file that owns this content."),
     Column("width", Integer, nullable=False, comment="Pixels, upright."),
     Column("height", Integer, nullable=False, comment="Pixels, upright."),
     Column("channels", Integer, nullable=False),
     Column("first_seen", UtcDateTime, nullable=False),
-    comment="Each image content that could be read.",
-)
-
-claims = Table(
-    "claims",
-    metadata,
-    Column("line", String(63), primary_key=True),
-    Column("sha256", String(64), primary_key=True),
-    Column("model_version", String(64), primary_key=True),
-    Column("owner", String(128), nullable=False, comment="host:process id:start:nonce"),
-    Column("expires_at", UtcDateTime, nullable=False),
-    comment="Who scores which content just now. A row goes when its prediction is recorded.",
+    comment="Each image content that could be read. The same content under another path is a duplicate.",
 )
 
 predictions = Table(
     "predictions",
     metadata,
-    Column("prediction_id", Integer, primary_key=True, autoincrement=True, comment="In order of being recorded."),
+    Column("prediction_id", NUMBER, primary_key=True, autoincrement=True, comment="In each line, in order of time."),
     _line(),
     Column("sha256", String(64), nullable=False),
     Column("model_version", String(64), nullable=False),
     Column("path", Text, nullable=False, comment="Absolute path of the file that was scored."),
-    Column("raw_score", Float(53), nullable=False),
+    Column("raw_score", Float(53), nullable=False, comment="The anomaly score."),
     Column("p", Float(53), nullable=False, comment="Calibrated score; 0.5 exactly at the trained threshold."),
-    Column("certainty", Float(53), nullable=False),
+    Column("certainty", Float(53), nullable=False, comment="The confidence: 1 - H2(p)."),
     Column("predicted", String(8), nullable=False, comment="As decided when it was scored."),
-    Column("threshold", Float(53), nullable=False, comment="On the raw score."),
+    Column("threshold", Float(53), nullable=False, comment="On the anomaly score."),
     Column("threshold_version", String(64), nullable=False),
     Column("inference_threshold", Float(53), nullable=False, comment="On p."),
-    Column("lane", String(16), nullable=False, comment="run, fast or folder."),
-    Column("batch_id", String(32), ForeignKey("batches.batch_id")),
+    Column("source", String(8), nullable=False, comment="online (the inference service) or batch (a run)."),
     Column("run_id", String(64), comment="The Dagster run, where there is one."),
     Column("seconds", Float, comment="Time spent on scoring, shared equally among the images scored together."),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("line", "sha256", "model_version"),
     CheckConstraint("predicted IN ('OK', 'NG')", name="predicted"),
+    CheckConstraint("source IN ('online', 'batch')", name="source"),
     Index(None, "line", "prediction_id"),
-    Index(None, "batch_id"),
+    Index(None, "run_id"),
     comment="One row an image content and model version, never changed afterwards.",
     sqlite_autoincrement=True,
 )
 
-kept_aside = Table(
-    "kept_aside",
+labels = Table(
+    "labels",
     metadata,
-    Column("kept_id", Integer, primary_key=True, autoincrement=True),
-    _line(),
-    Column("path", Text, nullable=False, comment="As landed, or absolute for a file that did not land."),
-    Column("sha256", String(64)),
-    Column("size", BigInteger, nullable=False),
-    Column("mtime_ns", BigInteger, nullable=False),
-    Column("rule", String(64), nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("batch_id", String(32), ForeignKey("batches.batch_id")),
-    Column("run_id", String(64)),
-    Column("kept_file", Text, comment="The hard link or copy; empty where none could or should be made."),
-    Column("kept_note", Text, comment="Why there is no kept file."),
-    Column("created_at", UtcDateTime, nullable=False),
-    UniqueConstraint("line", "path", "size", "mtime_ns"),
-    Index(None, "batch_id"),
-    comment="Inputs that were refused, each once, with the reason.",
-    sqlite_autoincrement=True,
-)
-
-verdicts = Table(
-    "verdicts",
-    metadata,
-    Column("verdict_id", Integer, primary_key=True, autoincrement=True, comment="In order of being given."),
-    Column("prediction_id", Integer, ForeignKey("predictions.prediction_id"), nullable=False),
-    Column("verdict", String(8), nullable=False, comment="What the part is, as a person sees it."),
+    Column("label_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of being given."),
+    Column("prediction_id", NUMBER, ForeignKey("predictions.prediction_id"), nullable=False),
+    Column("label", String(8), nullable=False, comment="What the part is, as a person sees it."),
     Column("person", String(128), nullable=False),
     Column("note", Text),
     Column("created_at", UtcDateTime, nullable=False),
-    CheckConstraint("verdict IN ('OK', 'NG')", name="verdict"),
+    CheckConstraint("label IN ('OK', 'NG')", name="label"),
     Index(None, "prediction_id"),
-    comment="What people said about predictions. The last verdict on an image holds; those before it stay.",
+    comment="What people said about predictions. The last label of an image holds; those before it stay.",
     sqlite_autoincrement=True,
+)
+
+sinks = Table(
+    "sinks",
+    metadata,
+    Column("line", String(63), primary_key=True),
+    Column("sink", String(16), primary_key=True, comment="webhook or file."),
+    comment="Where the results of each line are sent from now on.",
+)
+
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("file_id", NUMBER, ForeignKey("incoming_files.file_id", ondelete="CASCADE"), primary_key=True),
+    Column("sink", String(16), primary_key=True),
+    _line(),
+    Column("state", String(8), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("next_try_at", UtcDateTime, nullable=False),
+    Column("sent_at", UtcDateTime),
+    Column("error", Text, comment="What the last attempt met."),
+    CheckConstraint("state IN ('waiting', 'sent', 'given_up')", name="state"),
+    Index(None, "state", "next_try_at"),
+    comment="The outbox: what is to be sent, written in one transaction with the decision, and what became of it.",
+)
+
+services = Table(
+    "services",
+    metadata,
+    Column("worker", String(160), primary_key=True),
+    Column("serves", Text, nullable=False, comment="The lines whose queue it works on: a JSON list."),
+    Column("alive_until", UtcDateTime, nullable=False),
+    comment="Inference services that are alive; each renews its row every few seconds.",
 )

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from vad_lib.thresholds.records import Threshold, as_flags, as_scores
+from vad_lib.thresholds.records import ABOVE_ALL_SCORES, LARGEST_SCORE, Threshold, as_flags, as_scores, to_float32
 
 # Rounding in the smooth term is below 3e-16 a value; neighbours must differ by more than twice that.
 _STEP = 2.0**-50
 # All 2**32 ranks together move p by less than 2**-18; the smooth term leaves four times that free at each end.
 _MARGIN = 2.0**-16
-_LARGEST = float(np.finfo(np.float32).max)
 # Spreads below this share of the threshold's magnitude are noise of float32 arithmetic, not knowledge.
 _LEAST_RELATIVE_SCALE = 1e-4
 # Without any spread to learn from, twice the threshold is called fairly certain (p .98), a tenth above it is not.
@@ -33,8 +32,12 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    threshold: float = Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False, description="Raw score where p is 0.5.")
-    scale: float = Field(gt=1e-60, le=_LARGEST, description="Distance from the threshold at which p is 0.25 and 0.75.")
+    threshold: float = Field(
+        ge=-LARGEST_SCORE, le=ABOVE_ALL_SCORES, allow_inf_nan=False, description="Raw score where p is 0.5."
+    )
+    scale: float = Field(
+        gt=1e-60, le=LARGEST_SCORE, description="Distance from the threshold at which p is 0.25 and 0.75."
+    )
 
     def __call__(self, raw_scores: ArrayLike) -> NDArray[np.float64]:
         """Return p for raw scores of any shape.
@@ -46,11 +49,9 @@ class Calibration(BaseModel):
             ValueError: a score is infinite or missing.
         """
         given = np.asarray(raw_scores, dtype=np.float64)
-        if not np.isfinite(given).all():
-            raise ValueError("a raw score is infinite or missing: it has no calibrated score")
-        raw = np.clip(given, -_LARGEST, _LARGEST).astype(np.float32)
-        z = (raw.astype(np.float64) - self.threshold) / self.scale
-        ranks = _rank(raw) - _rank(np.float32(self.threshold))
+        raw = to_float32(given)
+        z = (raw - self.threshold) / self.scale
+        ranks = _rank(raw) - _rank(to_float32(self.threshold))
         p = 0.5 + (0.5 - _MARGIN) * (z / (1 + np.abs(z))) + _STEP * ranks
         p = np.where(given < self.threshold, np.minimum(p, np.nextafter(0.5, 0)), p)
         p = np.where(given > self.threshold, np.maximum(p, np.nextafter(0.5, 1)), p)
@@ -66,7 +67,7 @@ class Calibration(BaseModel):
             raise ValueError("p is missing")
         if p == 0.5:
             return self.threshold
-        low, high = int(_rank(np.float32(-_LARGEST))), int(_rank(np.float32(_LARGEST)))
+        low, high = int(_rank(-LARGEST_SCORE)), int(_rank(LARGEST_SCORE))
         if self._at(low) >= p:
             return float("-inf")
         if self._at(high) < p:
@@ -107,11 +108,11 @@ def learn_calibration(scores: ArrayLike, is_anomalous: ArrayLike, threshold: Thr
     magnitude = abs(threshold.value) or 1.0
     if scale < _LEAST_RELATIVE_SCALE * magnitude:
         scale = _UNKNOWN_RELATIVE_SCALE * magnitude
-    scale = min(max(scale, 1e-45), _LARGEST)
-    return Calibration(threshold=float(np.clip(threshold.value, -_LARGEST, _LARGEST)), scale=scale)
+    scale = min(max(scale, 1e-45), LARGEST_SCORE)
+    return Calibration(threshold=float(np.clip(threshold.value, -LARGEST_SCORE, ABOVE_ALL_SCORES)), scale=scale)
 
 
-def _rank(raw: NDArray[np.float32] | np.float32) -> NDArray[np.int64]:
+def _rank(raw: ArrayLike) -> NDArray[np.int64]:
     """Number the float32 values in increasing order; -0.0 and 0.0 are one value, of rank 0."""
     bits = np.asarray(raw, dtype=np.float32).view(np.int32).astype(np.int64)
     return np.where(bits >= 0, bits, -(bits + 2**31))

@@ -7,7 +7,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vad_lib.thresholds.records import Threshold, as_flags, as_scores, rows_digest
+from vad_lib.thresholds.records import (
+    ABOVE_ALL_SCORES,
+    LARGEST_SCORE,
+    Threshold,
+    as_flags,
+    as_scores,
+    rows_digest,
+)
 
 
 def learn_threshold(
@@ -88,9 +95,13 @@ def midpoint(low: float, high: float) -> float:
 
 
 def next_above(score: float) -> float:
-    """Return the smallest float32 above ``score``, or ``score`` itself where it is the largest float32."""
-    above = np.nextafter(np.float32(score), np.float32(np.inf))
-    return float(above) if np.isfinite(above) else score
+    """Return the smallest float32 above ``score``; above the largest float32, the next float64.
+
+    A threshold at the largest float32 itself would make that score NG where nothing should be.
+    """
+    if score >= LARGEST_SCORE:
+        return ABOVE_ALL_SCORES
+    return float(np.nextafter(np.float32(score), np.float32(np.inf)))
 
 
 def _best_f1(values: NDArray[np.float64], flags: NDArray[np.bool_]) -> float:

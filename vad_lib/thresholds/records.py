@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 ThresholdMethod = Literal["F1", "Percentile", "chosen"]
 
+LARGEST_SCORE = float(np.finfo(np.float32).max)
+ABOVE_ALL_SCORES = float(np.nextafter(LARGEST_SCORE, np.inf))
+"""A threshold that no float32 score reaches. It is a float64 number, as all thresholds are."""
+
 
 class Threshold(BaseModel):
     """A threshold on the raw score: NG if and only if ``raw_score >= value``.
@@ -61,6 +65,18 @@ def as_scores(scores: ArrayLike) -> NDArray[np.float64]:
             f"({values[first]}): the detector is broken or its input was; look at the images of these rows"
         )
     return rounded.astype(np.float64)
+
+
+def to_float32(raw_scores: ArrayLike) -> NDArray[np.float64]:
+    """Return finite scores of any shape as float64 holding float32 values; those beyond float32 become its ends.
+
+    Raises:
+        ValueError: a score is infinite or missing.
+    """
+    values = np.asarray(raw_scores, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("a raw score is infinite or missing: it has no calibrated score")
+    return np.clip(values, -LARGEST_SCORE, LARGEST_SCORE).astype(np.float32).astype(np.float64)
 
 
 def as_flags(is_anomalous: ArrayLike, length: int) -> NDArray[np.bool_]:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from alembic import context
 
+from vad_lib.inspection_db.revision import VERSION_TABLE
 from vad_lib.inspection_db.schema import UtcDateTime
-from vad_lib.inspection_db.upgrading import VERSION_TABLE
 
 
 def as_written(kind: str, item: Any, _: Any) -> str | Literal[False]:

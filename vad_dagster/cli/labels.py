@@ -1,0 +1,122 @@
+"""``vad label``: what people say about predictions, and the way back into training."""
+
+from __future__ import annotations
+
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vad_dagster.cli.console import console, new_table
+from vad_dagster.cli.lines import existing_line
+from vad_lib.errors import InputError
+
+if TYPE_CHECKING:
+    from vad_lib.inspection_db.labels import Label
+    from vad_lib.lines import Line
+    from vad_lib.plan import ExperimentalPlan
+
+app = typer.Typer(no_args_is_help=True, help="What people say about predictions: give, list, export for training.")
+
+
+@app.command()
+def give(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    image: Annotated[
+        str, typer.Argument(help="Number of the prediction, sha256, path in the watch folder or absolute path.")
+    ],
+    label: Annotated[str, typer.Argument(help="ok or ng: what the part is.")],
+    note: Annotated[str, typer.Option(help="Why.")] = "",
+    person: Annotated[str, typer.Option(help="Who says so. Default: the name of the user.")] = "",
+) -> None:
+    """Say what a part is. The last label on an image holds; those before it stay in the history."""
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.labels import find_prediction, record_label
+
+    line = existing_line(name)
+    if label.upper() not in ("OK", "NG"):
+        raise InputError(f"{label}: a label is ok or ng.")
+    db = InspectionDatabase.from_environment()
+    found = find_prediction(db, line.name, image)
+    said: Label = "OK" if label.upper() == "OK" else "NG"
+    record_label(db, found.prediction_id, said, person=person or _user(), note=note)
+    agrees = "as predicted" if said == found.predicted else f"predicted was {found.predicted}"
+    console.print(f"{Path(found.path).name} is {said} ({agrees}, by {found.model_version})", markup=False)
+
+
+@app.command("list")
+def list_labels(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    history: Annotated[bool, typer.Option("--history", help="All of them, not only those that hold.")] = False,
+) -> None:
+    """Show the labels of a line, and how often its predictions agree with them."""
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.labels import agreement, label_history, labels_that_hold
+
+    line = existing_line(name)
+    db = InspectionDatabase.from_environment()
+    rows = (label_history if history else labels_that_hold)(db, line.name)
+    table = new_table("prediction", "image", "predicted", "label", "person", "time", "note")
+    for row in rows.itertuples():
+        when = f"{row.created_at:%Y-%m-%d %H:%M}"
+        image = Path(str(row.path)).name
+        cells = (row.prediction_id, image, row.predicted, row.label, row.person, when, row.note or "")
+        table.add_row(*map(str, cells))
+    console.print(table)
+    found = agreement(db, line.name)
+    if found.rate is not None:
+        console.print(
+            f"{found.agree} of {found.judged} predictions agree with the labels; {found.missed} missed, "
+            f"{found.false_alarms} false alarms",
+            markup=False,
+        )
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    to: Annotated[Path | None, typer.Option(help="A folder. Default: the training folder of the plan.")] = None,
+    ok_label: Annotated[str, typer.Option(help="What the table calls a normal part. Default: the plan's.")] = "",
+    ng_label: Annotated[str, typer.Option(help="What it shall call an anomalous one.")] = "NG",
+) -> None:
+    """Write the labels that hold as labels.csv into the training folder, with their images: the next training
+    reads it beside the other tables there."""
+    from vad_lib.inspection.label_export import export_labels
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.plan import read_plan
+
+    line = existing_line(name)
+    plan = read_plan(line.plan_file, line.base_folder)
+    made = export_labels(
+        InspectionDatabase.from_environment(),
+        line.name,
+        to or plan.train_data_folder(line.base_folder),
+        ok_label=ok_label or _ok_label(line, plan),
+        ng_label=ng_label,
+        path_column=plan.input.path_column,
+        label_column=plan.input.y_column,
+        split_column=plan.readiness.train_validate_column,
+        encoding=plan.input.encoding,
+    )
+    console.print(f"{made.table}: {made.ok} OK, {made.ng} NG", markup=False)
+    for path in made.lost:
+        console.print(f"  not taken along, since the image is gone or another lies in its place: {path}", markup=False)
+
+
+def _ok_label(line: Line, plan: ExperimentalPlan) -> str:
+    """Return the plan's normal label, or the one that the last training found."""
+    from vad_lib.readiness import ValidatedDataset
+
+    folder = line.store / "validated_dataset"
+    found = plan.readiness.ok_class or (ValidatedDataset.load(folder).ok_class if folder.is_dir() else "")
+    if not found:
+        raise InputError("The plan names no ok_class, and the line was not trained yet: give --ok-label.")
+    return found
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except OSError as error:
+        raise InputError("Say who gives the label: --person NAME.") from error

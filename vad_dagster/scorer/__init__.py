@@ -1,1 +1,0 @@
-"""The resident scorer as a service: champions from MLflow, a web interface, and ``vad serve``."""

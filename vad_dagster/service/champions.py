@@ -1,0 +1,167 @@
+"""Lines, plans and champions as the inference service follows them.
+
+The alias ``champion`` in MLflow decides, whoever moved it. Asking costs one query for all lines; where MLflow's
+database is the embedded file, it is asked only when that file has changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from vad_dagster.home import tracking_uri
+from vad_dagster.plans import plan_of, watch_folder
+from vad_dagster.registry import CHAMPION, LineRegistry, registered_model
+from vad_dagster.resources import MLflowTracking
+from vad_lib.errors import VadError
+from vad_lib.inspection import Model
+from vad_lib.lines import Home, Line
+from vad_lib.serving import Sinks, WatchedLine
+from vad_lib.settings import settings
+
+ASK_ANYWAY_SECONDS = 60.0
+logger = logging.getLogger("vad.service.champions")
+
+Stamp = tuple[tuple[int, int] | None, ...]
+
+
+def sinks_of_settings() -> Sinks:
+    """Return where the results of all lines are sent on, as the environment says."""
+    now = settings()
+    return Sinks(now.webhook_url, now.webhook_secret.get_secret_value(), now.result_files)
+
+
+class ChampionSource:
+    """What the inference service asks about lines and models."""
+
+    def __init__(self, home: Home, tracking: MLflowTracking | None = None, sinks: Sinks | None = None):
+        self._home = home
+        self._tracking = tracking or MLflowTracking()
+        self._sinks = sinks or sinks_of_settings()
+        self._champions: dict[str, str] = {}
+        self._asked: tuple[float, Stamp] | None = None
+        self._lines: dict[str, tuple[tuple[Stamp, str, int], WatchedLine]] = {}
+        self._faults: dict[str, str] = {}
+
+    def watched(self) -> dict[str, WatchedLine]:
+        """Return all lines that have a plan. A plan that became faulty leaves its line as it was."""
+        champions = self._ask_champions()
+        found = {}
+        for line in self._home.lines():
+            # Now and then anew, as folders that a plan names may come and go.
+            key = (
+                _stamp(line.plan_file, line.folder / "line.yaml"),
+                champions.get(line.name, ""),
+                int(time.monotonic() / ASK_ANYWAY_SECONDS),
+            )
+            before = self._lines.get(line.name)
+            if before is not None and before[0] == key:
+                found[line.name] = before[1]
+                continue
+            try:
+                watched = self._watch(line, champions.get(line.name, ""))
+            except VadError as error:
+                if self._faults.get(line.name) != str(error):
+                    logger.warning("a plan cannot be used", extra={"line": line.name, "error": str(error)})
+                self._faults[line.name] = str(error)
+                if before is not None:
+                    found[line.name] = before[1]
+                continue
+            self._faults.pop(line.name, None)
+            self._lines[line.name] = (key, watched)
+            found[line.name] = watched
+        return found
+
+    def load(self, line: str, model_version: str) -> Model:
+        """Return the model of a version by its label, such as 'vad-bottles/3', on the fastest backend of this machine.
+
+        The first time that a version is loaded on a machine, its backends are measured and compared: seconds to a
+        minute, in which the version before it goes on.
+        """
+        from vad_lib.compiled import load_for_scoring
+
+        registry = LineRegistry(self._tracking, line)
+        folder = registry.folder(registry.version(model_version.rpartition("/")[2]))
+        model, choice = load_for_scoring(folder, images=validation_images(self._home.line(line)))
+        logger.info(
+            "a scoring backend serves",
+            extra={
+                "line": line,
+                "model_version": model_version,
+                "backend": choice.backend,
+                "reason": choice.reason,
+                "milliseconds": choice.milliseconds,
+                "largest_relative_difference": {
+                    name: parity.max_relative_difference for name, parity in choice.parity.items()
+                },
+            },
+        )
+        return model
+
+    def _watch(self, line: Line, version: str) -> WatchedLine:
+        plan = plan_of(line)
+        return WatchedLine(
+            line=line,
+            folder=watch_folder(line, plan),
+            model_version=version,
+            settle_seconds=plan.operation.settle_seconds,
+            inference_threshold=plan.inference.inference_threshold,
+            sinks=self._sinks,
+        )
+
+    def _ask_champions(self) -> dict[str, str]:
+        """Return line -> label of the version that serves."""
+        now, stamp = time.monotonic(), _database_stamp()
+        if self._asked is not None and stamp and self._asked[1] == stamp and now - self._asked[0] < ASK_ANYWAY_SECONDS:
+            return self._champions
+        client = self._tracking.connect()
+        champions: dict[str, str] = {}
+        token: str | None = None
+        while True:
+            page = client.search_registered_models(
+                filter_string=f"name LIKE '{registered_model('%')}'", max_results=500, page_token=token
+            )
+            for model in page:
+                if number := model.aliases.get(CHAMPION):
+                    champions[model.name.removeprefix(registered_model(""))] = f"{model.name}/{number}"
+            token = page.token
+            if not token:
+                break
+        self._champions, self._asked = champions, (now, stamp)
+        return champions
+
+
+def validation_images(line: Line) -> list[Path]:
+    """Return the files of the line's validation rows; none where it was trained elsewhere, or they cannot be read.
+
+    They only help to choose a backend: nothing about them may keep a model from serving.
+    """
+    from vad_lib.readiness import ValidatedDataset
+
+    store = line.store / "validated_dataset"
+    try:
+        return [Path(file) for file in ValidatedDataset.load(store).valid_rows["file"]] if store.is_dir() else []
+    except (VadError, OSError, ValueError, KeyError) as error:
+        logger.warning("the validation rows cannot be read", extra={"line": line.name, "error": str(error)})
+        return []
+
+
+def _database_stamp() -> Stamp:
+    """What changes when MLflow's embedded database is written to; empty where it is a server."""
+    uri = tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        return ()
+    file = uri.removeprefix("sqlite:///")
+    return _stamp(Path(file), Path(f"{file}-wal"))
+
+
+def _stamp(*files: Path) -> Stamp:
+    stamps: list[tuple[int, int] | None] = []
+    for file in files:
+        try:
+            facts = file.stat()
+            stamps.append((facts.st_mtime_ns, facts.st_size))
+        except OSError:
+            stamps.append(None)
+    return tuple(stamps)

@@ -1,0 +1,43 @@
+"""What the inference service says about itself, as gauges for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from vad_lib.queue import queue_facts
+from vad_lib.queue.outbox import notification_counts
+from vad_lib.serving import InferenceService
+from vad_lib.serving.metrics import gauge
+
+
+class ServiceGauges(Collector):
+    """Reads the state of a service whenever Prometheus asks."""
+
+    def __init__(self, service: InferenceService) -> None:
+        self._service = service
+
+    def describe(self) -> list[Metric]:
+        """Nothing: what there is, is known only when it is asked for."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all gauges."""
+        service = self._service
+        watches, facts = dict(service.watches), queue_facts(service.db)
+        yield gauge("vad_lines", "Lines that are watched.", [((), len(watches))])
+        ready = float(not service.not_ready())
+        yield gauge("vad_ready", "1 where every line with a champion can be served.", [((), ready)])
+        lines = [((name,), each) for name, each in facts.items()]
+        yield gauge("vad_queue_images", "Images that are not decided.", [(n, f.pending) for n, f in lines], "line")
+        yield gauge("vad_queue_leased_images", "Images in hand.", [(n, f.leased) for n, f in lines], "line")
+        oldest = [(name, each.oldest_seconds) for name, each in lines]
+        yield gauge("vad_queue_oldest_seconds", "Since the oldest of them arrived.", oldest, "line")
+        scans = [((name,), watch.scan_seconds) for name, watch in watches.items()]
+        yield gauge("vad_scan_seconds", "Processor time of the last scan of a watch folder.", scans, "line")
+        warm = [((name, version), 1.0) for name, version in service.models.versions().items()]
+        yield gauge("vad_model_info", "The model in memory.", warm, "line", "version")
+        sent = [((state,), count) for state, count in notification_counts(service.db).items()]
+        yield gauge("vad_notifications", "Results that wait to be sent, or were given up.", sent, "state")

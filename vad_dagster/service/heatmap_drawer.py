@@ -1,0 +1,88 @@
+"""The picture of a prediction: its image beside the heatmap, drawn anew from the file."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row
+
+from vad_lib.errors import UnreadableImageError, VadError
+from vad_lib.images.decoding import DecodedImage, decode_image
+from vad_lib.serving import InferenceService
+from vad_lib.serving.warm_models import InTurn
+
+
+class PictureGoneError(VadError):
+    """The file is no more what was scored."""
+
+
+class NoHeatmapError(VadError):
+    """The model makes none, or cannot be had."""
+
+
+def image_as_scored(record: Row[Any]) -> DecodedImage:
+    """Return the image of a prediction.
+
+    Raises:
+        PictureGoneError: the file cannot be read any more, or holds something else.
+    """
+    try:
+        image = decode_image(Path(record.path))
+    except UnreadableImageError as error:
+        raise PictureGoneError(f"The image cannot be read any more: {error.reason}.") from error
+    if image.sha256 != record.sha256:
+        raise PictureGoneError("Another image lies in its place now.")
+    return image
+
+
+class Drawer:
+    """Draws with the model that made the prediction: the warm one, or one that is loaded and kept until the next."""
+
+    def __init__(self, service: InferenceService) -> None:
+        self._service = service
+        self._turn = threading.Lock()
+        self._loaded: tuple[str, str, InTurn] | None = None
+
+    def draw(self, record: Row[Any]) -> bytes:
+        """Return a PNG of the image beside its heatmap.
+
+        Raises:
+            PictureGoneError: see ``image_as_scored``.
+            NoHeatmapError: the version makes no maps, or cannot be loaded any more.
+        """
+        from vad_lib.heatmaps import draw_heatmap
+
+        image = image_as_scored(record)
+        model = self._model(record.line, record.model_version)
+        scale = getattr(model.model, "heatmap_scale", None)
+        if scale is None:
+            raise NoHeatmapError(f"The model {record.model_version} makes no heatmaps.")
+        (result,) = model.predict_pixels([image.pixels], with_maps=True)
+        picture = draw_heatmap(
+            image.pixels,
+            result.map,
+            scale,
+            title=Path(record.path).name,
+            p=record.p,
+            raw_score=record.raw_score,
+            predicted=record.predicted,
+            inference_threshold=record.inference_threshold,
+        )
+        stream = io.BytesIO()
+        picture.save(stream, format="PNG", compress_level=2)
+        return stream.getvalue()
+
+    def _model(self, line: str, version: str) -> InTurn:
+        warm = self._service.models.get(line)
+        if warm is not None and warm.version == version:
+            return warm.model
+        with self._turn:
+            if self._loaded is None or self._loaded[:2] != (line, version):
+                try:
+                    self._loaded = (line, version, self._service.models.load(line, version))
+                except Exception as error:  # whatever the registry or the files say
+                    raise NoHeatmapError(f"The model {version} cannot be loaded any more: {error}") from error
+            return self._loaded[2]

@@ -1,0 +1,179 @@
+"""Pages for people around one prediction: picture, heatmap, numbers, labels, and the way to all that led to it.
+
+A browser sends the token as the password of the user name of its choice.
+"""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
+
+import hmac
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jinja2
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from pydantic import BaseModel, Field
+from sqlalchemy import Row
+
+from vad_dagster import provenance
+from vad_dagster.registry import registered_model
+from vad_dagster.resources import MLflowTracking
+from vad_dagster.resources.tracking import dagster_url
+from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError, image_as_scored
+from vad_lib.errors import InputError
+from vad_lib.inspection_db.labels import agreement, record_label
+from vad_lib.inspection_db.lineage import lineage_of, newest_results, prediction_by_id
+from vad_lib.serving import InferenceService
+
+PNG_TYPE, JPEG_TYPE = "image/png", "image/jpeg"
+MOST_ROWS = 1000
+NO_PAGES = {"version": "", "run": "", "threshold": ""}
+
+
+class LabelIn(BaseModel):
+    """What a person says that a part is."""
+
+    label: Literal["OK", "NG"]
+    person: str = Field(min_length=1, max_length=128)
+    note: str = Field("", max_length=2000)
+
+
+class LabelOut(BaseModel):
+    """The label as it is recorded."""
+
+    label_id: int
+    prediction_id: int
+    label: Literal["OK", "NG"]
+
+
+def result_pages(service: InferenceService, known: Callable[[str], str], token: str) -> APIRouter:
+    """Return the routes below ``/lines/{line}/results``.
+
+    Args:
+        service: whose database and models are shown.
+        known: returns a line's name, or raises the right answer for one that is not watched.
+        token: what a request has to bring, as a bearer's token or as a password; empty: nothing.
+    """
+    basic = HTTPBasic(auto_error=False, description="The value of VAD_TOKEN as password.")
+
+    def allowed(request: Request, given: Annotated[HTTPBasicCredentials | None, Depends(basic)]) -> None:
+        brought = [request.headers.get("authorization", "").removeprefix("Bearer ")]
+        brought += [given.password] if given is not None else []
+        if token and not any(hmac.compare_digest(one.encode(), token.encode()) for one in brought):
+            raise HTTPException(401, "Give the value of VAD_TOKEN as password.", {"WWW-Authenticate": "Basic"})
+
+    def recorded(line: Annotated[str, Depends(known)], prediction_id: int) -> Row[Any]:
+        found = prediction_by_id(service.db, line, prediction_id)
+        if found is None:
+            raise HTTPException(404, f"The line {line!r} has no prediction {prediction_id}.")
+        return found
+
+    KnownLine = Annotated[str, Depends(known)]
+    Recorded = Annotated[Row[Any], Depends(recorded)]
+    router = APIRouter(prefix="/lines/{line}/results", tags=["pages"], dependencies=[Depends(allowed)])
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    drawer, tracking = Drawer(service), MLflowTracking()
+
+    @router.get("", response_class=HTMLResponse)
+    def results(
+        line: KnownLine,
+        version: Annotated[str, Query(description="Number of a model version.")] = "",
+        run: Annotated[str, Query(description="Id of a Dagster run.")] = "",
+        first: Annotated[int | None, Query(description="Lowest prediction_id.")] = None,
+        last: Annotated[int | None, Query(description="Highest prediction_id.")] = None,
+        predicted: Annotated[Literal["OK", "NG"] | None, Query()] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
+    ) -> HTMLResponse:
+        """A page of the newest predictions."""
+        label = f"{registered_model(line)}/{version}" if version.isdecimal() else version or None
+        rows, count = newest_results(
+            service.db, line, model_version=label, run_id=run or None, first=first, last=last, predicted=predicted,
+            limit=limit,
+        )  # fmt: skip
+        page = templates.get_template("results.html").render(
+            line=line,
+            version=version,
+            rows=list(rows.itertuples()),
+            count=count,
+            agreed=agreement(service.db, line, label),
+            events=provenance.line_events_page(line),
+            version_page=tracking.version_url(*label.rsplit("/", 1)) if label and "/" in label else "",
+            run_page=dagster_url(f"runs/{run}") if run else "",
+        )
+        return HTMLResponse(page)
+
+    @router.get("/{prediction_id}", response_class=HTMLResponse)
+    def result(record: Recorded) -> HTMLResponse:
+        """A page of one prediction, with links to everything that led to it."""
+        page = templates.get_template("result.html").render(
+            record=record,
+            name=Path(record.path).name,
+            here=f"/lines/{record.line}/results/{record.prediction_id}",
+            results=f"/lines/{record.line}/results",
+            pages=NO_PAGES | provenance.model_pages(tracking, record.model_version),
+            lineage=lineage_of(service.db, record),
+        )
+        return HTMLResponse(page)
+
+    @router.get("/{prediction_id}/row")
+    def row(record: Recorded) -> JSONResponse:
+        """The row of the inspection database, and the rows of other tables that belong to it."""
+        here = provenance.service_url(f"lines/{record.line}/results/{record.prediction_id}")
+        links = {
+            "page": here,
+            "dagster_event": f"{here}/event",
+            **provenance.model_pages(tracking, record.model_version),
+        }
+        lineage = lineage_of(service.db, record)
+        return JSONResponse(jsonable_encoder({"predictions": dict(record._mapping), **lineage, "links": links}))
+
+    @router.get("/{prediction_id}/event", response_class=RedirectResponse, status_code=303)
+    def event(record: Recorded) -> RedirectResponse:
+        """Go to the run or the event in Dagster that stands for the prediction."""
+        if record.run_id:
+            return RedirectResponse(dagster_url(f"runs/{record.run_id}"), 303)
+        import dagster as dg
+
+        scored: datetime = record.created_at
+        with dg.DagsterInstance.get() as instance:
+            page = provenance.event_page(instance, record.line, record.prediction_id, scored.timestamp())
+        return RedirectResponse(page or provenance.line_events_page(record.line), 303)
+
+    @router.get("/{prediction_id}/image", response_class=Response)
+    def image(record: Recorded) -> Response:
+        """The image as it was scored, byte for byte."""
+        try:
+            image_as_scored(record)
+            data = Path(record.path).read_bytes()
+        except (PictureGoneError, OSError) as error:
+            raise HTTPException(410, str(error)) from error
+        return Response(data, media_type=PNG_TYPE if data.startswith(b"\x89PNG") else JPEG_TYPE)
+
+    @router.get("/{prediction_id}/heatmap.png", response_class=Response)
+    def heatmap(record: Recorded) -> Response:
+        """The image beside its heatmap, drawn by the version that made the prediction."""
+        try:
+            return Response(drawer.draw(record), media_type=PNG_TYPE)
+        except PictureGoneError as error:
+            raise HTTPException(410, str(error)) from error
+        except NoHeatmapError as error:
+            raise HTTPException(404, str(error)) from error
+
+    @router.post("/{prediction_id}/labels", status_code=201)
+    def give_label(record: Recorded, said: LabelIn) -> LabelOut:
+        """Say what the part is. The last label on an image holds; those before it stay."""
+        try:
+            number = record_label(service.db, record.prediction_id, said.label, person=said.person, note=said.note)
+        except InputError as error:
+            raise HTTPException(422, str(error)) from error
+        return LabelOut(label_id=number, prediction_id=record.prediction_id, label=said.label)
+
+    return router

@@ -1,0 +1,284 @@
+"""The web interface of the inference service.
+
+Open to this machine only, unless a token is set: then every request but ``/health`` and ``/ready`` has to bring it.
+"""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
+
+import hmac
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import Row
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from vad_dagster.service.gauges import ServiceGauges
+from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
+from vad_dagster.service.result_pages import result_pages
+from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
+from vad_lib.queue import QueueFacts, queue_facts
+from vad_lib.serving import InferenceService
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+logger = logging.getLogger("vad.service.web")
+
+
+@dataclass(frozen=True)
+class WebSettings:
+    """Who may ask, and how much at once.
+
+    Attributes:
+        token: what a request has to bring as ``Authorization: Bearer …``; empty: nothing, for this machine only.
+        max_upload_bytes: larger images are refused before they are read.
+        max_waiting_seconds: the longest that a request may wait for its result.
+    """
+
+    token: str = field(default="", repr=False)
+    max_upload_bytes: int = 64 * 2**20
+    max_waiting_seconds: float = 60.0
+
+
+class PredictionOut(BaseModel):
+    """A prediction as it is recorded."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    prediction_id: int
+    line: str
+    sha256: str = Field(description="Of the file's bytes.")
+    path: str = Field(description="The file that was scored.")
+    predicted: Literal["OK", "NG"]
+    p: float = Field(description="Calibrated score; 0.5 exactly at the trained threshold.")
+    certainty: float
+    raw_score: float
+    threshold: float = Field(description="On the raw score.")
+    threshold_version: str
+    inference_threshold: float = Field(description="On p; NG at or above it.")
+    model_version: str
+    source: str
+    run_id: str | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> "PredictionOut":
+        return cls.model_validate(dict(row._mapping))
+
+
+class LineOut(BaseModel):
+    """How a line is served."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    line: str
+    folder: str = Field(description="Its watch folder.")
+    champion: str = Field(description="Label of the version that serves; empty: none.")
+    warm: str = Field(description="Label of the version in memory; empty: none.")
+    waiting: int = Field(description="Images in the queue that are not decided.")
+    leased: int = Field(description="Images that a worker has in hand.")
+    trouble: str
+
+
+def create_app(service: InferenceService, settings: WebSettings | None = None) -> FastAPI:
+    """Return the web application around an inference service, which lives as long as it."""
+    rules = settings or WebSettings()
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(service.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(service.stop)
+
+    bearer = HTTPBearer(auto_error=False, description="The value of VAD_TOKEN, where that is set.")
+
+    def allowed(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if rules.token and not (
+            given is not None and hmac.compare_digest(given.credentials.encode(), rules.token.encode())
+        ):
+            raise HTTPException(401, "Send the header 'Authorization: Bearer <token>'.", {"WWW-Authenticate": "Bearer"})
+
+    guarded = [Depends(allowed)]
+    app = FastAPI(
+        title="Visual anomaly detection: inference service",
+        description="Scores images the moment they arrive, and answers about them.",
+        lifespan=life,
+        dependencies=[Depends(_from_no_other_site)],
+    )
+    if not rules.token:
+        # A page in a browser must not reach this machine's service under a name of its own.
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_NAMES))
+
+    def known(line: str) -> str:
+        if line not in service.watched:
+            raise HTTPException(
+                404, f"There is no line {line!r}. There are: {', '.join(sorted(service.watched)) or 'none'}."
+            )
+        return line
+
+    KnownLine = Annotated[str, Depends(known)]
+    drawer = Drawer(service)
+    service.metrics.collect_from(ServiceGauges(service))
+
+    # Neither of these waits for anything, and neither waits for a thread while requests that do wait have all of them.
+    @app.get("/health", tags=["operation"], summary="Does the process work?")
+    async def health() -> JSONResponse:
+        alive = service.alive()
+        return JSONResponse({"alive": alive}, 200 if alive else 503)
+
+    @app.get("/ready", tags=["operation"], summary="Can every line with a champion be served?")
+    async def ready() -> JSONResponse:
+        reasons = service.not_ready()
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+    @app.get("/metrics", tags=["operation"], dependencies=guarded, response_class=PlainTextResponse)
+    def metrics() -> PlainTextResponse:
+        """Counts, times and queues, in the text format of Prometheus."""
+        return PlainTextResponse(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/lines", tags=["lines"], dependencies=guarded)
+    def lines() -> list[LineOut]:
+        """How each line is served."""
+        warm, reasons, facts = service.models.versions(), service.not_ready(), queue_facts(service.db)
+        nothing = QueueFacts()
+        return [
+            LineOut(
+                line=name,
+                folder=str(line.folder),
+                champion=line.model_version,
+                warm=warm.get(name, ""),
+                waiting=facts.get(name, nothing).pending,
+                leased=facts.get(name, nothing).leased,
+                trouble=reasons.get(name, ""),
+            )
+            for name, line in sorted(service.watched.items())
+        ]
+
+    @app.post(
+        "/lines/{line}/images",
+        tags=["images"],
+        dependencies=guarded,
+        summary="Score an image",
+        response_model=PredictionOut,
+        responses={
+            202: {"description": "It is in the queue; its result comes later at the address in Location."},
+            403: {"description": "A page of another site sent it."},
+            413: {"description": "Too large."},
+            415: {"description": "Neither PNG nor JPEG."},
+            422: {"description": "The image was refused; the reason is in the answer."},
+            503: {"description": "The line has no model yet, or its watch folder cannot be written to."},
+        },
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")
+                },
+            }
+        },
+    )
+    async def score_image(
+        request: Request,
+        line: KnownLine,
+        seconds: Annotated[float, Query(ge=0, description="How long to wait for the result.")] = 10.0,
+    ) -> Response:
+        """The bytes of a PNG or JPEG file are the body. The image arrives like any other, so its result is recorded."""
+        if not service.watched[line].model_version:
+            raise HTTPException(503, f"The line {line!r} has no champion yet: train it first.")
+        data = await _body(request, rules.max_upload_bytes)
+        try:
+            answer = await take_upload(service, line, data, min(seconds, rules.max_waiting_seconds))
+        except NotAnImageError as error:
+            raise HTTPException(415, str(error)) from error
+        except WatchFolderError as error:
+            raise HTTPException(503, str(error)) from error
+        location = {"Location": f"/lines/{line}/predictions/{answer.sha256}"}
+        if answer.prediction is not None:
+            out = PredictionOut.of(answer.prediction)
+            return Response(out.model_dump_json(), 200, location, "application/json")
+        if answer.state == "refused":
+            raise HTTPException(422, answer.reason)
+        return JSONResponse({"state": "waiting", "sha256": answer.sha256}, 202, location)
+
+    @app.get("/lines/{line}/predictions", tags=["images"], dependencies=guarded)
+    def predictions(
+        line: KnownLine,
+        after: Annotated[int, Query(ge=0, description="prediction_id of the last one that was seen.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[PredictionOut]:
+        """Predictions in the order of being recorded."""
+        table = service.db.predictions(line, after_id=after, limit=limit)
+        return [PredictionOut.model_validate({str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
+
+    @app.get("/lines/{line}/predictions/{sha256}", tags=["images"], dependencies=guarded)
+    def prediction(line: KnownLine, sha256: str) -> PredictionOut:
+        """The newest prediction of an image, by the sha256 of its file."""
+        return PredictionOut.of(_recorded(service, line, sha256))
+
+    @app.get(
+        "/lines/{line}/heatmaps/{sha256}.png",
+        tags=["images"],
+        dependencies=guarded,
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}},
+    )
+    def heatmap(line: KnownLine, sha256: str) -> Response:
+        """The image beside its heatmap, drawn anew by the version that scored it."""
+        record = _recorded(service, line, sha256)
+        try:
+            return Response(drawer.draw(record), media_type="image/png")
+        except PictureGoneError as error:
+            raise HTTPException(410, str(error)) from error
+        except NoHeatmapError as error:
+            raise HTTPException(404, str(error)) from error
+
+    app.include_router(result_pages(service, known, rules.token))
+    return app
+
+
+async def _from_no_other_site(request: Request) -> None:
+    """A browser lets any page send bytes here without asking first, but says whose page it is; programs say nothing."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    host = request.headers.get("host", "")
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+    if foreign:
+        raise HTTPException(
+            403,
+            f"A page of {origin or 'another site'} sent this to {host}: only this site's own pages and programs may. "
+            "A proxy in between has to hand on the header Host.",
+        )
+
+
+async def _body(request: Request, most: int) -> bytes:
+    too_large = HTTPException(413, f"At most {most} bytes are taken.")
+    if int(request.headers.get("content-length") or 0) > most:
+        raise too_large
+    data = bytearray()
+    async for piece in request.stream():
+        data += piece
+        if len(data) > most:
+            raise too_large
+    return bytes(data)
+
+
+def _recorded(service: InferenceService, line: str, sha256: str) -> Row[Any]:
+    found = newest_prediction(service.db, line, sha256)
+    if found is None:
+        raise HTTPException(404, f"The line {line!r} has no prediction of an image with the sha256 {sha256!r}.")
+    return found

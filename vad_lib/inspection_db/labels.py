@@ -1,0 +1,156 @@
+"""What people say about predictions, and how often they agree.
+
+A label is given on a prediction and is about the part in the picture: the last one on an image content holds,
+whichever version's prediction it was given on. Those before it stay in the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+from sqlalchemy import Row, Select, desc, func, insert, or_, select
+
+from vad_lib.errors import InputError
+from vad_lib.inspection_db.database import InspectionDatabase, utc_now
+from vad_lib.inspection_db.schema import incoming_files, labels, predictions
+
+Label = Literal["OK", "NG"]
+LONGEST_NOTE = 2000
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Predictions of one model version, or of all, beside the labels that hold.
+
+    Attributes:
+        judged: predictions whose image has a label.
+        agree: those that say what the person says.
+        missed: OK, where the person says NG.
+        false_alarms: NG, where the person says OK.
+    """
+
+    judged: int
+    agree: int
+    missed: int
+    false_alarms: int
+
+    @property
+    def rate(self) -> float | None:
+        """Share of agreement; None where nothing was judged."""
+        return self.agree / self.judged if self.judged else None
+
+
+def record_label(
+    db: InspectionDatabase, prediction_id: int, label: Label, *, person: str, note: str | None = None
+) -> int:
+    """Write down what a person says about a prediction, and return the label's number.
+
+    Raises:
+        InputError: there is no such prediction, the label is neither OK nor NG, or nobody gives it.
+    """
+    if label not in ("OK", "NG"):
+        raise InputError(f"A label is OK or NG, not {label!r}.")
+    if not person.strip():
+        raise InputError("Say who gives the label.")
+    with db.writing() as connection:
+        known = select(predictions.c.prediction_id).where(predictions.c.prediction_id == prediction_id)
+        if connection.execute(known).first() is None:
+            raise InputError(f"There is no prediction {prediction_id} in {db.url}.")
+        made = connection.execute(
+            insert(labels)
+            .values(
+                prediction_id=prediction_id,
+                label=label,
+                person=person.strip()[:128],
+                note=(note or "").strip()[:LONGEST_NOTE] or None,
+                created_at=utc_now(),
+            )
+            .returning(labels.c.label_id)
+        )
+        return int(made.scalar_one())
+
+
+def find_prediction(db: InspectionDatabase, line: str, image: str) -> Row[Any]:
+    """Return the newest prediction of an image, named by prediction id, sha256, incoming path or absolute path.
+
+    Raises:
+        InputError: the line has no prediction of it.
+    """
+    of_content = select(incoming_files.c.sha256).where(incoming_files.c.line == line, incoming_files.c.path == image)
+    named = or_(predictions.c.sha256 == image, predictions.c.path == image, predictions.c.sha256.in_(of_content))
+    if image.isdecimal() and len(image) < 19:
+        named = predictions.c.prediction_id == int(image)
+    with db.reading() as connection:
+        found = connection.execute(
+            select(predictions)
+            .where(predictions.c.line == line, named)
+            .order_by(desc(predictions.c.prediction_id))
+            .limit(1)
+        ).one_or_none()
+    if found is None:
+        raise InputError(
+            f"The line {line!r} has no prediction of {image!r}. Name the image by the number of its prediction, by its "
+            "sha256, by its path in the watch folder, or by its absolute path."
+        )
+    return found
+
+
+def label_history(db: InspectionDatabase, line: str) -> pd.DataFrame:
+    """Return all labels of a line in the order of being given, beside the predictions that they were given on."""
+    return db.table(_with_predictions(line).order_by(labels.c.label_id))
+
+
+def labels_that_hold(db: InspectionDatabase, line: str) -> pd.DataFrame:
+    """Return one row a judged image content, with the last label on it; columns as ``label_history``."""
+    last = (
+        select(func.max(labels.c.label_id))
+        .join(predictions, predictions.c.prediction_id == labels.c.prediction_id)
+        .where(predictions.c.line == line)
+        .group_by(predictions.c.sha256)
+    )
+    return db.table(_with_predictions(line).where(labels.c.label_id.in_(last)).order_by(labels.c.label_id))
+
+
+def agreement(db: InspectionDatabase, line: str, model_version: str | None = None) -> Agreement:
+    """Return how often the predictions of a line say what people say who saw the same images."""
+    held = labels_that_hold(db, line).set_index("sha256")["label"]
+    if held.empty:
+        return Agreement(0, 0, 0, 0)
+    said = db.table(_of_judged(line, model_version))
+    truth = said["sha256"].map(held)
+    predicted_ng, is_ng = said["predicted"] == "NG", truth == "NG"
+    return Agreement(
+        judged=len(said),
+        agree=int((predicted_ng == is_ng).sum()),
+        missed=int((~predicted_ng & is_ng).sum()),
+        false_alarms=int((predicted_ng & ~is_ng).sum()),
+    )
+
+
+def _of_judged(line: str, model_version: str | None) -> Select[Any]:
+    judged = (
+        select(predictions.c.sha256)
+        .join(labels, labels.c.prediction_id == predictions.c.prediction_id)
+        .where(predictions.c.line == line)
+    )
+    statement = select(predictions.c.sha256, predictions.c.predicted).where(
+        predictions.c.line == line, predictions.c.sha256.in_(judged)
+    )
+    return statement if model_version is None else statement.where(predictions.c.model_version == model_version)
+
+
+def _with_predictions(line: str) -> Select[Any]:
+    return (
+        select(
+            labels,
+            predictions.c.sha256,
+            predictions.c.path,
+            predictions.c.predicted,
+            predictions.c.p,
+            predictions.c.model_version,
+        )
+        .join(predictions, predictions.c.prediction_id == labels.c.prediction_id)
+        .where(predictions.c.line == line)
+    )

@@ -1,0 +1,50 @@
+"""Lines on which files wait for a worker of this process: no line waits for another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+
+
+class WorkList:
+    """Names of lines, each once, given out in turn. May be used by several threads."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, None] = OrderedDict()
+        self._paused: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def offer(self, line: str) -> None:
+        """Say that files wait on a line, or may wait."""
+        with self._changed:
+            if line not in self._lines:
+                self._lines[line] = None
+                self._changed.notify()
+
+    def pause(self, line: str, seconds: float) -> None:
+        """Give a line out again only after so many seconds."""
+        with self._changed:
+            self._paused[line] = time.monotonic() + seconds
+            self._lines.setdefault(line)
+
+    def take(self) -> str | None:
+        """Wait for a line, and take it out; None once the list is closed."""
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                for line in self._lines:
+                    if self._paused.get(line, 0.0) <= now:
+                        del self._lines[line]
+                        self._paused.pop(line, None)
+                        return line
+                pauses = [self._paused[line] - now for line in self._lines]
+                self._changed.wait(min(pauses, default=None))
+            return None
+
+    def close(self) -> None:
+        """Let all who wait go."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
