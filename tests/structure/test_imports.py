@@ -31,8 +31,8 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "serving scorer",
     ),
     "vad_dagster": (
-        "partitions home configuration table_schemas run_launcher plans jobs",
-        "resources schedules values checks io_manager warm_runs mlflow_model",
+        "partitions home configuration table_schemas run_coordinator plans jobs",
+        "resources schedules values checks io_manager mlflow_model",
         "provenance",
         "registry",
         "recording asset_metadata asset_parts",
