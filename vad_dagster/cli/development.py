@@ -6,10 +6,19 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from vad_dagster.cli.console import console, stderr
 from vad_dagster.cli.supervisor import POLL_SECONDS, Server, Supervisor
-from vad_dagster.home import dagster_command, executable, mlflow_command, prepare_home, prepare_tracking, tracking_uri
+from vad_dagster.home import (
+    daemon_command,
+    executable,
+    mlflow_command,
+    prepare_home,
+    prepare_tracking,
+    tracking_uri,
+    webserver_command,
+)
 from vad_lib.errors import InputError
 from vad_lib.lines import Home
 
@@ -46,14 +55,17 @@ def serve(ports: Mapping[str, int], *, verbose: bool = False) -> None:
     environment = prepare_home()
     os.environ.update(environment)
     prepare_tracking()
-    dagster, folder = dagster_command(ports.get(DAGSTER, 0))
     commands = {
-        DAGSTER: dagster,
+        DAGSTER: webserver_command(ports.get(DAGSTER, 0)),
         MLFLOW: mlflow_command(ports.get(MLFLOW, 0)),
         SERVICE: [executable("vad"), "serve", "--port", str(ports.get(SERVICE, 0)), "--log-level", "warning"],
     }
     servers = [Server(NAMES[name], commands[name], addresses[name]) for name in own]
+    if DAGSTER in own:
+        servers.insert(1, Server("Dagster's daemon", daemon_command()))
     logs = Home.from_environment().root / "logs"
+    # not in the current folder, which may hold a dagster.yaml that is not the one of this home
+    folder = Path(environment["DAGSTER_HOME"])
     supervisor = Supervisor(servers, environment, folder, logs, _tell, verbose=verbose)
     console.print(f"starting {', '.join(server.name for server in servers)}; their logs are in {logs}")
     try:

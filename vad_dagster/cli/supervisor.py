@@ -31,12 +31,12 @@ class Server:
     Attributes:
         name: as the user is told it.
         command: that starts it.
-        address: where it answers when it is up.
+        address: where it answers when it is up; '' where it answers nowhere.
     """
 
     name: str
     command: Sequence[str]
-    address: str
+    address: str = ""
 
 
 @dataclass
@@ -74,7 +74,9 @@ class Supervisor:
         verbose: bool = False,
     ) -> None:
         logs.mkdir(parents=True, exist_ok=True)
-        self._children = [_Child(server, logs / f"{server.name.lower().replace(' ', '_')}.log") for server in servers]
+        self._children = [
+            _Child(server, logs / f"{re.sub('[^a-z]+', '_', server.name.lower())}.log") for server in servers
+        ]
         self._environment, self._folder, self._tell, self._verbose = dict(environment), folder, tell, verbose
         for child in self._children:
             child.log.write_bytes(b"")
@@ -90,7 +92,7 @@ class Supervisor:
             elif child.process.poll() is not None:
                 self._plan_restart(child, child.process)
             elif not child.has_answered:
-                child.has_answered = answers(child.server.address)
+                child.has_answered = not child.server.address or answers(child.server.address)
         return all(child.has_answered for child in self._children)
 
     def close(self) -> None:
