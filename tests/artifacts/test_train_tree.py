@@ -135,7 +135,7 @@ def test_the_configs_hold_the_resolved_arguments_and_the_threshold(make_training
     assert train["threshold"]["value"] == record.learnt.threshold.value
     assert train["threshold"]["version"] == record.learnt.threshold.version
     assert train["calibration"]["scale"] == record.learnt.calibration.scale
-    assert train["heatmap_scale"] == {"low": 0.0, "high": 8.0, "threshold": 3.5}
+    assert train["heatmap_scale"] == {"low": 0.0, "high": 8.0, "contour": 3.5}
     assert train["arguments"]["img_size"] == [256, 256]
     assert train["class_names"] == {"OK": "good", "NG": []}
     assert train["allow_small_dataset"] is False
