@@ -202,8 +202,8 @@ def test_a_reflection_that_wanders_over_a_part_that_lies_still_is_no_movement(tm
     files = []
     for number in range(16):
         place = np.random.default_rng(number).uniform(70, 150, 2)
-        light = 90 * np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / (2 * 30**2))
-        files.append(write_parts(tmp_path, np.clip(part * 0.5 + light, 0, 255), number))
+        light = 150 * np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / (2 * 25**2))
+        files.append(write_parts(tmp_path, np.clip(part * 0.3 + light, 0, 255), number))
     assert pose(normal_rows(files)) is None
 
 
