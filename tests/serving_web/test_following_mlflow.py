@@ -132,7 +132,7 @@ def _train(line: Line, folder: Path, quantile: float) -> None:
     threshold = learn_threshold(scores, normal, "Percentile", quantile)
     calibration = learn_calibration(scores, normal, threshold)
     info = ModelInfo(model_name="patchcore", ok_class="good", n_train=len(files), backbone={}, arguments={})
-    scale = HeatmapScale.from_calibration(calibration)
+    scale = HeatmapScale(low=0.0, high=255.0, contour=128.0)
     InspectionModel(detector, preprocessing, threshold, calibration, info, scale).save(folder)
 
 

@@ -124,7 +124,7 @@ def test_a_heatmap_is_drawn_by_the_version_that_scored_the_image(
 ) -> None:
     def make(line: str, version: str) -> BrightnessModel:
         model = BrightnessModel()
-        model.heatmap_scale = HeatmapScale(low=0, threshold=100, high=255)  # type: ignore[attr-defined]
+        model.heatmap_scale = HeatmapScale(low=0, contour=100, high=255)  # type: ignore[attr-defined]
         return model
 
     source.make = make

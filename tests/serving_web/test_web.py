@@ -160,7 +160,7 @@ def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: PlantSou
 
     def with_scale(line: str, version: str) -> BrightnessModel:
         model = BrightnessModel()
-        model.heatmap_scale = HeatmapScale(low=0, threshold=100, high=255)  # type: ignore[attr-defined]
+        model.heatmap_scale = HeatmapScale(low=0, contour=100, high=255)  # type: ignore[attr-defined]
         return model
 
     source.make = with_scale
