@@ -19,7 +19,7 @@ from vad_lib.progress import format_seconds
 
 if TYPE_CHECKING:
     from vad_lib.artifacts import TrainingRecord, TrainTree
-    from vad_lib.backbones.weights import BackboneWeights
+    from vad_lib.backbones.weight_file import BackboneWeights
 
 NUMBERS = {
     "image_auroc": "image AUROC",
@@ -51,7 +51,9 @@ def weights_result(asset: str, check: str, weights: BackboneWeights) -> dg.Asset
         asset,
         check,
         problem,
-        fine=f"{weights.name} from {weights.source}" + (f": {weights.file.name}." if weights.file else "."),
+        fine=f"{weights.name} from {weights.source}" + (f": {weights.file.name}." if weights.file else ".")
+        if weights.name
+        else "The detector has no backbone.",
         severity="warn",
         sha256=weights.sha256 or "none",
         source=weights.source,
@@ -62,7 +64,7 @@ def fit_metadata(model: TrainedModel) -> dict[str, Any]:
     """Return what the page of the trained model shows: detector, backbone, time, the numbers of the fit."""
     metadata: dict[str, Any] = {
         "detector": model.train.model_name,
-        "backbone": f"{model.info.backbone.get('name')} ({model.info.backbone.get('source')})",
+        "backbone": f"{model.info.backbone.get('name') or 'none'} ({model.info.backbone.get('source')})",
         "images learnt from": model.info.n_train,
         "fit seconds": model.info.fit_seconds,
         "time": format_seconds(model.info.fit_seconds),

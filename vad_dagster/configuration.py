@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import dagster as dg
 from pydantic import Field
 
+from vad_lib.argument_fields import Arguments, allowed_text
 from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments
-from vad_lib.plan.fields import Arguments, allowed_text
 
 
 def _argument(model: type[Arguments], name: str) -> Any:

@@ -96,7 +96,7 @@ def record_forecast(run: TrackedRun, forecast: Forecast) -> None:
     """Write what the fit is expected to take; a fit that cannot fit leaves this behind."""
     run.metrics(forecast.numbers())
     run.json(forecast.model_dump(mode="json"), "forecast.json")
-    run.tags({"vad.forecast_fits": forecast.fits, "vad.bank_method": forecast.bank_method or "none"})
+    run.tags({"vad.forecast_fits": forecast.fits, "vad.fit_method": forecast.method or "none"})
 
 
 def record_fit(run: TrackedRun, model: TrainedModel) -> None:
@@ -248,7 +248,9 @@ def version_story(
             "",
             "### Weights",
             f"Backbone {got} from {weights.get('source', 'unknown')}{stand_in}, "
-            f"sha256 `{str(weights.get('sha256', ''))[:16]}`.",
+            f"sha256 `{str(weights.get('sha256', ''))[:16]}`."
+            if got
+            else "The detector has no backbone.",
             "",
             "### Where it comes from",
             f"Plan `{plan.digest[:16]}`. [Run in Dagster]({dagster_url(f'runs/{dagster_run}')}), "

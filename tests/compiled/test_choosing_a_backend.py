@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from tests.export.exported_models import bottles, fitted_model
-from vad_lib.backbones.weights import BackboneWeights, resolve_backbone_weights
+from vad_lib.backbones.weight_file import BackboneWeights
+from vad_lib.backbones.weights import resolve_backbone_weights
 from vad_lib.compiled import backends, choosing, load_for_scoring
 from vad_lib.errors import PlanError
 from vad_lib.models import InspectionModel

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.detectors.tile_images import as_dataset, write_tiles
 from vad_lib.augmentation import Augmentation
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors import feature_cache
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.feature_cache import FeatureCache
@@ -237,7 +237,7 @@ def test_the_limit_is_an_environment_variable_and_zero_is_off(tmp_path: Path, mo
 
 
 def test_the_plan_switches_the_cache_off(tmp_path: Path, real_resnet: BackboneWeights, shared_data: Path) -> None:
-    from vad_lib.detectors.registry import create_detector
+    from vad_lib.training import create_detector
 
     plan = TrainArguments(model_name="patchcore", model_parameters={"patchcore_backbone": "resnet18"})  # type: ignore[arg-type]
     for switch in (True, False):

@@ -101,12 +101,12 @@ def test_validation_rows_that_cannot_be_read_keep_no_model_from_serving(
 
 def _train(line: Line, folder: Path, quantile: float) -> None:
     from vad_lib.detectors.images import ImageDataset
-    from vad_lib.detectors.registry import create_detector
     from vad_lib.heatmaps import HeatmapScale
     from vad_lib.models import InspectionModel, ModelInfo
     from vad_lib.plan.arguments import TrainArguments
     from vad_lib.preprocessing import Preprocessing
     from vad_lib.thresholds import learn_calibration, learn_threshold
+    from vad_lib.training import create_detector
 
     preprocessing = Preprocessing((64, 64))
     files = sorted((line.folder / "images" / "good").iterdir())

@@ -74,7 +74,7 @@ def trained_model(
     tracking: MLflowTracking,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[TrainedModel]]:
     from vad_lib.backbones.weights import resolve_backbone_weights
-    from vad_lib.detectors.registry import backbone_name
+    from vad_lib.detectors.registry import find_detector
     from vad_lib.forecast import PeakMemory, Truth, forecast_training, require_fit
     from vad_lib.training import fit_detector
 
@@ -83,7 +83,8 @@ def trained_model(
         plan = plan_of(line).with_operator_arguments("train", config.arguments())
         train = plan.train.model_copy(update={"monitor_metric": validated_dataset.monitor_metric})
         try:
-            weights = resolve_backbone_weights(backbone_name(train), store)
+            own = find_detector(train.model_name).own(train.model_parameters)
+            weights = resolve_backbone_weights(own.backbone(), store)
         except WeightsMissingError as error:
             yield plain_result("trained_model", WEIGHTS_CHECK, error)
             raise

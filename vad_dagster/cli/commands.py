@@ -148,7 +148,7 @@ def run_for_line(
 def _setting(text: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not sign or not name.strip():
-        raise InputError(f"--set {text}: write ARGUMENT=VALUE, such as --set model_name=patchcore.")
+        raise InputError(f"--set {text}: write ARGUMENT=VALUE, such as --set batch_size=8.")
     try:
         return name.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from vad_dagster.cli.console import console, new_table
+from vad_lib.detectors.registry import FIRST_CHOICE
 from vad_lib.errors import InputError
 from vad_lib.lines import Home, Line
 
@@ -48,7 +49,7 @@ def add(
     ok_class: Annotated[
         str, typer.Option(help="With --images: the folder of normal images, if it is not good, ok or normal.")
     ] = "",
-    model: Annotated[str, typer.Option(help="With --images: patchcore or fastflow.")] = "patchcore",
+    model: Annotated[str, typer.Option(help="With --images: the detector, as a plan's model_name.")] = FIRST_CHOICE,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the plan of a line that exists.")] = False,
 ) -> None:
     """Make a line from a plan, or from a folder of images. The plan is checked first; a wrong one changes nothing."""
@@ -66,7 +67,7 @@ def add(
 
 
 def add_line(
-    line: Line, *, plan: Path | None = None, images: Path | None = None, ok_class: str = "", model: str = "patchcore"
+    line: Line, *, plan: Path | None = None, images: Path | None = None, ok_class: str = "", model: str = FIRST_CHOICE
 ) -> tuple[str, ...]:
     """Write the line's folder and plan, and return what the user should know.
 

@@ -84,7 +84,7 @@ def extend(
     promote: Annotated[bool, typer.Option("--promote", help="Let the new version serve at once.")] = False,
     by: By = "",
 ) -> None:
-    """Add normal images to the champion's memory bank, without training again. PatchCore only.
+    """Let the champion learn further normal images without training again, where its detector can.
 
     The result is a new version, the challenger, measured beside the champion on the same validation rows. Images that
     the model knows are passed over; unreadable ones, validation images, and what the table calls anomalous are refused.

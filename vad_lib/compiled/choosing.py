@@ -127,7 +127,7 @@ def _choose(
     model: InspectionModel, size: tuple[int, int], setting: str, place: Path, images: Sequence[Path]
 ) -> ScoringChoice:
     """Write each backend's network, measure it and compare it with torch; keep what is chosen."""
-    from vad_lib.compiled.backends import load_network, use_network, write_network
+    from vad_lib.compiled.backends import load_network, write_network
 
     started = time.monotonic()
     names, pixels = _pixels(images, size)
@@ -141,13 +141,13 @@ def _choose(
         backend: Any = name
         try:
             write_network(model.detector, size, backend, place)
-            use_network(model.detector, load_network(backend, place))
+            model.detector.runner = load_network(backend, place)
             milliseconds[name] = _time(model, pixels[0])
             parity[name] = compare(names, reference, _scores(model, pixels), model.calibration)
         except Exception as error:  # whatever a runtime does, torch still scores
             faults.append(f"{name} cannot: {str(error).strip()[:300]}")
         finally:
-            use_network(model.detector, None)
+            model.detector.runner = None
     failed = bool(faults)
     allowed = [name for name in parity if parity[name].passed]
     faults += [f"{name} differs: {parity[name].in_words()}" for name in parity if name not in allowed]
@@ -176,11 +176,11 @@ def _choose(
 
 
 def _attach(model: InspectionModel, choice: ScoringChoice, place: Path) -> ScoringChoice:
-    from vad_lib.compiled.backends import load_network, use_network
+    from vad_lib.compiled.backends import load_network
 
     backend: Any = choice.backend
     try:
-        use_network(model.detector, load_network(backend, place))
+        model.detector.runner = load_network(backend, place)
     except Exception as error:  # a damaged file, a runtime that was removed: torch still scores
         shutil.rmtree(place, ignore_errors=True)
         reason = f"{backend} cannot be loaded: {str(error).strip()[:300]}"

@@ -33,7 +33,7 @@ import torch
 from vad_lib.atomic_files import write_whole
 
 if TYPE_CHECKING:
-    from vad_lib.backbones.weights import BackboneWeights
+    from vad_lib.backbones.weight_file import BackboneWeights
     from vad_lib.detectors.images import ImageDataset
 
 LIMIT_VARIABLE = "VAD_FEATURE_CACHE_GIB"

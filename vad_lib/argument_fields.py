@@ -6,7 +6,7 @@ README and the written plans all read it from here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import annotated_types
@@ -27,18 +27,20 @@ def argument(
     computed: str = "",
     aliases: Sequence[str] = (),
     allowed: str = "",
+    choices: Callable[[], tuple[str, ...]] | None = None,
     **limits: Any,
 ) -> Any:
     """Declare an argument of a step.
 
     Args:
-        default: the guide's default.
+        default: the guide's default, or a function that returns it.
         description: what it means, as one sentence for the user.
         operator_may_change: the guide lets a plan list it under ``ui_args``.
         user_setting: the guide asks every user to look at it.
         computed: what an empty default stands for, in words.
         aliases: other spellings that plans use.
         allowed: the allowed values in words, after "must be"; derived from the type and the limits where empty.
+        choices: returns the allowed words, where they are not known before all packages are there.
         limits: ``ge``, ``gt``, ``le``, ``lt``, ``min_length`` as in pydantic's ``Field``.
     """
     extra: dict[str, Any] = {
@@ -48,8 +50,11 @@ def argument(
         "computed": computed,
         "aliases": list(aliases),
         "allowed": allowed,
+        "choices": choices,
     }
-    return Field(default, description=description, json_schema_extra=extra, **limits)
+    # a function makes the default where it is not known before all packages are there
+    key = "default_factory" if callable(default) else "default"
+    return Field(**{key: default}, description=description, json_schema_extra=extra, **limits)
 
 
 class Arguments(BaseModel):
@@ -80,7 +85,7 @@ def allowed_text(field: FieldInfo) -> str:
     """
     if said := extra(field, "allowed"):
         return str(said)
-    if get_origin(field.annotation) is Literal:
+    if choices(field):
         *others, last = choices(field)
         return f"{', '.join(others)} or {last}" if others else last
     if field.annotation is bool:
@@ -92,7 +97,21 @@ def allowed_text(field: FieldInfo) -> str:
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
     """Return the allowed words of a field that has a fixed set of them, else nothing."""
+    if given := extra(field, "choices"):
+        return tuple(given())
     return tuple(map(str, get_args(field.annotation))) if get_origin(field.annotation) is Literal else ()
+
+
+def default_of(field: FieldInfo) -> Any:
+    """Return the default of an argument."""
+    return field.get_default(call_default_factory=True)
+
+
+def words_of(value: Any) -> Any:
+    """Read ``a, b`` or ``[a, b]`` written as text as a list; other values stay as they are."""
+    if isinstance(value, str):
+        return tuple(word.strip(" \"'") for word in value.strip("[]() \\").split(",") if word.strip())
+    return value
 
 
 def limits(field: FieldInfo) -> tuple[float | None, float | None]:

@@ -1,4 +1,7 @@
-"""What the machine has left, and what a piece of work took: memory and disk, inside containers too (Linux)."""
+"""What the machine has, what it has left, and what a piece of work took: memory, disk and accelerator (Linux).
+
+Memory is counted inside containers too.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,14 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+from vad_lib.errors import PlanError
+
+if TYPE_CHECKING:
+    import torch
+
+MIB, GIB = 2**20, 2**30
 SAMPLE_SECONDS = 0.02
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -62,6 +71,36 @@ def memory_of_machine() -> int:
         with contextlib.suppress(OSError, ValueError):
             there = min(there, _number(group.limit))
     return there
+
+
+def resolve_device(accelerator: str) -> torch.device:
+    """Return the torch device of the plan's ``accelerator``.
+
+    Raises:
+        PlanError: gpu was asked for and torch sees none. There is no silent fallback: a fit that was planned for
+            minutes would take hours.
+    """
+    import torch
+
+    if accelerator == "cpu":
+        return torch.device("cpu")
+    if accelerator == "gpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator == "gpu":
+        raise PlanError(
+            "accelerator is gpu, but torch finds no CUDA device on this machine "
+            f"(torch {torch.__version__}). Set accelerator: cpu, or run where there is a GPU."
+        )
+    raise PlanError(f"accelerator is {accelerator!r}; it can be cpu or gpu.")
+
+
+def size_text(size: float) -> str:
+    """Write a number of bytes as people say it.
+
+    >>> size_text(3 * 2**30), size_text(5 * 2**20)
+    ('3.0 GiB', '5.0 MiB')
+    """
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.1f} MiB"
 
 
 def resident_bytes() -> int:
