@@ -30,8 +30,20 @@ sys.meta_path.insert(0, Absent())
 sys.argv = {arguments!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-NEEDED = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
-OURS = ["vad_lib", "vad_dagster", "anomalib", "timm", "lightning", "torchvision", "pandas", "scipy", "sklearn"]
+NEEDED = {"onnx": "onnxruntime", "openvino": "openvino"}
+OURS = [
+    "vad_lib",
+    "vad_dagster",
+    "torch",
+    "safetensors",
+    "anomalib",
+    "timm",
+    "lightning",
+    "torchvision",
+    "pandas",
+    "scipy",
+    "sklearn",
+]
 
 
 def bottles(shared_data: Path) -> tuple[list[Path], list[Path]]:
