@@ -102,6 +102,10 @@ class PromotionConfig(dg.Config):
         description="Number of the model version that shall serve, as MLflow shows it; 'previous' goes back to the one "
         "before. Empty: the rule decides about the newest version.",
     )
+    lift_choice: bool = Field(
+        default=False,
+        description="Let the rule decide again about a line whose version a person chose; until then that one stays.",
+    )
     decided_by: str = Field(default="", description="Your name, where you chose the version; kept on the version.")
 
 

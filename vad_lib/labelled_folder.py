@@ -7,12 +7,13 @@ below ``train/`` and ``test/``, where ``test`` becomes the validation data, as p
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from vad_lib.atomic_files import write_whole
 from vad_lib.errors import InputError
 from vad_lib.images.listing import list_folder
 from vad_lib.plan.writing import NORMAL_FOLDERS
@@ -103,17 +104,14 @@ def _normal_label(counts: Counter[str], ok_class: str, folder: Path) -> str:
 
 
 def _write(file: Path, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
     try:
-        with partial.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(header)
-            writer.writerows(rows)
-        partial.replace(file)
+        write_whole(file, text.getvalue().encode())
     except OSError as error:
         raise InputError(
             f"The table cannot be written beside the images ({error}). Make {file.parent} writable, copy the images "
             "elsewhere, or write a table and a plan by hand and give --plan."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)

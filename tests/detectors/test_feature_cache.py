@@ -20,6 +20,7 @@ from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.feature_cache import FeatureCache
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.errors import InputError
 from vad_lib.plan.arguments import TrainArguments
 from vad_lib.preprocessing import Preprocessing
 
@@ -232,7 +233,7 @@ def test_the_limit_is_an_environment_variable_and_zero_is_off(tmp_path: Path, mo
     assert FeatureCache.from_environment(tmp_path) is None
     for wrong in ("much", "-1", "nan"):
         monkeypatch.setenv("VAD_FEATURE_CACHE_GIB", wrong)
-        with pytest.raises(ValueError, match="VAD_FEATURE_CACHE_GIB is"):
+        with pytest.raises(InputError, match="VAD_FEATURE_CACHE_GIB is"):
             FeatureCache.from_environment(tmp_path)
 
 

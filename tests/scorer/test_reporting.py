@@ -32,7 +32,7 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
     start: Starter, source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VAD_HOME", str(source.home.root))
-    monkeypatch.setenv("SCORER_UI_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("SERVICE_UI_URL", "http://127.0.0.1:9")
     source.add("caps")
     lane = start()
     for i in range(6):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from vad_dagster.cli.console import console, new_table
+from vad_lib.atomic_files import write_whole
 from vad_lib.detectors.registry import FIRST_CHOICE
 from vad_lib.errors import InputError
 from vad_lib.lines import Home, Line
@@ -118,9 +118,7 @@ def _prepare(line: Line) -> None:
 
 
 def _place(source: Path, target: Path) -> None:
-    partial = target.with_name(".plan.partial")
-    shutil.copyfile(source, partial)
-    partial.replace(target)
+    write_whole(target, source.read_bytes())
 
 
 def register(line: Line) -> None:

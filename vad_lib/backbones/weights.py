@@ -6,7 +6,7 @@ The order, and there is no other place that looks for weights:
 2. the weights store, by timm's model name (``store``);
 3. timm's own download, where the network allows; what comes is kept in the store, so the next run needs no network;
 4. the backbone shipped with the package (``shipped``), which stands in for the one asked for unless
-   ``VAD_STAND_IN_BACKBONE=0`` forbids it: ``asked_for`` differs from ``name`` then, and whoever trains must say so
+   ``VAD_FALLBACK_BACKBONE=0`` forbids it: ``asked_for`` differs from ``name`` then, and whoever trains must say so
    loudly, with the measured cost.
 """
 
@@ -40,9 +40,8 @@ from vad_lib.backbones.weight_file import (
 )
 from vad_lib.errors import InputError, ModelFormatError, WeightsMissingError
 from vad_lib.lines import Home
+from vad_lib.settings import settings
 
-STAND_IN_VARIABLE = "VAD_STAND_IN_BACKBONE"
-RANDOM_WEIGHTS_VARIABLE = "VAD_ALLOW_RANDOM_WEIGHTS"
 CONNECT_SECONDS = 3.0
 """How long to wait for a sign of a network before a download is given up."""
 
@@ -70,7 +69,7 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
         return _from_file(file, asked, "store")
     if asked in shipped_backbones():
         return shipped_backbones()[asked]
-    if os.environ.get(RANDOM_WEIGHTS_VARIABLE) == "1":
+    if settings().allow_random_weights:
         return BackboneWeights(asked, None, "random", "", asked_for=asked)
     if not _is_timm_model(asked):
         raise InputError(f"timm knows no model {asked!r}.{_nearest(asked)} `vad weights list` shows what is here.")
@@ -80,10 +79,10 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
         shipped = next(iter(shipped_backbones().values()), None)
         if shipped is None:
             raise
-        if os.environ.get(STAND_IN_VARIABLE) != "0":
+        if settings().fallback_backbone:
             return BackboneWeights(**{**shipped.__dict__, "asked_for": asked})
         raise WeightsMissingError(
-            f"{error}\n{STAND_IN_VARIABLE}=0 forbids that {shipped.name}, the small backbone that ships with the "
+            f"{error}\nVAD_FALLBACK_BACKBONE=0 forbids that {shipped.name}, the small backbone that ships with the "
             f"package, stands in. {measured_cost()}"
         ) from error
 
@@ -225,7 +224,7 @@ def _why_no_download(name: str) -> str:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         return "timm has no pretrained weights for it"
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+    if constants.HF_HUB_OFFLINE or settings().hf_hub_offline:
         return "downloads are switched off (HF_HUB_OFFLINE)"
     endpoint = urlsplit(constants.ENDPOINT)
     proxy = urlsplit(getproxies().get("https", ""))

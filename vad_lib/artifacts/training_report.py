@@ -23,7 +23,7 @@ from vad_lib.thresholds import Calibration, DecisionRule
 
 if TYPE_CHECKING:
     from vad_lib.artifacts.pictures import SavedHeatmap
-    from vad_lib.artifacts.train_tree import TrainingRecord
+    from vad_lib.artifacts.training_record import TrainingRecord
 
 _MOST_ERRORS_LISTED = 50
 _PICTURE_WIDTH = 640
@@ -60,7 +60,6 @@ details summary { cursor: pointer; color: var(--faint); }
 def training_report(
     record: TrainingRecord,
     rows: pd.DataFrame,
-    evaluation: Evaluation,
     heatmaps: Sequence[SavedHeatmap],
     threshold_graph: Path | None,
     heatmap_folder: str,
@@ -69,19 +68,17 @@ def training_report(
 
     Args:
         record: of the training.
-        rows: the validation rows with p and predicted (``record.judged()``), those of most interest first.
-        evaluation: on them.
+        rows: ``record.rows``, those of most interest first.
         heatmaps: those written; the ones with a picture are shown.
         threshold_graph: a PNG, put inside; None without anomalous rows.
         heatmap_folder: as seen from the report, to link the files of the pictures.
     """
-    line = str(record.facts.get("line", "")) or record.dataset.data_folder.name
     sections = [
-        _head(record, evaluation, line),
+        _head(record),
         _warning_of_weights(record),
         _errors(rows, heatmaps, heatmap_folder),
-        _threshold(record, rows, evaluation, threshold_graph),
-        _confusion(evaluation, rows),
+        _threshold(record, threshold_graph),
+        _confusion(record.evaluation, rows),
         _data(record),
         _weights(record),
         _changes_and_findings(record),
@@ -92,18 +89,18 @@ def training_report(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Training report: {escape(line)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        f"<title>Training report: {escape(record.line)}</title><style>{_STYLE}</style></head>\n<body>\n"
         + "\n".join(section for section in sections if section)
         + "\n</body></html>\n"
     )
 
 
-def _head(record: TrainingRecord, evaluation: Evaluation, line: str) -> str:
-    facts = record.facts
+def _head(record: TrainingRecord) -> str:
+    facts, evaluation, threshold = record.facts, record.evaluation, record.learnt.threshold
     trained = f"{escape(record.model_name)} trained on {len(record.dataset.train_rows)} normal images"
     version = f", version {escape(str(facts['model_version']))}" if facts.get("model_version") else ""
     seconds = f" in {format_seconds(float(facts['seconds']))}" if facts.get("seconds") is not None else ""
-    date = f"{record.threshold.created_at:%Y-%m-%d %H:%M} UTC"
+    date = f"{threshold.created_at:%Y-%m-%d %H:%M} UTC"
     cards = [
         ("image AUROC", _number(evaluation.image_auroc), ""),
         ("F1", _number(evaluation.f1), ""),
@@ -127,8 +124,8 @@ def _head(record: TrainingRecord, evaluation: Evaluation, line: str) -> str:
         "Ten examples of each kind of defect are enough to tell.</div>"
     )
     return (
-        f'<h1>Training report: {escape(line)}</h1><p class="faint">{trained}{version}{seconds}, {date}. Threshold '
-        f'{record.threshold.value:.6g} ({record.threshold.method}).</p><div class="cards">{shown}</div>{unknown}'
+        f'<h1>Training report: {escape(record.line)}</h1><p class="faint">{trained}{version}{seconds}, {date}. '
+        f'Threshold {threshold.value:.6g} ({threshold.method}).</p><div class="cards">{shown}</div>{unknown}'
     )
 
 
@@ -184,8 +181,8 @@ def _errors(rows: pd.DataFrame, heatmaps: Sequence[SavedHeatmap], heatmap_folder
     return f"<h2>What it gets wrong, and what it finds</h2><p>{told}</p>{table}{shown if pictures else ''}{sheet}"
 
 
-def _threshold(record: TrainingRecord, rows: pd.DataFrame, evaluation: Evaluation, graph: Path | None) -> str:
-    threshold = record.threshold
+def _threshold(record: TrainingRecord, graph: Path | None) -> str:
+    threshold = record.learnt.threshold
     quantile = f" {threshold.percentile:g}" if threshold.percentile is not None else ""
     how = (
         f"Learnt by {threshold.method}{quantile} on {threshold.n_normal} normal and {threshold.n_anomalous} anomalous "
@@ -205,13 +202,13 @@ def _threshold(record: TrainingRecord, rows: pd.DataFrame, evaluation: Evaluatio
         [
             (
                 name,
-                _shortest_p(float(row["p"]), record.calibration, rows["raw_score"]),
+                _shortest_p(float(row["p"]), record.learnt.calibration, record.rows["raw_score"]),
                 f"{row['threshold']:.6g}",
                 row["fn"],
                 row["fp"],
                 _number(row["f1"]),
             )
-            for name, row in _choices(record.threshold_table(), evaluation)
+            for name, row in _choices(record.learnt.table, record.evaluation)
         ],
         numbers=(1, 2, 3, 4, 5),
     )
