@@ -11,7 +11,6 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 from gravel_line import draw_tile, make_line
 
-from vad_dagster.definitions import build_defs
 from vad_dagster.io_manager import store_folder
 from vad_dagster.sensors.watch_folders import lines_from, seconds_until_run, watch_folders
 from vad_lib.inspection_db import InspectionDatabase
@@ -215,6 +214,5 @@ def test_lines_are_looked_at_in_turn() -> None:
 
 
 def test_the_sensor_is_on_by_default_and_starts_the_inference_assets() -> None:
-    sensor = build_defs().get_sensor_def("watch_folders")
-    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
-    assert sensor.job_name == "inspect_line"
+    assert watch_folders.default_status == dg.DefaultSensorStatus.RUNNING
+    assert [target.job_name for target in watch_folders.targets] == ["inspect_line"]
