@@ -1,215 +1,151 @@
-"""Ticks over a real folder and a real database."""
+"""Registering files: each version once, whoever sees it."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from brightness_model import write_image
+from inspection_rig import Rig, register_what_is_there
 
+from vad_lib.ingest import Arrival, FileVersion
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.schema import batches
-from vad_lib.landing import LandingTick, Limits, RunState, plan_landing_tick
-from vad_lib.landing.reporting import queue_facts
-
-NOW = time.time()
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> InspectionDatabase:
-    return InspectionDatabase(f"sqlite:///{tmp_path}/db/inspection.db")
+from vad_lib.inspection_db.laws import check_database
+from vad_lib.inspection_db.schema import notifications
+from vad_lib.lines import Home
+from vad_lib.queue import known_versions, queue_facts, register, registration
+from vad_lib.queue.outbox import open_sinks
 
 
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
+def _versions(count: int) -> list[FileVersion]:
+    return [FileVersion(f"{i}.png", 5, 1, i, 1) for i in range(count)]
 
 
-def _land(inbox: Path, *names: str, content: bytes = b"x", age: float = 60.0) -> None:
-    for name in names:
-        (inbox / name).write_bytes(content)
-        os.utime(inbox / name, (NOW - age, NOW - age))
+def test_images_wait_and_other_files_are_refused_told_and_quarantined(rig: Rig) -> None:
+    open_sinks(rig.db, {"bottles": ["webhook", "file"]})
+    write_image(rig.inbox / "a.png", 50)
+    write_image(rig.inbox / "b.png", 60)
+    (rig.inbox / "c.txt").write_text("a note")
+    (rig.inbox / "out.png").symlink_to("/etc/hostname")
+    assert rig.register() == 4
+    assert rig.states() == {"a.png": "pending", "b.png": "pending", "c.txt": "not_an_image", "out.png": "leaves_folder"}
+    assert Path(rig.file("c.txt").quarantine_file).read_text() == "a note"
+    assert rig.file("out.png").quarantine_note == "not copied: a symbolic link that leaves the folder"
+    told = rig.db.table(notifications.select())
+    assert sorted(told["sink"]) == ["file", "file", "webhook", "webhook"]
+    assert set(told["file_id"]) == {rig.file("c.txt").file_id, rig.file("out.png").file_id}
 
 
-def _tick(db: InspectionDatabase, inbox: Path, run: RunState | None = None, **more: object) -> LandingTick:
-    return plan_landing_tick(db, "line", inbox, run_state=lambda _: run, now=NOW, **more)  # type: ignore[arg-type]
+def test_registering_again_changes_nothing(rig: Rig) -> None:
+    open_sinks(rig.db, {"bottles": ["file"]})
+    write_image(rig.inbox / "a.png", 50)
+    (rig.inbox / "c.txt").write_text("a note")
+    rig.inspect()
+    before = rig.db.incoming_files("bottles")
+    version = FileVersion.of("a.png", (rig.inbox / "a.png").stat())
+    register(rig.db, "bottles", rig.inbox, [Arrival(version, time.time())])
+    assert rig.register() == 0
+    assert rig.db.incoming_files("bottles").equals(before)
+    assert len(rig.db.table(notifications.select())) == 2
 
 
-def test_new_images_become_one_request_with_the_tags_that_find_its_run(db: InspectionDatabase, inbox: Path) -> None:
-    _land(inbox, "a.png", "b.png", "c.txt")
-    tick = _tick(db, inbox)
-    (request,) = tick.requests
-    assert request.count == 2
-    assert request.tags["vad/batch_key"] == request.run_key == f"{request.batch_id}.1"
-    assert tick.refused == 1
-    assert "not an image format" in tick.message
-    assert db.landing_counts("line") == {"pending": 2, "done": 0, "refused": 1}
-    # What was refused by its kind is reported by the run of the batch.
-    assert set(db.landings("line")["batch_id"]) == {request.batch_id}
-    assert db.kept_aside("line")["path"].tolist() == ["c.txt"]
+def test_the_folder_may_be_moved_without_anything_being_new(rig: Rig) -> None:
+    write_image(rig.inbox / "a.png", 50)
+    rig.register()
+    moved = Path(shutil.move(rig.inbox, rig.line.folder / "elsewhere"))
+    assert register_what_is_there(rig.db, rig.line, moved) == 0
 
 
-def test_a_tick_that_died_after_writing_is_made_good_by_the_next(db: InspectionDatabase, inbox: Path) -> None:
-    _land(inbox, "a.png")
-    lost = _tick(db, inbox)
-    assert _tick(db, inbox).requests == lost.requests
-    assert _tick(db, inbox, RunState("active")).requests == ()
-
-
-def test_of_two_ticks_that_would_repeat_a_request_at_the_same_time_one_does(
-    db: InspectionDatabase, inbox: Path
-) -> None:
-    limits = Limits(repeat_seconds=60.0)
-    _land(inbox, "a.png")
-    (lost,) = _tick(db, inbox, limits=limits).requests
-    others: list[LandingTick] = []
-
-    def look(seconds: float, run_state: Callable[[str], RunState | None] = lambda _: None) -> LandingTick:
-        return plan_landing_tick(db, "line", inbox, run_state=run_state, now=NOW + seconds, limits=limits)
-
-    def meanwhile(key: str) -> None:
-        others.append(look(70.0))
-
-    tick = look(70.5, meanwhile)
-    assert [*tick.requests, *others[0].requests] == [lost]
-    # What was repeated is on its way for as long as what was asked for at first.
-    assert look(129.0).requests == ()
-    assert look(131.0).requests == (lost,)
-
-
-def test_a_failed_read_is_not_an_empty_folder(db: InspectionDatabase, inbox: Path) -> None:
-    _land(inbox, "a.png")
-    _tick(db, inbox)
-    inbox.rename(inbox.with_name("away"))
-    tick = _tick(db, inbox, RunState("active"))
-    assert tick.error
-    assert "cannot read" in tick.message.lower()
-    assert db.landing_counts("line")["pending"] == 1
-
-
-def test_the_folder_may_be_moved_without_anything_being_new(db: InspectionDatabase, inbox: Path) -> None:
-    _land(inbox, "a.png")
-    _tick(db, inbox)
-    moved = shutil.move(inbox, inbox.with_name("elsewhere"))
-    assert "Nothing new among 1 files" in _tick(db, Path(moved), RunState("active")).message
+def test_lines_know_nothing_of_each_other(rig: Rig) -> None:
+    write_image(rig.inbox / "a.png", 50)
+    rig.register()
+    other = Home(rig.line.folder.parent.parent).line("caps")
+    assert register_what_is_there(rig.db, other, rig.inbox) == 1
+    rig.work()
+    assert rig.db.file_counts("caps") == {"pending": 1, "done": 0, "refused": 0}
 
 
 @pytest.mark.parametrize("most_looked_up", [0, 100])
-def test_few_files_are_looked_up_by_path_and_many_all_at_once(
-    db: InspectionDatabase, inbox: Path, monkeypatch: pytest.MonkeyPatch, most_looked_up: int
+def test_few_versions_are_looked_up_by_key_and_many_all_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, most_looked_up: int
 ) -> None:
-    monkeypatch.setattr("vad_lib.landing.ticking.MOST_LOOKED_UP", most_looked_up)
-    _land(inbox, "a.png", "b.png", "c.txt")
-    _tick(db, inbox)
-    (inbox / "a.png").unlink()
-    _land(inbox, "d.png")
-    tick = _tick(db, inbox, max_active=9)
-    assert tick.requests[-1].count == 1
-    assert tick.refused == 0
-    assert sorted(db.landings("line")["path"]) == ["a.png", "b.png", "c.txt", "d.png"]
+    monkeypatch.setattr(registration, "MOST_LOOKED_UP", most_looked_up)
+    versions = _versions(40)
+    register(rig.db, "bottles", rig.inbox, [Arrival(version, 0.0) for version in versions[:30]])
+    changed = versions[0]._replace(ctime_ns=2)
+    assert known_versions(rig.db, "bottles", [*versions[25:], changed]) >= set(versions[25:30])
+    assert not known_versions(rig.db, "bottles", [*versions[25:], changed]) & {*versions[30:], changed}
+    assert known_versions(rig.db, "caps", versions) == set()
 
 
-def test_the_same_file_written_anew_is_a_new_landing(db: InspectionDatabase, inbox: Path) -> None:
-    _land(inbox, "a.png")
-    first = _tick(db, inbox)
-    _land(inbox, "a.png", content=b"longer")
-    second = _tick(db, inbox, RunState("active"))
-    assert {request.batch_id for request in second.requests}.isdisjoint(r.batch_id for r in first.requests)
-    assert len(db.landings("line")) == 2
+def test_decided_versions_can_be_told_from_those_that_wait(rig: Rig) -> None:
+    write_image(rig.inbox / "a.png", 50)
+    rig.inspect()
+    write_image(rig.inbox / "b.png", 60)
+    rig.register()
+    versions = [FileVersion.of(name, (rig.inbox / name).stat()) for name in ("a.png", "b.png")]
+    assert known_versions(rig.db, "bottles", versions) == set(versions)
+    assert known_versions(rig.db, "bottles", versions, decided=True) == {versions[0]}
 
 
-def test_two_ticks_at_the_same_time_take_each_file_up_once(db: InspectionDatabase, inbox: Path) -> None:
-    _land(inbox, *(f"{i}.png" for i in range(40)))
-    ticks: list[LandingTick] = []
-
-    def look() -> None:
-        ticks.append(_tick(InspectionDatabase(db.url), inbox, RunState("active"), max_batch=10, max_active=9))
-
-    for _ in range(3):
-        threads = [threading.Thread(target=look) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    landed = db.landings("line")
-    assert landed["path"].is_unique
-    assert sum(request.count for tick in ticks for request in tick.requests) == len(landed)
-
-
-def test_halving_keeps_every_landing_in_exactly_one_open_batch(db: InspectionDatabase, inbox: Path) -> None:
-    _land(inbox, *(f"{i}.png" for i in range(5)), "note.txt")
-    _tick(db, inbox)
-    with db.writing() as connection:
-        connection.execute(text("UPDATE landings SET begun = 1 WHERE state = 'pending'"))
-        connection.execute(text("UPDATE batches SET attempt = 3"))
-    tick = _tick(db, inbox, RunState("failed"))
-    assert sorted(request.count for request in tick.requests) == [2, 3]
-    with db.reading() as connection:
-        open_ids = set(connection.execute(select(batches.c.batch_id).where(batches.c.state == "open")).scalars())
-    landed = db.landings("line")
-    assert len(landed) == 6
-    assert set(landed["batch_id"]) == open_ids == {request.batch_id for request in tick.requests}
-    assert db.batches("line").query("state == 'closed'")["note"].tolist() == ["halved, because its runs kept failing"]
-
-
-def test_what_waits_can_be_asked_for(db: InspectionDatabase, inbox: Path) -> None:
-    _land(inbox, "a.png")
-    _tick(db, inbox)
-    assert queue_facts(db, "line", now=NOW + 7) == {
-        "pending": 1.0,
-        "batches": 1.0,
-        "oldest_seconds": pytest.approx(7, abs=0.01),
-    }
-    assert queue_facts(db, "other")["oldest_seconds"] == 0.0
-
-
-def test_lines_know_nothing_of_each_other(db: InspectionDatabase, inbox: Path) -> None:
-    _land(inbox, "a.png")
-    assert _tick(db, inbox).requests
-    other = plan_landing_tick(db, "other", inbox, run_state=lambda _: None, now=NOW)
-    assert other.requests[0].batch_id != _tick(db, inbox).requests[0].batch_id
-
-
-def test_the_database_is_in_wal_mode_and_checks_what_refers_to_what(db: InspectionDatabase) -> None:
-    with db.reading() as connection:
-        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
-        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
-        assert connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
-
-
-def test_many_processes_may_open_a_new_database_at_once(tmp_path: Path) -> None:
+def test_several_services_that_register_the_same_files_at_once_register_each_once(rig: Rig) -> None:
+    """No deadlock, whichever order they see them in."""
+    open_sinks(rig.db, {"bottles": ["file"]})
+    for i in range(60):
+        write_image(rig.inbox / f"{i}.png", 50, nonce=i)
+        (rig.inbox / f"{i}.txt").write_text("note")
     errors: list[BaseException] = []
+    barrier = threading.Barrier(4)
 
-    def open_it() -> None:
+    def see(number: int) -> None:
         try:
-            InspectionDatabase(f"sqlite:///{tmp_path}/new.db")
+            db = InspectionDatabase(rig.db.engine.url.render_as_string(hide_password=False))
+            barrier.wait(30)
+            versions = [
+                FileVersion.of(file.name, file.stat()) for file in sorted(rig.inbox.iterdir(), reverse=bool(number % 2))
+            ]
+            arrivals = [Arrival(version, time.time()) for version in versions if version.path.endswith("png")]
+            for start in range(0, 60, 20):
+                register(db, "bottles", rig.inbox, arrivals[start : start + 20])
+            register_what_is_there(db, rig.line)
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    threads = [threading.Thread(target=see, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert errors == []
+    files = rig.db.incoming_files("bottles")
+    assert len(files) == 120
+    assert files["path"].is_unique
+    assert len(rig.db.table(notifications.select())) == 60
+    assert files.query("state == 'refused'")["quarantine_file"].notna().all()
+    assert check_database(rig.db.engine) == []
+
+
+def test_what_waits_can_be_asked_for(rig: Rig) -> None:
+    assert queue_facts(rig.db) == {}
+    register(rig.db, "bottles", rig.inbox, [Arrival(version, time.time() - 7) for version in _versions(3)])
+    facts = queue_facts(rig.db)["bottles"]
+    assert (facts.pending, facts.leased, facts.later) == (3, 0, 0)
+    assert facts.oldest_seconds == pytest.approx(7, abs=3)
+    assert facts.unleased_seconds == pytest.approx(0, abs=3)
 
 
 @pytest.mark.slow
-def test_a_tick_with_100_000_known_files_takes_about_a_second(db: InspectionDatabase, inbox: Path) -> None:
+@pytest.mark.parametrize("inspection_url", ["sqlite"], indirect=True)
+def test_a_scan_of_100_000_known_files_takes_about_a_second(rig: Rig) -> None:
     for folder in range(100):
-        (inbox / f"{folder}").mkdir()
-        _land(inbox / f"{folder}", *(f"{i}.png" for i in range(1000)))
-    _tick(db, inbox, max_batch=10**6)
-    with db.writing() as connection:
-        connection.execute(text("UPDATE landings SET state = 'done', sha256 = ''"))
-        connection.execute(text("UPDATE batches SET state = 'closed'"))
+        (rig.inbox / f"{folder}").mkdir()
+        for i in range(1000):
+            (rig.inbox / f"{folder}" / f"{i}.png").write_bytes(b"x")
+    while rig.register():
+        continue
     started = time.perf_counter()
-    assert "Nothing new among 100000 files" in _tick(db, inbox).message
-    assert time.perf_counter() - started < 3.0, "0.7 s on an idle machine"
+    assert rig.register() == 0
+    assert time.perf_counter() - started < 4.0, "1 s on an idle machine"

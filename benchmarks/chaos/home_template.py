@@ -1,4 +1,4 @@
-"""A home as a storm finds it: lines with two registered versions of a real model each, one of them serving."""
+"""A home as a chaos test finds it: lines with two registered versions of a real model each, one of them serving."""
 
 from __future__ import annotations
 

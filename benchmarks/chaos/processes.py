@@ -1,4 +1,4 @@
-"""Processes of a storm: started with a log, found by the home that they work on, and killed."""
+"""Processes of a chaos test: started with a log, found by the home that they work on, and killed."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ class Processes:
         if killed:
             self.kills[name] = self.kills.get(name, 0) + 1
         return killed
+
+    def lives(self, name: str) -> bool:
+        """Whether a process that was started by name has not ended."""
+        process = self.started.get(name)
+        return process is not None and process.poll() is None
 
     def kill_started(self, name: str) -> bool:
         """Kill a process that was started by name, and no other of its group."""
