@@ -312,7 +312,7 @@ class InspectionModel:
                 ModelInfo.model_validate(description["info"]),
                 None if scale is None else HeatmapScale.model_validate(scale),
             )
-        except (KeyError, ValidationError) as error:
+        except (KeyError, TypeError, ValidationError) as error:
             raise ModelFormatError(f"The model's description is incomplete: {error}.") from error
 
 
