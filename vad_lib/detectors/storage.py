@@ -60,7 +60,7 @@ def read_model_folder(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
     if digest != description["tensors_sha256"]:
         raise ModelFormatError(
             f"{tensors_file} has the sha256 {digest}, but {DESCRIPTION_FILE} beside it says "
-            f"{description['tensors_sha256']}: the file is damaged or belongs to another model. Copy the folder again."
+            f"{description.get('tensors_sha256')}: the file is damaged or belongs to another model. Copy the folder again."
         )
     from safetensors.torch import load_file
 
