@@ -66,11 +66,11 @@ def one_case(name: str, data: Path, quick: bool, processor_time: bool) -> list[C
         torch.set_num_threads(1)
         time.perf_counter = time.monotonic = time.process_time
     from vad_lib.forecast import PeakMemory, Truth, compare, forecast_training
-    from vad_lib.plan.arguments import ModelParameters, TrainArguments
+    from vad_lib.plan.arguments import TrainArguments, model_parameters
     from vad_lib.training import fit_detector, score_rows
 
     folder, arguments, parameters = CASES[name]
-    given = ModelParameters(patchcore_backbone="resnet18", fastflow_backbone="resnet18", **parameters)
+    given = model_parameters(patchcore_backbone="resnet18", fastflow_backbone="resnet18", **parameters)
     train = TrainArguments(**arguments, model_parameters=given)
     dataset = read_dataset(data / folder, 24 if quick else None)
     weights = data / "weights"

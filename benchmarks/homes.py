@@ -104,11 +104,11 @@ def fit_patchcore(
     from PIL import Image
 
     from vad_lib.detectors.images import ImageDataset
-    from vad_lib.detectors.registry import create_detector
     from vad_lib.models import InspectionModel, ModelInfo
     from vad_lib.plan.arguments import TrainArguments
     from vad_lib.preprocessing import Preprocessing
     from vad_lib.thresholds import learn_calibration, learn_threshold
+    from vad_lib.training import create_detector
 
     parameters: dict[str, Any] = {
         "patchcore_backbone": "resnet18",

@@ -1,96 +1,266 @@
-"""What the pages of the training assets show."""
+"""What the pages of assets show: values of vad_lib as metadata of Dagster.
+
+Only the form is decided here. What is said about an evaluation or a version is written in ``vad_lib.metrics`` and
+``vad_lib.artifacts.version_card``, where MLflow's pages take it from too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
 
-from vad_dagster.checks import plain_result
-from vad_dagster.registry import Version
-from vad_dagster.values import TrainedModel
-from vad_lib.backbones.shipped import measured_cost
+from vad_dagster.values import ChampionOnRows
+from vad_lib.artifacts.version_card import evaluations_table
 from vad_lib.forecast import Comparison
+from vad_lib.ground_truth import InputTable
+from vad_lib.inspection_db.labels import Agreement
 from vad_lib.metrics import Evaluation
+from vad_lib.plan import ExperimentalPlan
 from vad_lib.progress import format_seconds
+from vad_lib.readiness import ValidatedDataset
+from vad_lib.thresholds import LearntThreshold
 
 if TYPE_CHECKING:
-    from vad_lib.artifacts import TrainingRecord, TrainTree
-    from vad_lib.backbones.weights import BackboneWeights
+    from vad_dagster.registry import Version
+    from vad_lib.extending import Extension
+    from vad_lib.trained_model import FitRecord
 
-NUMBERS = {
-    "image_auroc": "image AUROC",
-    "f1": "F1",
-    "recall": "recall",
-    "precision": "precision",
-    "accuracy": "accuracy",
-    "fn": "misses",
-    "fp": "false alarms",
-    "tp": "defects found",
-    "tn": "rightly OK",
-}
-"""Numbers of an evaluation that people compare by, and what they are called."""
+PREVIEW_ROWS = 10
 
 
-def weights_result(asset: str, check: str, weights: BackboneWeights) -> dg.AssetCheckResult:
-    """Say where the backbone's weights are from; a stand-in or random weights are a warning."""
-    asked = weights.asked_for or weights.name
-    problem = None
-    if weights.source == "random":
-        problem = f"{weights.name} has random weights (VAD_ALLOW_RANDOM_WEIGHTS): for tests only, never for use."
-    elif weights.source == "shipped" and asked != weights.name:
-        problem = (
-            f"Weights of {asked} are not on this machine: the backbone {weights.name}, which comes with the package, "
-            f"stands in. {measured_cost()} "
-            f"`vad weights fetch {asked}` or `vad weights add FILE` brings what the plan asks for."
+def plan_metadata(plan: ExperimentalPlan) -> dict[str, Any]:
+    """Return which plan was in force, and what an operator changed."""
+    metadata: dict[str, Any] = {"plan digest": plan.digest[:12]}
+    if plan.operator_given:
+        metadata["set by the operator"] = dg.MetadataValue.json(
+            {key: str(value) for key, value in plan.operator_given.items()}
         )
-    return plain_result(
-        asset,
-        check,
-        problem,
-        fine=f"{weights.name} from {weights.source}" + (f": {weights.file.name}." if weights.file else "."),
-        severity="warn",
-        sha256=weights.sha256 or "none",
-        source=weights.source,
-    )
-
-
-def fit_metadata(model: TrainedModel) -> dict[str, Any]:
-    """Return what the page of the trained model shows: detector, backbone, time, the numbers of the fit."""
-    metadata: dict[str, Any] = {
-        "detector": model.train.model_name,
-        "backbone": f"{model.info.backbone.get('name')} ({model.info.backbone.get('source')})",
-        "images learnt from": model.info.n_train,
-        "fit seconds": model.info.fit_seconds,
-        "time": format_seconds(model.info.fit_seconds),
-        **{name.replace("_", " "): value for name, value in model.numbers.items()},
-    }
-    if bank := model.detector.describe().get("memory_bank"):
-        metadata["memory bank"] = f"{bank['method']}, {bank['rows']:,} rows from {bank['patches']:,} patches"
-    if model.epochs:
-        metadata["epochs"] = dg.MetadataValue.table(
-            [
-                dg.TableRecord({name: value for name, value in row.items() if isinstance(value, int | float | str)})
-                for row in model.epochs
-            ]
-        )
-        metadata["last loss"] = float(model.epochs[-1].get("loss", float("nan")))
-    if comparisons := model.comparisons():
-        metadata["forecast and truth"] = comparison_table(comparisons)
-        for one in comparisons:
-            metadata[f"{one.what}, truth / forecast"] = round(one.ratio, 4) if one.ratio is not None else "–"
-    if model.forecast is not None and model.forecast.warnings:
-        metadata["warnings of the forecast"] = dg.MetadataValue.md("\n".join(f"- {w}" for w in model.forecast.warnings))
-    if model.info.notices:
-        metadata["notices"] = dg.MetadataValue.md("\n".join(f"- {notice}" for notice in model.info.notices))
+    if plan.notices:
+        metadata["notices of the plan"] = bullets(plan.notices)
     return metadata
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> dg.TableMetadataValue:
-    """Return forecast and truth side by side."""
+def input_metadata(table: InputTable) -> dict[str, Any]:
+    """Return what was read, before anything is repaired."""
+    return {
+        "rows": len(table.table),
+        "data folder": dg.MetadataValue.path(str(table.data_folder)),
+        "files": ", ".join(table.source_files),
+        "labels": _label_counts(table),
+        "preview": preview_table(table.table),
+        "dagster/row_count": len(table.table),
+        "dagster/column_schema": dg.TableSchema([dg.TableColumn(str(name), "string") for name in table.table.columns]),
+    }
+
+
+def dataset_metadata(dataset: ValidatedDataset) -> dict[str, Any]:
+    """Return what readiness kept, dropped and changed."""
+    rows = dataset.rows
+    split = rows["split"]
+    anomalous = rows["is_anomalous"].fillna(False).astype(bool)
+    changes = [f"`{c.argument}`: {c.old!r} → {c.new!r}. {c.reason}" for c in dataset.changes]
+    return {
+        "dagster/row_count": len(rows),
+        "train rows": int((split == "train").sum()),
+        "valid rows, normal": int(((split == "valid") & ~anomalous).sum()),
+        "valid rows, anomalous": int(((split == "valid") & anomalous).sum()),
+        "rows left out of the fit": int((split == "excluded").sum()),
+        "dropped rows": len(dataset.dropped),
+        "normal label": dataset.ok_class or "",
+        "threshold method": dataset.threshold_method,
+        "monitored metric": dataset.monitor_metric,
+        "changed automatically": bullets(changes) if changes else "nothing",
+        "dropped": preview_table(dataset.dropped),
+        "preview": preview_table(rows.drop(columns=["sha256", "file"])),
+    }
+
+
+def fit_metadata(fit: FitRecord, memory_bank: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return detector, backbone, time and the numbers of a fit, and what it took beside the forecast."""
+    comparisons = fit.comparisons()
+    metadata: dict[str, Any] = {
+        "detector": fit.train.model_name,
+        "backbone": f"{fit.info.backbone.get('name') or 'none'} ({fit.info.backbone.get('source')})",
+        "images learnt from": fit.info.n_train,
+        "fit seconds": fit.info.fit_seconds,
+        "time": format_seconds(fit.info.fit_seconds),
+        **{name.replace("_", " "): value for name, value in fit.numbers.items()},
+        "forecast and truth": _comparison_table(comparisons),
+        **{f"{c.what}, truth / forecast": "–" if c.ratio is None else round(c.ratio, 4) for c in comparisons},
+    }
+    if memory_bank:
+        metadata["memory bank"] = (
+            f"{memory_bank['method']}, {memory_bank['rows']:,} rows from {memory_bank['patches']:,} patches"
+        )
+    if fit.epochs:
+        metadata["epochs"] = dg.MetadataValue.table(
+            [
+                dg.TableRecord({name: value for name, value in row.items() if isinstance(value, int | float | str)})
+                for row in fit.epochs
+            ]
+        )
+        metadata["last loss"] = float(fit.epochs[-1].get("loss", float("nan")))
+    if fit.forecast.warnings:
+        metadata["warnings of the forecast"] = bullets(fit.forecast.warnings)
+    if fit.info.notices:
+        metadata["notices"] = bullets(fit.info.notices)
+    return metadata
+
+
+def score_metadata(fit: FitRecord, scores: pd.DataFrame) -> dict[str, Any]:
+    """Return quartiles of the raw scores of normal and anomalous rows, and how long an image took to score."""
+    records = []
+    for name, part in (("normal", scores[~scores["is_anomalous"]]), ("anomalous", scores[scores["is_anomalous"]])):
+        if len(part):
+            quantiles = part["raw_score"].quantile([0, 0.25, 0.5, 0.75, 1])
+            names = ("lowest", "first quarter", "middle", "third quarter", "highest")
+            numbers = {label: round(float(value), 6) for label, value in zip(names, quantiles, strict=True)}
+            records.append(dg.TableRecord({"rows": name, "count": len(part), **numbers}))
+    metadata: dict[str, Any] = {"dagster/row_count": len(scores), "raw scores": dg.MetadataValue.table(records)}
+    if (ms := scores.attrs.get("ms_per_image")) is not None:
+        speed = [one for one in fit.comparisons(ms) if one.what == "ms per image"]
+        metadata |= {"ms per image": ms, "forecast and truth": _comparison_table(speed)}
+    return metadata
+
+
+def threshold_metadata(learnt: LearntThreshold) -> dict[str, Any]:
+    """Return the threshold in force, where it comes from, and its neighbours in the sweep."""
+    threshold = learnt.threshold
+    return {
+        "threshold": threshold.value,
+        "method": threshold.method,
+        "threshold version": threshold.version,
+        "normal rows": threshold.n_normal,
+        "anomalous rows": threshold.n_anomalous,
+        "note": threshold.note or "nothing unusual",
+        "dagster/row_count": len(learnt.table),
+        "around the threshold": preview_table(learnt.around_chosen(), 11),
+    }
+
+
+def evaluation_metadata(evaluation: Evaluation, champion: ChampionOnRows, heatmaps: Sequence[Path]) -> dict[str, Any]:
+    """Return an evaluation in words and numbers, beside the champion's, with the most telling heatmaps."""
+    return {
+        "result": evaluation.in_words(),
+        **({"warning": warning} if (warning := evaluation.warning()) else {}),
+        "beside the champion": beside_the_champion(evaluation, champion),
+        **({"heatmaps": thumbnails(heatmaps)} if heatmaps else {}),
+        **evaluation_numbers(evaluation),
+    }
+
+
+def extension_metadata(extension: Extension, champion: ChampionOnRows, notices: Sequence[str]) -> dict[str, Any]:
+    """Return what an extension added, and the performance before and after it."""
+    return {
+        "images added": len(extension.images.files),
+        "images known before": len(extension.images.known),
+        "images refused": len(extension.images.refused),
+        "rows before": extension.rows_before,
+        "rows added": extension.rows_added,
+        "beside the champion": beside_the_champion(extension.after, champion),
+        "with the threshold kept": dg.MetadataValue.json(extension.kept.model_dump(exclude_none=True)),
+        "threshold before": extension.threshold_before.value,
+        "threshold": extension.model.threshold.value,
+        "scores of the added images": preview_table(extension.scores, 50),
+        "notices": bullets(notices),
+        **evaluation_numbers(extension.after),
+    }
+
+
+def evaluation_numbers(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the defined numbers, those of most interest first; each is plotted over time under its name."""
+    return {**evaluation.headlines(), **evaluation.model_dump(exclude_none=True)}
+
+
+def beside_the_champion(evaluation: Evaluation, champion: ChampionOnRows) -> dg.MarkdownMetadataValue:
+    """Return this model's numbers beside the champion's."""
+    if not champion.version:
+        return dg.MetadataValue.md("There is no champion yet.")
+    if champion.evaluation is None:
+        return dg.MetadataValue.md(champion.problem)
+    old = f"champion before it, {champion.label}"
+    return dg.MetadataValue.md(evaluations_table({"this model": evaluation, old: champion.evaluation}))
+
+
+def serving_metadata(serving: Version, page: str) -> dict[str, Any]:
+    """Return which version serves, with a link to it."""
+    return {
+        "serving version": int(serving.number),
+        "version": serving.label,
+        "links": links_markdown({"model version": page}),
+    }
+
+
+def agreement_metadata(agreed: Agreement) -> dict[str, float | int]:
+    """Return how often people agree with the predictions of a version; nothing where nobody looked."""
+    if agreed.rate is None:
+        return {}
+    return {
+        "people looked at": agreed.judged,
+        "people agree with": agreed.agree,
+        "agreement of people": round(agreed.rate, 4),
+        "missed, people say": agreed.missed,
+        "false alarms, people say": agreed.false_alarms,
+    }
+
+
+def preview_table(frame: pd.DataFrame, rows: int = PREVIEW_ROWS) -> dg.TableMetadataValue | str:
+    """Return the first rows as the UI shows them; a word where there are none."""
+    if frame.empty:
+        return "none"
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({str(name): _cell(value) for name, value in record.items()})
+            for record in frame.head(rows).to_dict("records")
+        ],
+        schema=dg.TableSchema([dg.TableColumn(str(name), str(dtype)) for name, dtype in frame.dtypes.items()]),
+    )
+
+
+def bullets(texts: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """Return texts as a list."""
+    return dg.MetadataValue.md("\n".join(f"- {text}" for text in texts))
+
+
+def links_markdown(links: Mapping[str, str]) -> dg.MarkdownMetadataValue:
+    """Return links to pages as markdown. Files are told as paths: the UI takes the address of a file out of a link."""
+    return bullets([f"[{html.escape(name)}]({address})" for name, address in links.items()])
+
+
+def linked_picture(text: str, picture: str, page: str) -> dg.MarkdownMetadataValue:
+    """Return a picture that leads to a page. Both are addresses: text of 1000 letters is not shown at once."""
+    return dg.MetadataValue.md(f"[![{html.escape(text)}]({picture})]({page})")
+
+
+def thumbnails(files: Sequence[Path], width: int = 480) -> dg.MarkdownMetadataValue:
+    """Return pictures as markdown with the bytes inside, so that the UI shows them without reaching the files."""
+    from PIL import Image
+
+    from vad_lib.heatmaps import thumbnail_markdown
+
+    pictures = []
+    for file in files:
+        with Image.open(file) as picture:
+            pictures.append(thumbnail_markdown(picture.convert("RGB"), file.name, width))
+    return dg.MetadataValue.md("\n\n".join(pictures))
+
+
+def _label_counts(table: InputTable) -> dg.TableMetadataValue | str:
+    column = table.label_column
+    if column is None or column not in table.table:
+        return "no column of labels"
+    counts = table.table[column].fillna("(empty)").value_counts().head(20)
+    return dg.MetadataValue.table(
+        [dg.TableRecord({"label": str(label), "rows": int(count)}) for label, count in counts.items()]
+    )
+
+
+def _comparison_table(comparisons: Sequence[Comparison]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
@@ -106,73 +276,11 @@ def comparison_table(comparisons: Sequence[Comparison]) -> dg.TableMetadataValue
     )
 
 
-def speed_metadata(model: TrainedModel, scores: pd.DataFrame) -> dict[str, Any]:
-    """Return how long an image took to score, beside the forecast."""
-    ms = scores.attrs.get("ms_per_image")
-    if ms is None:
-        return {}
-    told = [one for one in model.comparisons(ms) if one.what == "ms per image"]
-    return {"ms per image": ms, **({"forecast and truth": comparison_table(told)} if told else {})}
-
-
-def score_metadata(scores: pd.DataFrame) -> dict[str, Any]:
-    """Return quartiles of the raw scores of normal and anomalous rows, as a table."""
-    records = []
-    for name, part in (("normal", scores[~scores["is_anomalous"]]), ("anomalous", scores[scores["is_anomalous"]])):
-        if len(part):
-            quantiles = part["raw_score"].quantile([0, 0.25, 0.5, 0.75, 1])
-            names = ("lowest", "first quarter", "middle", "third quarter", "highest")
-            numbers = {label: round(float(value), 6) for label, value in zip(names, quantiles, strict=True)}
-            records.append(dg.TableRecord({"rows": name, "count": len(part), **numbers}))
-    return {"raw scores": dg.MetadataValue.table(records)} if records else {}
-
-
-def around_chosen(table: pd.DataFrame, rows: int = 5) -> pd.DataFrame:
-    """Return the chosen row of a threshold table and its neighbours."""
-    place = int(table["chosen"].to_numpy().argmax()) if len(table) else 0
-    return table.iloc[max(0, place - rows) : place + rows + 1]
-
-
-def in_words(evaluation: Evaluation) -> str:
-    """Return what an evaluation says, in a sentence for those who do not read metrics."""
-    normal, anomalous = evaluation.tn + evaluation.fp, evaluation.tp + evaluation.fn
-    alarms = f"{evaluation.fp} of {normal} normal images would be false alarms"
-    if not anomalous:
-        return f"{alarms}. No anomalous image was validated, so nothing is known about what it finds."
-    return f"{evaluation.tp} of {anomalous} anomalous images are found, {evaluation.fn} missed; {alarms}."
-
-
-def evaluation_numbers(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the defined numbers, those of most interest first; each is plotted over time under its name."""
-    numbers = evaluation.model_dump(exclude_none=True)
-    return {**{name: numbers[name] for name in NUMBERS if name in numbers}, **numbers}
-
-
-def side_by_side(
-    evaluation: Evaluation, champion: Version | None, of_champion: Evaluation | None, problem: str
-) -> dg.MetadataValue:
-    """Return this model's numbers beside the champion's as markdown."""
-    if champion is None:
-        return dg.MetadataValue.md("There is no champion yet.")
-    if of_champion is None:
-        return dg.MetadataValue.md(problem)
-    lines = [f"| | this model | champion before it, {champion.label} |", "|---|---|---|"]
-    for name, called in NUMBERS.items():
-        new, old = getattr(evaluation, name), getattr(of_champion, name)
-        if new is not None or old is not None:
-            lines.append(f"| {called} | {_number(new)} | {_number(old)} |")
-    return dg.MetadataValue.md("\n".join(lines))
-
-
-def most_telling(tree: TrainTree, record: TrainingRecord, most: int) -> list[Path]:
-    """Return up to ``most`` heatmaps: misses first, then false alarms, then hits."""
-    from vad_lib.artifacts.train_tree import in_order_of_interest
-
-    rows = in_order_of_interest(record.judged())["row"]
-    return [tree.heatmaps[int(row)] for row in rows if int(row) in tree.heatmaps][:most]
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+def _cell(value: Any) -> str | int | float | bool:
+    if value is None or value is pd.NA or value != value:
+        return ""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    return value if isinstance(value, bool | int | str) else str(value)

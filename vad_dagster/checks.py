@@ -17,10 +17,12 @@ import pandera.errors
 import pandera.pandas as pa
 
 from vad_dagster.partitions import lines
+from vad_lib.backbones.shipped import measured_cost
 from vad_lib.errors import VadError
 from vad_lib.findings import Finding
 
 if TYPE_CHECKING:
+    from vad_lib.backbones.weight_file import BackboneWeights
     from vad_lib.compiled import ScoringChoice
 
 MAX_EXAMPLES = 20
@@ -74,6 +76,31 @@ def plain_result(
         severity=dg.AssetCheckSeverity.ERROR if severity == "error" else dg.AssetCheckSeverity.WARN,
         description=(str(problem) if problem is not None else fine)[:MAX_DESCRIPTION],
         metadata=metadata,
+    )
+
+
+def weights_result(asset: str, check: str, weights: BackboneWeights) -> dg.AssetCheckResult:
+    """Say where the backbone's weights are from; the fallback backbone and random weights are a warning."""
+    asked = weights.asked_for or weights.name
+    problem = None
+    if weights.source == "random":
+        problem = f"{weights.name} has random weights (VAD_ALLOW_RANDOM_WEIGHTS): for tests only, never for use."
+    elif weights.source == "shipped" and asked != weights.name:
+        problem = (
+            f"Weights of {asked} are not on this machine: the fallback backbone {weights.name}, which comes with the "
+            f"package, is used instead. {measured_cost()} "
+            f"`vad weights fetch {asked}` or `vad weights add FILE` brings what the plan asks for."
+        )
+    return plain_result(
+        asset,
+        check,
+        problem,
+        fine=f"{weights.name} from {weights.source}" + (f": {weights.file.name}." if weights.file else ".")
+        if weights.name
+        else "The detector has no backbone.",
+        severity="warn",
+        sha256=weights.sha256 or "none",
+        source=weights.source,
     )
 
 

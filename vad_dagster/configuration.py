@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import dagster as dg
 from pydantic import Field
 
+from vad_lib.argument_fields import Arguments, allowed_text
 from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments
-from vad_lib.plan.fields import Arguments, allowed_text
 
 
 def _argument(model: type[Arguments], name: str) -> Any:
@@ -101,6 +101,10 @@ class PromotionConfig(dg.Config):
         default="",
         description="Number of the model version that shall serve, as MLflow shows it; 'previous' goes back to the one "
         "before. Empty: the rule decides about the newest version.",
+    )
+    lift_choice: bool = Field(
+        default=False,
+        description="Let the rule decide again about a line whose version a person chose; until then that one stays.",
     )
     decided_by: str = Field(default="", description="Your name, where you chose the version; kept on the version.")
 

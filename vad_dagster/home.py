@@ -6,15 +6,16 @@ command line answers ``--help`` through it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
+from vad_lib.atomic_files import write_whole
 from vad_lib.lines import Home
+from vad_lib.settings import settings
 
 PACKAGE = Path(__file__).resolve().parent
 INSTALLED_MARK = "# Installed by vad"
@@ -32,8 +33,8 @@ NO_TELEMETRY = {
 
 def tracking_uri(home: Home | None = None) -> str:
     """Return ``$MLFLOW_TRACKING_URI`` if set, else the SQLite database under the home."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    return given or f"sqlite:///{(home or Home.from_environment()).mlflow_folder / 'mlflow.db'}"
+    folder = (home or Home.from_environment()).mlflow_folder
+    return settings().mlflow_tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def prepare_home(home: Home | None = None) -> dict[str, str]:
@@ -43,7 +44,7 @@ def prepare_home(home: Home | None = None) -> dict[str, str]:
     installed; someone who removes that line keeps his own.
     """
     home = home or Home.from_environment()
-    dagster_folder = Path(os.environ.get("DAGSTER_HOME") or home.dagster_folder).expanduser().resolve()
+    dagster_folder = settings().dagster_home or home.dagster_folder
     for folder in (home.lines_folder, dagster_folder, home.mlflow_folder / "artifacts"):
         folder.mkdir(parents=True, exist_ok=True)
     _install_settings(dagster_folder / "dagster.yaml")
@@ -64,9 +65,7 @@ def _install_settings(target: Path) -> None:
         present = target.read_text(encoding="utf-8")
         if present == text or not present.startswith(INSTALLED_MARK):
             return
-    partial = target.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(target)
+    write_whole(target, text.encode())
 
 
 def prepare_tracking(home: Home | None = None) -> str:
@@ -83,7 +82,7 @@ def prepare_tracking(home: Home | None = None) -> str:
         return uri
     home.mlflow_folder.mkdir(parents=True, exist_ok=True)
     (home.mlflow_folder / "artifacts").mkdir(exist_ok=True)
-    with _locked(home.mlflow_folder / ".lock"):
+    with FileLock(home.mlflow_folder / ".lock"):
         if not (ready.exists() and database.exists()):
             from mlflow import MlflowClient
 
@@ -92,28 +91,17 @@ def prepare_tracking(home: Home | None = None) -> str:
     return uri
 
 
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def executable(name: str) -> str:
     """Return the path of a program that was installed beside this Python, or the one that PATH finds."""
     beside = Path(sys.executable).with_name(name)
     return str(beside) if beside.exists() else shutil.which(name) or name
 
 
-def dagster_command(port: int = 3000, host: str = "127.0.0.1") -> tuple[list[str], Path]:
-    """Return the command that starts web server and daemon, and the folder to start it in.
-
-    It is started in DAGSTER_HOME, because `dagster dev` warns where the current folder holds another dagster.yaml.
-    """
-    folder = Path(os.environ.get("DAGSTER_HOME") or Home.from_environment().dagster_folder).expanduser().resolve()
+def webserver_command(port: int = 3000, host: str = "127.0.0.1") -> list[str]:
+    """Return the command that starts Dagster's web server behind ``vad_dagster.web_gate``."""
     # by the workspace file, which names the location: a run is launched only by a daemon that knows its location's name
-    command = [executable("dagster"), "dev", "--workspace", str(WORKSPACE), "--host", host, "--port", str(port)]
-    return command, folder
+    options = ["--workspace", str(WORKSPACE), "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "vad_dagster.web_gate", *options]
 
 
 def daemon_command() -> list[str]:

@@ -7,11 +7,11 @@ Each of the three is told by an environment variable where its pages are: ``SERV
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from vad_dagster.resources.tracking import MLflowTracking, dagster_url
+from vad_lib.settings import settings
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def service_url(path: str = "") -> str:
     """Return an address of the inference service: ``$SERVICE_UI_URL`` (default http://127.0.0.1:8600) and the path."""
-    return f"{os.environ.get('SERVICE_UI_URL', 'http://127.0.0.1:8600').rstrip('/')}/{path.lstrip('/')}"
+    return f"{settings().service_ui_url.rstrip('/')}/{path.lstrip('/')}"
 
 
 def results_page(line: str, **chosen: str | int | None) -> str:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-MODEL_FOLDER = "inspection_model"
+SERVING_NUMBER, SERVING_BY = "vad.serving", "vad.serving_by"
+"""Tags of the registered model: which version was promoted last by this module, and by which rule or person."""
 MODEL_CODE = Path(__file__).with_name("mlflow_model.py")
 REQUIREMENTS = ("torch", "torchvision", "anomalib", "timm", "safetensors", "pandas", "pandera", "pydantic", "pillow")
 
@@ -108,6 +109,11 @@ class LineRegistry:
         """
         found = self.at(CHAMPION)
         if found is None:
+            if (waiting := self.at(CHALLENGER)) is not None:
+                raise InputError(
+                    f"Line {self.line!r} has no champion. {waiting.label} waits for a person: look at its report, then "
+                    f"`vad model promote {self.line}`."
+                )
             raise InputError(
                 f"Line {self.line!r} has no champion: train it first (job train_line, or `vad train {self.line}`), or "
                 f"give the alias 'champion' to a version of {self.name} in MLflow."
@@ -180,6 +186,7 @@ class LineRegistry:
         if challenger is not None and challenger.number == version.number:
             self._client.delete_registered_model_alias(self.name, CHALLENGER)
         self.tag(version, {"promoted_by": by, "promoted_at": datetime.now(UTC).isoformat(timespec="seconds")})
+        self._remember(version.number, by)
         return self.version(version.number)
 
     def roll_back(self, *, by: str) -> Version:
@@ -193,9 +200,28 @@ class LineRegistry:
             raise InputError(f"Line {self.line!r} has no previous version to go back to.")
         return self.promote(previous, by=by)
 
+    def chosen_by(self) -> str:
+        """Return which person chose the version that serves; empty where a rule did, or where the choice was lifted.
+
+        A version whose alias was moved in MLflow's own pages was chosen by a person too.
+        """
+        model = self._client.get_registered_model(self.name)
+        if str(model.aliases.get(CHAMPION, "")) != model.tags.get(SERVING_NUMBER):
+            return "a person, in MLflow"
+        kind, _, name = model.tags.get(SERVING_BY, "").partition(": ")
+        return name if kind == "person" else ""
+
+    def lift_choice(self, *, by: str) -> None:
+        """Let rules decide again who serves next; ``by`` is the person who says so."""
+        self._remember(self.champion().number, f"rule: lifted by {by}")
+
     def tag(self, version: Version, tags: Mapping[str, Any]) -> None:
         for name, value in tags.items():
             self._client.set_model_version_tag(self.name, version.number, name, str(value))
+
+    def _remember(self, number: str, by: str) -> None:
+        self._client.set_registered_model_tag(self.name, SERVING_NUMBER, number)
+        self._client.set_registered_model_tag(self.name, SERVING_BY, by)
 
     def _missing(self) -> bool:
         return not self._client.search_registered_models(f"name='{self.name}'")

@@ -1,13 +1,12 @@
-"""Adding confirmed normal images to a PatchCore model, without fitting it again.
+"""Adding confirmed normal images to a model, without fitting it again.
 
-The bank grows by those patches of the new images that it does not cover yet; backbone and image size stay. The
-threshold is learnt again by the same method on the same validation rows, because scores near it may have moved; one
-that a person chose stays. Both, and the performance before and after, are told.
+The detector says whether and how it can (``Detector.extend``); backbone and image size stay. The threshold is learnt
+again by the same method on the same validation rows, because scores near it may have moved; one that a person chose
+stays. Both, and the performance before and after, are told.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,6 @@ from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.thresholds import Calibration, DecisionRule, Threshold, learn_calibration, learn_threshold
 
 if TYPE_CHECKING:
-    from vad_lib.detectors.patchcore.detector import PatchCore
     from vad_lib.readiness.dataset import ValidatedDataset
 
 
@@ -176,14 +174,10 @@ def extend_model(
     learnt_from_table: bool = True,
     progress: Progress = silent,
 ) -> Extension:
-    """Add normal images to a model's memory bank. The model that is given stays as it is.
-
-    A refit would keep the model's coreset ratio of the new patches; no more than that is added, and never beyond the
-    cap of the bank. Distances of patches, and so anomaly maps, can only become smaller. The score of an image, which
-    PatchCore weighs by how common the neighbourhood of its worst patch is, nearly always does.
+    """Add normal images to a model. The model that is given stays as it is.
 
     Args:
-        model: a PatchCore model.
+        model: whose detector can learn without a fit.
         files: images that a person has found normal.
         dataset: the line's; its validation rows measure both models.
         extended_from: name of the version that is extended, for the record.
@@ -192,17 +186,14 @@ def extend_model(
         progress: told of every step.
 
     Raises:
-        InputError: the model is no PatchCore, or no image is left to learn from; the message names every refused one.
+        InputError: the detector cannot learn without a fit, or no image is left to learn from; the message names every
+            refused one.
         ReadinessError: there are no validation rows.
     """
+    from vad_lib.detectors.images import ImageDataset
     from vad_lib.errors import ReadinessError
     from vad_lib.training import score_rows
 
-    if model.detector.facts.name != "patchcore":
-        raise InputError(
-            f"A {model.detector.facts.name} model has no memory bank that images could be added to: add them to the "
-            "ground-truth table and train again (vad train), or train with model_name: patchcore."
-        )
     if not len(dataset.valid_rows):
         raise ReadinessError("There are no validation rows to measure the model on before and after.")
     history = list(model.info.extra.get("extensions", []))
@@ -210,29 +201,22 @@ def extend_model(
     images = sort_out(files, dataset.rows, learnt, progress, learnt_from_table=learnt_from_table)
     if not images.files:
         raise InputError("\n".join(["There is no new image to learn from.", *_told(images)]))
-    detector: PatchCore = model.detector  # type: ignore[assignment]
-    rows_before = len(detector.state_dict()["memory_bank"])
-    if rows_before >= detector.bank_cap_rows:
-        raise InputError(
-            f"The memory bank is full: it has {rows_before:,} rows, and patchcore_bank_cap_rows of the plan it was "
-            f"trained with allows {detector.bank_cap_rows:,}. Raise that, put the images into the ground-truth table, "
-            "and train again (vad train)."
-        )
-    grown, facts = _grow(detector, model, images, progress)
+    given = ImageDataset(images.files, model.preprocessing, shapes=images.shapes)
+    grown = model.detector.extend(given, progress)
     rows = dataset.valid_rows
-    old_scores = score_rows(detector, model.preprocessing, rows, progress=progress)
-    new_scores = score_rows(grown, model.preprocessing, rows, progress=progress)
+    old_scores = score_rows(model.detector, model.preprocessing, rows, progress=progress)
+    new_scores = score_rows(grown.detector, model.preprocessing, rows, progress=progress)
     threshold, calibration, notice = _learn_again(model, new_scores)
-    past = {"from": extended_from, "images": len(images.files), "rows_added": facts["rows_added"]}
+    past = {"from": extended_from, "images": len(images.files), "rows_added": grown.rows_added}
     info = model.info.model_copy(
         update={
             "n_train": model.info.n_train + len(images.files),
             "extra": {**model.info.extra, "extensions": [*history, {**past, "sha256": list(images.sha256)}]},
         }
     )
-    new = InspectionModel(grown, model.preprocessing, threshold, calibration, info, model.heatmap_scale)
+    new = InspectionModel(grown.detector, model.preprocessing, threshold, calibration, info, model.heatmap_scale)
     notices = [notice, *_told(images)]
-    if facts["patches_farther"] and facts["left_radius"] > facts["radius"]:
+    if grown.patches_farther and grown.left_radius > grown.radius:
         notices.append(
             "The new images differ so much that the bank still does not cover all of their patches: train again with "
             "them in the ground-truth table."
@@ -241,10 +225,10 @@ def extend_model(
     return Extension(
         model=new,
         images=images,
-        rows_before=rows_before,
-        rows_added=facts["rows_added"],
-        patches_farther=facts["patches_farther"],
-        radius=facts["radius"],
+        rows_before=grown.rows_before,
+        rows_added=grown.rows_added,
+        patches_farther=grown.patches_farther,
+        radius=grown.radius,
         before=_performance(old_scores, model.calibration),
         kept=_performance(new_scores, model.calibration),
         after=_performance(new_scores, calibration),
@@ -252,53 +236,6 @@ def extend_model(
         scores=_scores_of_added(model, new, images),
         notices=tuple(notices),
     )
-
-
-def _grow(
-    detector: PatchCore, model: InspectionModel, images: NewImages, progress: Progress
-) -> tuple[PatchCore, dict[str, Any]]:
-    """Return a copy of the detector with a larger bank, and what was added."""
-    import torch
-
-    from vad_lib.detectors.images import ImageDataset
-    from vad_lib.detectors.patchcore.extension import covering_radius, select_new_rows
-    from vad_lib.detectors.patchcore.nearest import MemoryBank
-    from vad_lib.detectors.patchcore.patches import PatchSource
-    from vad_lib.detectors.registry import detector_from_description
-
-    tensors = detector.state_dict()
-    bank = MemoryBank(tensors["memory_bank"])
-    radius = covering_radius(bank, detector.bank_record)
-    given = ImageDataset(images.files, model.preprocessing, shapes=images.shapes)
-    source = PatchSource(given, detector.embedder, detector.device, detector.batch_size)
-    meter = ProgressMeter(progress, "Extracting features", len(images.files))
-    # covered patches are let go at once: what is kept does not grow with the number of images, but with what is new
-    parts = [patches[bank.nearest(patches)[0] > radius] for patches in source.each(range(len(given)), meter)]
-    share = math.ceil(source.total * detector.coreset_sampling_ratio)
-    room = detector.bank_cap_rows - len(bank.rows)
-    added = select_new_rows(bank, torch.cat(parts), radius, min(share, room))
-    tensors["memory_bank"] = torch.cat([bank.rows, added.rows])
-    description = detector.describe()
-    record = dict(description.get("memory_bank") or {})
-    if record:
-        record |= {
-            "rows": len(tensors["memory_bank"]),
-            "patches": int(record.get("patches", 0)) + source.total,
-        }
-        # beside the radius of the fit, which says what later images must add; it must not grow by what was left out
-        if added.left_radius > radius:
-            record["uncovered_radius"] = added.left_radius
-        else:
-            record.pop("uncovered_radius", None)
-    description["memory_bank"] = record
-    grown: Any = detector_from_description(description, tensors, accelerator=detector.accelerator)
-    facts = {
-        "rows_added": len(added.rows),
-        "patches_farther": added.farther,
-        "left_radius": added.left_radius,
-        "radius": radius,
-    }
-    return grown, facts
 
 
 def _learn_again(model: InspectionModel, scores: pd.DataFrame) -> tuple[Threshold, Calibration, str]:

@@ -6,13 +6,13 @@ the plan came from, so that the relative paths of a plan keep their meaning afte
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from vad_lib.atomic_files import write_whole
 from vad_lib.errors import InputError
 
 PLAN_FILE = "experimental_plan.yaml"
@@ -22,8 +22,9 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 def vad_home() -> Path:
     """Return the folder that holds everything the system writes: ``$VAD_HOME``, or ``var`` beside the code."""
-    given = os.environ.get("VAD_HOME")
-    return Path(given).expanduser().resolve() if given else Path(__file__).resolve().parent.parent / "var"
+    from vad_lib.settings import settings
+
+    return settings().home or Path(__file__).resolve().parent.parent / "var"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class Home:
     @property
     def weights_folder(self) -> Path:
         """``$VAD_WEIGHTS`` if set, else ``weights`` under the home."""
-        given = os.environ.get("VAD_WEIGHTS")
-        return Path(given).expanduser().resolve() if given else self.root / "weights"
+        from vad_lib.settings import settings
+
+        return settings().weights or self.root / "weights"
 
     @property
     def feature_cache_folder(self) -> Path:
@@ -62,7 +64,9 @@ class Home:
     @property
     def inspection_db_url(self) -> str:
         """SQLAlchemy URL of the inspection database: ``$VAD_INSPECTION_DB`` if set, else SQLite under the home."""
-        return os.environ.get("VAD_INSPECTION_DB") or f"sqlite:///{self.root / 'inspection.db'}"
+        from vad_lib.settings import settings
+
+        return settings().inspection_db or f"sqlite:///{self.root / 'inspection.db'}"
 
     def line(self, name: str) -> Line:
         """Return the line of that name (which need not exist yet).
@@ -123,9 +127,7 @@ class Line:
         text = "# Relative paths of experimental_plan.yaml start from this folder.\n" + yaml.safe_dump(
             {"base_folder": str(base_folder.resolve())}, allow_unicode=True
         )
-        partial = self.folder / f".{LINE_FILE}.{os.getpid()}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.folder / LINE_FILE)
+        write_whole(self.folder / LINE_FILE, text.encode())
 
     @property
     def inbox(self) -> Path:

@@ -17,6 +17,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from vad_lib.tables import NG, OK
 from vad_lib.thresholds import as_flags, as_scores
 
+HEADLINES = {
+    "image_auroc": "image AUROC",
+    "f1": "F1",
+    "recall": "recall",
+    "precision": "precision",
+    "accuracy": "accuracy",
+    "fn": "misses",
+    "fp": "false alarms",
+    "tp": "defects found",
+    "tn": "rightly OK",
+}
+"""Numbers of an evaluation that people compare by, and what they are called."""
+
+HARDLY_ABOVE = 0.05
+"""An F1 that is not this much above that of calling everything NG is nothing to rely on."""
+
 
 class Evaluation(BaseModel):
     """Performance of decisions on labelled rows; the anomalous class is the positive one."""
@@ -44,6 +60,57 @@ class Evaluation(BaseModel):
     def numbers(self) -> dict[str, float]:
         """Return the defined numbers by name, for metadata and trackers."""
         return {name: float(value) for name, value in self.model_dump().items() if value is not None}
+
+    def headlines(self) -> dict[str, float]:
+        """Return those of the defined numbers that people compare by, the most telling first; counts are whole."""
+        numbers = self.model_dump(exclude_none=True)
+        return {name: numbers[name] for name in HEADLINES if name in numbers}
+
+    def in_words(self) -> str:
+        """Say it in a sentence for those who do not read metrics."""
+        normal, anomalous = self.tn + self.fp, self.tp + self.fn
+        alarms = f"{self.fp} of {normal} normal images would be false alarms."
+        if normal:
+            low, high = (round(100 * share) for share in interval(self.fp, normal))
+            alarms += (
+                f" Of 100 good parts expect about {100 * self.fp / normal:.0f} false alarms (between {low} and {high}, "
+                "at 95 % confidence)."
+            )
+        if not anomalous:
+            return f"{alarms} No anomalous image was validated, so nothing is known about what it finds."
+        return f"{self.tp} of {anomalous} anomalous images are found, {self.fn} missed; {alarms}"
+
+    def warning(self) -> str:
+        """Say where a good-looking F1 tells nothing: calling every image NG is hardly worse. Empty where it does."""
+        anomalous, normal = self.tp + self.fn, self.tn + self.fp
+        if self.f1 is None or not normal:
+            return ""
+        everything = 2 * anomalous / (2 * anomalous + normal)
+        if self.f1 > everything + HARDLY_ABOVE:
+            return ""
+        return (
+            f"The F1 of {self.f1:.3f} is hardly above {everything:.3f}, which calling every image NG would give: this "
+            "model does not tell normal from anomalous. Look at the images and labels, and at the backbone's weights."
+        )
+
+
+def interval(count: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Clopper-Pearson interval of a share: between which shares the true one lies.
+
+    Args:
+        count: in 0..``of``.
+        of: at least 1.
+        confidence: in 0..1.
+
+    >>> [round(share, 3) for share in interval(0, 30)]
+    [0.0, 0.116]
+    """
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, count, of - count + 1)) if count else 0.0
+    high = float(beta.ppf(1 - tail, count + 1, of - count)) if count < of else 1.0
+    return low, high
 
 
 def evaluate(scores: ArrayLike, is_anomalous: ArrayLike, predicted: ArrayLike) -> Evaluation:

@@ -43,7 +43,7 @@ class ModelInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    model_name: str = Field(description="'patchcore' or 'fastflow'.")
+    model_name: str = Field(description="The detector, as in the plan.")
     ok_class: str = Field(description="The normal label.")
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     n_train: int = Field(ge=0, description="Images that it learnt from.")
@@ -58,7 +58,7 @@ class ModelInfo(BaseModel):
     def of_fit(cls, fitted: FittedDetector, ok_class: str, **extra: Any) -> ModelInfo:
         """Describe a fitted detector."""
         return cls(
-            model_name=fitted.facts.name,
+            model_name=fitted.detector.name,
             ok_class=ok_class,
             n_train=fitted.n_train,
             fit_seconds=round(fitted.seconds, 3),

@@ -5,6 +5,7 @@ Who asks, where versions are kept and what an alias is, is not known here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,7 +28,7 @@ class PromotionDecision(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     promote: bool
-    rule: str = Field(description="first_version, not_worse, worse or person_decides.")
+    rule: str = Field(description="first_version, not_worse, worse, chosen_by_person or person_decides.")
     reason: str
 
 
@@ -38,10 +39,13 @@ def decide_promotion(
     automatic: bool,
     tolerance: float = 0.0,
     unmeasured: str = "",
+    chosen_by: str = "",
+    doubts: Sequence[str] = (),
 ) -> PromotionDecision:
     """Decide whether the challenger becomes the champion.
 
-    The first version of a line serves at once: without it nothing could be inspected. A later one does so by itself
+    The first version of a line serves at once, since without it nothing could be inspected, unless its data are too
+    few to say anything about it. What a person chose stays until a person lifts that. A later version serves by itself
     only where the plan says ``automatic_promotion``, and only if neither image AUROC nor F1 is lower than the
     champion's on the same rows; with normal rows only, where both are undefined, the share of rows called OK counts.
 
@@ -52,9 +56,20 @@ def decide_promotion(
         tolerance: how much lower a number may be.
         unmeasured: why a serving model could not be measured on these rows; empty where it could. A person decides
             then: what cannot be compared cannot be found not worse.
+        chosen_by: the person who chose the version that serves, and has not lifted that choice; empty where none did.
+        doubts: why a first version should not serve before a person has looked at it.
     """
+    if chosen_by:
+        reason = (
+            f"The version that serves was chosen by {chosen_by}, and stays until a person lifts that choice "
+            "(`vad model unpin LINE`) or chooses another version (`vad model promote LINE`)."
+        )
+        return PromotionDecision(promote=False, rule="chosen_by_person", reason=reason)
     if unmeasured:
         return PromotionDecision(promote=False, rule="person_decides", reason=unmeasured)
+    if champion is None and doubts:
+        reason = f"It waits for a person. {' '.join(doubts)} Look at its report, then `vad model promote LINE`."
+        return PromotionDecision(promote=False, rule="person_decides", reason=reason)
     if champion is None:
         return PromotionDecision(promote=True, rule="first_version", reason="It is the line's first model.")
     compared = []

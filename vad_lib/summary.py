@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +18,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from vad_lib.errors import PlanError
+from vad_lib.settings import settings
 from vad_lib.tables import NG, OK
 
 logger = logging.getLogger(__name__)
 
 MOST_RESULT_CHARACTERS = 32
 MOST_NOTE_CHARACTERS = 128
-STRATEGY_VARIABLE = "VAD_SUMMARY_STRATEGY"
 
 
 class InferenceSummary(BaseModel):
@@ -95,7 +94,7 @@ def summarise(
         strategy: what the summary says; default: the one that ``$VAD_SUMMARY_STRATEGY`` names, else `count_labels`.
     """
     if strategy is None:
-        named = os.environ.get(STRATEGY_VARIABLE)
+        named = settings().summary_strategy
         strategy = load_strategy(named) if named else count_labels
     return strategy(predictions, version, note)
 
@@ -152,7 +151,7 @@ def load_strategy(name: str) -> SummaryStrategy:
         strategy: Any = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise PlanError(
-            f"the summary strategy {name!r} cannot be imported ({error}); ${STRATEGY_VARIABLE} takes "
+            f"the summary strategy {name!r} cannot be imported ({error}); VAD_SUMMARY_STRATEGY takes "
             "'package.module:function', a function of (predictions, version, note) that returns an InferenceSummary"
         ) from error
     if not callable(strategy):

@@ -24,8 +24,8 @@ from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.tables import ValidationScores
 
 if TYPE_CHECKING:
-    from vad_lib.backbones.weights import BackboneWeights
-    from vad_lib.detectors.base import Detector, DetectorFacts, Epoch, FitReport
+    from vad_lib.backbones.weight_file import BackboneWeights
+    from vad_lib.detectors.base import Detector, Epoch, FitReport
     from vad_lib.detectors.images import ImageDataset
     from vad_lib.plan.arguments import TrainArguments
     from vad_lib.readiness.dataset import ValidatedDataset
@@ -61,13 +61,8 @@ class FittedDetector:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     @property
-    def facts(self) -> DetectorFacts:
-        """What kind of detector it is."""
-        return self.detector.facts
-
-    @property
     def history(self) -> tuple[Epoch, ...]:
-        """One entry an epoch; empty for PatchCore."""
+        """One entry an epoch; empty for a detector without epochs."""
         return self.report.epochs
 
 
@@ -148,12 +143,13 @@ def prepare_fit(
 ) -> PreparedFit:
     """Make the unfitted detector and its images; arguments and errors are those of ``fit_detector``."""
     from vad_lib.detectors.images import ImageDataset
-    from vad_lib.detectors.registry import create_detector, fixed_input_size
+    from vad_lib.detectors.registry import find_detector
 
     rows, valid_rows = dataset.train_rows, dataset.valid_rows
     if not len(rows):
         raise ReadinessError("There is no normal training image: nothing can be learnt.")
-    size, changes = resolve_image_size(train.img_size, *fixed_input_size(train))
+    own = find_detector(train.model_name).own(train.model_parameters)
+    size, changes = resolve_image_size(train.img_size, *own.fixed_size())
     arguments = train.model_copy(update={"img_size": size, "monitor_metric": dataset.monitor_metric})
     detector = create_detector(
         arguments, weights_store=weights_store, work_folder=work_folder, cache_folder=cache_folder
@@ -169,6 +165,51 @@ def prepare_fit(
         changes=changes,
         notices=augmentation.notices if augmentation else (),
     )
+
+
+def create_detector(
+    train: TrainArguments,
+    *,
+    weights_store: Path | None = None,
+    work_folder: Path | None = None,
+    cache_folder: Path | None = None,
+) -> Detector:
+    """Make the unfitted detector that a plan asks for.
+
+    Args:
+        train: the plan's train arguments.
+        weights_store: where backbone weights lie; the home's by default.
+        work_folder: where a fit may keep what it has done, to go on after a kill; nowhere by default.
+        cache_folder: of features that earlier fits extracted (``feature_cache``); none by default.
+
+    Raises:
+        PlanError: an unknown detector or layer, or a GPU that is not there.
+        WeightsMissingError: the backbone's weights are not on this machine.
+        ModelFormatError: the weight file is damaged or lacks what is needed.
+    """
+    from vad_lib.backbones.weights import resolve_backbone_weights
+    from vad_lib.detectors.base import FitSettings
+    from vad_lib.detectors.registry import find_detector
+
+    detector = find_detector(train.model_name)
+    own = detector.own(train.model_parameters)
+    weights = resolve_backbone_weights(own.backbone(), weights_store)
+    cache = None
+    if cache_folder is not None and train.feature_cache:
+        from vad_lib.detectors.feature_cache import FeatureCache
+
+        cache = FeatureCache.from_environment(cache_folder)
+    settings = FitSettings(
+        weights=weights,
+        seed=train.experiment_seed,
+        batch_size=train.batch_size,
+        max_epochs=train.max_epochs,
+        monitor_metric=train.monitor_metric,
+        accelerator=train.accelerator,
+        work_folder=work_folder,
+        feature_cache=cache,
+    )
+    return detector.load_class().create(own, settings)
 
 
 def score_rows(

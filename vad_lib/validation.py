@@ -1,4 +1,4 @@
-"""A finished model on validation rows: which maps are drawn, and how another model fares on the same rows."""
+"""A finished model on validation rows: its maps, its artifacts, and how another model fares on the same rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from vad_lib.artifacts import TrainingRecord, TrainTree, write_train_tree
+from vad_lib.artifacts.pictures import rows_with_heatmaps
 from vad_lib.heatmaps import HeatmapScale, learn_heatmap_scale
 from vad_lib.metrics import Evaluation, evaluate
 from vad_lib.progress import Progress, silent
@@ -17,9 +19,63 @@ from vad_lib.tables import NG
 
 if TYPE_CHECKING:
     from vad_lib.models import InspectionModel
+    from vad_lib.readiness.dataset import ValidatedDataset
+    from vad_lib.thresholds import LearntThreshold
+    from vad_lib.trained_model import TrainedModel
 
+MODEL_FOLDER = "inspection_model"
 SCALE_IMAGES = 30
 """So many maps of images decided OK, and as many of NG ones, are enough to learn a colour scale."""
+
+
+def publish_training(
+    trained: TrainedModel,
+    learnt: LearntThreshold,
+    dataset: ValidatedDataset,
+    scores: pd.DataFrame,
+    *,
+    line: str,
+    target: Path,
+    work: Path,
+    log_folder: Path | None = None,
+    progress: Progress = silent,
+) -> tuple[TrainingRecord, TrainTree]:
+    """Judge the validation rows once, draw their maps, save the model that inspects, and write the train artifacts.
+
+    Args:
+        trained: the fitted detector.
+        learnt: its threshold.
+        dataset: what it was trained and validated on.
+        scores: ``tables.ValidationScores`` of the validation rows; ``.attrs["ms_per_image"]`` is recorded where known.
+        line: its name.
+        target: folder of the train artifacts.
+        work: an empty folder of the caller's, where the saved model lies afterwards (``record.model_folder``).
+        log_folder: with the logs of the earlier steps.
+        progress: told while maps are made and drawn.
+    """
+    fit, judged = trained.fit, learnt.judged(scores)
+    maps = make_validation_maps(
+        trained.with_threshold(learnt),
+        judged,
+        work / "maps",
+        heatmaps=fit.train.save_validation_heatmap,
+        progress=progress,
+    )
+    record = TrainingRecord(
+        dataset=dataset,
+        train=fit.train,
+        rows=judged,
+        learnt=learnt,
+        model_folder=work / MODEL_FOLDER,
+        heatmap_scale=maps.scale,
+        weights=fit.info.backbone,
+        epochs=fit.epochs,
+        facts={"line": line, "plan_digest": fit.plan_digest, "seconds": fit.info.fit_seconds, **fit.numbers},
+        notices=fit.info.notices,
+        comparisons=fit.comparisons(scores.attrs.get("ms_per_image")),
+    )
+    trained.with_threshold(learnt, maps.scale).save(record.model_folder)
+    return record, write_train_tree(target, record, maps=maps, log_folder=log_folder, progress=progress)
 
 
 class ValidationMaps:
@@ -52,7 +108,8 @@ def make_validation_maps(
         progress: told about each image.
     """
     ng = judged["predicted"] == NG
-    drawn = judged["is_anomalous"] | ng if heatmaps else pd.Series(False, index=judged.index)
+    wanted = rows_with_heatmaps(judged["is_anomalous"], judged["predicted"]) if heatmaps else False
+    drawn = pd.Series(wanted, index=judged.index)
     needed = pd.Series(False, index=judged.index)
     for part in (judged[ng], judged[~ng]):
         needed[part.sample(min(len(part), SCALE_IMAGES), random_state=0).index] = True

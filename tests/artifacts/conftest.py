@@ -15,9 +15,9 @@ from vad_lib.ground_truth import read_input
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.plan.arguments import InputArguments, ReadinessArguments, TrainArguments
 from vad_lib.readiness import prepare_inference_data, prepare_training_data
-from vad_lib.thresholds import DecisionRule, learn_calibration, learn_threshold
+from vad_lib.thresholds import DecisionRule, LearntThreshold, learn_calibration, learn_threshold
 
-SCALE = HeatmapScale(low=0.0, high=8.0, threshold=3.5)
+SCALE = HeatmapScale(low=0.0, high=8.0, contour=3.5)
 
 
 def write_images(folder: Path, paths: list[str], seed: int = 0) -> None:
@@ -88,15 +88,12 @@ def make_training(tmp_path: Path, model_folder: Path) -> MakeTraining:
         scores = rows[["row", "image_path", "file", "label", "is_anomalous"]].assign(
             raw_score=[raw[path] for path in rows["image_path"]]
         )
-        threshold = learn_threshold(
-            scores["raw_score"], scores["is_anomalous"], dataset.threshold_method, percentile=0.8
-        )
+        learnt = LearntThreshold.learn(scores, dataset.threshold_method, 0.8)
         return TrainingRecord(
             dataset=dataset,
             train=arguments,
-            scores=scores,
-            threshold=threshold,
-            calibration=learn_calibration(scores["raw_score"], scores["is_anomalous"], threshold),
+            rows=learnt.judged(scores),
+            learnt=learnt,
             model_folder=model_folder,
             heatmap_scale=SCALE,
             weights={"name": "resnet18", "source": "store", "sha256": "ab" * 32},

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.artifacts.conftest import MakeTraining, maps_for
-from vad_lib.artifacts import collect_logs, heatmap_rows, write_train_tree
+from vad_lib.artifacts import collect_logs, write_train_tree
+from vad_lib.artifacts.pictures import rows_with_heatmaps
+from vad_lib.artifacts.tables import write_csv
 from vad_lib.tables import ThresholdTable
 
 ONLY_NORMAL = [(f"good/v{n}.png", "good", 1.0 + n / 10) for n in range(5)]
@@ -49,7 +51,7 @@ def test_a_training_with_anomalous_rows_leaves_exactly_the_guides_tree(
     make_training: MakeTraining, tmp_path: Path
 ) -> None:
     record = make_training()
-    tree = write_train_tree(tmp_path / "train_artifacts", record, maps=maps_for(record.judged()))
+    tree = write_train_tree(tmp_path / "train_artifacts", record, maps=maps_for(record.rows))
     images = {
         "good_NG_v2.png",  # false alarm
         "scratch_NG_v0.png",
@@ -68,7 +70,7 @@ def test_a_training_with_anomalous_rows_leaves_exactly_the_guides_tree(
 @pytest.mark.spec("V4.08", "V4.10", "V2.02", "V8.08")
 def test_without_anomalous_rows_no_performance_files_are_written(make_training: MakeTraining, tmp_path: Path) -> None:
     record = make_training(ONLY_NORMAL)
-    tree = write_train_tree(tmp_path / "out", record, maps=maps_for(record.judged()))
+    tree = write_train_tree(tmp_path / "out", record, maps=maps_for(record.rows))
     assert files_of(tree.folder) == ALWAYS | {"extra_output/train/images/good_NG_v4.png"}
     assert tree.threshold_graph is None
     assert "nothing is known about what this model finds" in tree.report.read_text()
@@ -79,7 +81,8 @@ def test_heatmaps_can_be_left_out(make_training: MakeTraining, tmp_path: Path) -
     record = make_training()
     tree = write_train_tree(tmp_path / "out", record, maps=None)
     assert files_of(tree.folder) == ALWAYS | PERFORMANCE
-    assert heatmap_rows(record)["image_path"].tolist() == [
+    worth_one = record.rows[rows_with_heatmaps(record.rows["is_anomalous"], record.rows["predicted"])]
+    assert worth_one["image_path"].tolist() == [
         "good/v2.png", "bad/v0.png", "bad/v1.jpg", "bad/v2.png", "bad/v3.png",
     ]  # fmt: skip
 
@@ -89,7 +92,7 @@ def test_output_csv_holds_the_users_columns_and_ours_for_the_validation_rows(
     make_training: MakeTraining, tmp_path: Path
 ) -> None:
     record = make_training(extra="predicted")  # the user has taken one of our names
-    tree = write_train_tree(tmp_path / "out", record, maps=maps_for(record.judged()))
+    tree = write_train_tree(tmp_path / "out", record, maps=maps_for(record.rows))
     table = pd.read_csv(tree.output, float_precision="round_trip")
     assert list(table.columns) == [
         "image_path", "label", "phase", "predicted",
@@ -97,9 +100,9 @@ def test_output_csv_holds_the_users_columns_and_ours_for_the_validation_rows(
     ]  # fmt: skip
     assert len(table) == 7
     assert set(table["split"]) == {"valid"}
-    assert (table["predicted"] == "=1+1").all()
+    assert (table["predicted"] == "'=1+1").all()  # text, which no spreadsheet computes
     assert table["vad_predicted"].tolist() == ["OK", "OK", "NG", "NG", "NG", "NG", "OK"]
-    assert table["probability"].tolist() == record.judged()["p"].tolist()  # to the last bit
+    assert table["probability"].tolist() == record.rows["p"].tolist()  # to the last bit
     assert table.loc[table["label"] == "good", "heatmap"].fillna("").tolist() == ["", "", "good_NG_v2.png"]
 
 
@@ -130,10 +133,10 @@ def test_the_configs_hold_the_resolved_arguments_and_the_threshold(make_training
         "monitor_metric": "loss",
     }
     train = json.loads((tree.folder / "models/train/train_config.json").read_text())
-    assert train["threshold"]["value"] == record.threshold.value
-    assert train["threshold"]["version"] == record.threshold.version
-    assert train["calibration"]["scale"] == record.calibration.scale
-    assert train["heatmap_scale"] == {"low": 0.0, "high": 8.0, "threshold": 3.5}
+    assert train["threshold"]["value"] == record.learnt.threshold.value
+    assert train["threshold"]["version"] == record.learnt.threshold.version
+    assert train["calibration"]["scale"] == record.learnt.calibration.scale
+    assert train["heatmap_scale"] == {"low": 0.0, "high": 8.0, "contour": 3.5}
     assert train["arguments"]["img_size"] == [256, 256]
     assert train["class_names"] == {"OK": "good", "NG": []}
     assert train["allow_small_dataset"] is False
@@ -178,7 +181,7 @@ def test_names_neither_escape_nor_overwrite_each_other(make_training: MakeTraini
         ("e/a'b ü.png", "." * 300 + "q" * 300, 5.5),
     ]
     record = make_training(valid)
-    tree = write_train_tree(tmp_path / "deep" / "out", record, maps=maps_for(record.judged()))
+    tree = write_train_tree(tmp_path / "deep" / "out", record, maps=maps_for(record.rows))
     names = {file.name for file in (tree.folder / "extra_output/train/images").iterdir()}
     assert names == {
         "evil_NG_image0.png",
@@ -245,7 +248,7 @@ def test_the_report_stands_alone_and_shows_misses_before_false_alarms(
             ("bad/v2.png", "<script>alert(1)</script>", 7.0),
         ]
     )
-    tree = write_train_tree(tmp_path / "out", record, maps=maps_for(record.judged()))
+    tree = write_train_tree(tmp_path / "out", record, maps=maps_for(record.rows))
     text = tree.report.read_text(encoding="utf-8")
     page = _Links()
     page.feed(text)
@@ -290,3 +293,13 @@ def test_a_damaged_model_publishes_nothing(make_training: MakeTraining, tmp_path
         write_train_tree(tmp_path / "out", replace(record, model_folder=tmp_path))
     assert (tmp_path / "out").resolve() == before
     assert not list(before.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+SUM(A1)", "-x", "@cmd", "\t=1", "-1+1"])
+def test_what_a_spreadsheet_would_compute_is_written_as_text(cell: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"text": [cell, "a=b", "-1.5"], "number": [-1.5, 2.0, 3.0], "=head": ["x", None, "z"]})
+    write_csv(table, tmp_path / "table.csv")
+    read = pd.read_csv(tmp_path / "table.csv", keep_default_na=False, dtype=str)
+    assert list(read.columns) == ["text", "number", "'=head"]
+    assert read["text"].tolist() == [f"'{cell}", "a=b", "-1.5"]
+    assert read["number"].tolist() == ["-1.5", "2.0", "3.0"]

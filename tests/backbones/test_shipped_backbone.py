@@ -56,10 +56,10 @@ def test_it_stands_in_for_a_backbone_that_cannot_be_had_unless_that_is_forbidden
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS", raising=False)
-    monkeypatch.setenv("VAD_STAND_IN_BACKBONE", "0")
-    with pytest.raises(WeightsMissingError, match=r"VAD_STAND_IN_BACKBONE=0 forbids.*instead of"):
+    monkeypatch.setenv("VAD_FALLBACK_BACKBONE", "0")
+    with pytest.raises(WeightsMissingError, match=r"VAD_FALLBACK_BACKBONE=0 forbids.*instead of"):
         resolve_backbone_weights("wide_resnet50_2", store=tmp_path)
-    monkeypatch.delenv("VAD_STAND_IN_BACKBONE")
+    monkeypatch.delenv("VAD_FALLBACK_BACKBONE")
     weights = resolve_backbone_weights("wide_resnet50_2", store=tmp_path)
     assert (weights.name, weights.source, weights.asked_for) == ("vadnet10", "shipped", "wide_resnet50_2")
 
@@ -77,7 +77,7 @@ def test_a_stand_in_has_layers_of_its_own_where_it_lacks_those_of_the_plan(
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS", raising=False)
-    monkeypatch.delenv("VAD_STAND_IN_BACKBONE", raising=False)
+    monkeypatch.delenv("VAD_FALLBACK_BACKBONE", raising=False)
     weights = resolve_backbone_weights(asked, store=tmp_path)
     detector = PatchCore(weights, layers=layers, coreset_sampling_ratio=0.5)
     assert detector.layers == taken

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from tests.export.exported_models import bottles, fitted_model
-from vad_lib.backbones.weights import BackboneWeights, resolve_backbone_weights
+from vad_lib.backbones.weight_file import BackboneWeights
+from vad_lib.backbones.weights import resolve_backbone_weights
 from vad_lib.compiled import backends, choosing, load_for_scoring
-from vad_lib.errors import PlanError
+from vad_lib.errors import InputError, PlanError
 from vad_lib.models import InspectionModel
 
 
@@ -212,8 +213,11 @@ def test_the_switch_is_the_environment(folder: Path, tmp_path: Path, monkeypatch
     assert load_for_scoring(folder, cache=tmp_path)[1].reason == "asked for"
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("VAD_SCORING_BACKEND", "tensorrt")
-    with pytest.raises(PlanError, match="auto, torch, openvino, onnx"):
+    with pytest.raises(InputError, match=r"VAD_SCORING_BACKEND is 'tensorrt'.*'openvino' or 'onnx'"):
         load_for_scoring(folder, cache=tmp_path)
+    monkeypatch.delenv("VAD_SCORING_BACKEND")
+    with pytest.raises(PlanError, match="auto, torch, openvino, onnx"):
+        load_for_scoring(folder, cache=tmp_path, setting="tensorrt")
 
 
 def test_images_that_keep_their_aspect_are_scored_by_torch(

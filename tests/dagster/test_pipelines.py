@@ -250,6 +250,12 @@ def test_a_new_threshold_makes_a_version_without_a_fit_and_a_person_promotes_it(
     back = {"champion_model": {"promote_version": "previous", "decided_by": "Kim"}}
     assert run(instance, "train_line", back, ["champion_model"]).success
     assert registry.champion().number == "1"
+    again = metadata(run(instance, "train_line", selection=["champion_model"]), "champion_model")
+    assert "chosen by Kim" in again["why"]
+    lifted = {"champion_model": {"lift_choice": True, "decided_by": "Kim"}}
+    after = metadata(run(instance, "train_line", lifted, ["champion_model"]), "champion_model")
+    assert "chosen by Kim" not in after["why"]
+    assert registry.champion().number == "1"
 
 
 def test_the_drift_report_compares_what_was_inspected(

@@ -104,7 +104,7 @@ def test_training_stops_before_it_starts_without_weights(
     second_line: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS")
-    monkeypatch.setenv("VAD_STAND_IN_BACKBONE", "0")
+    monkeypatch.setenv("VAD_FALLBACK_BACKBONE", "0")
     plan = PLAN.replace("patchcore_backbone: resnet18", "patchcore_backbone: resnet34")
     (second_line / "experimental_plan.yaml").write_text(plan)
     result = run(instance, "train_line", line="spoilt")
@@ -122,19 +122,42 @@ def test_inspecting_a_line_without_a_champion_says_what_to_do(second_line: Path,
     assert "train it first" in failure(result)
 
 
+def test_a_first_version_of_a_hopeless_table_waits_for_a_person(
+    gravel_home: Home, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    line = gravel_home.line("tiny")
+    shutil.copytree(gravel_home.line("gravel").folder / "train", line.folder / "train")
+    line.plan_file.write_text(PLAN)
+    table = line.folder / "train" / "train.csv"
+    rows = pd.read_csv(table)
+    pd.concat([rows[rows["label"] == "good"].head(5), rows[rows["label"] != "good"]]).to_csv(table, index=False)
+    instance.add_dynamic_partitions("line", ["tiny"])
+    result = run(instance, "train_line", line="tiny")
+    assert result.success, failure(result)
+    page = metadata(result, "champion_model")
+    assert page["version"] == "none serves"
+    assert "It waits for a person." in page["why"]
+    assert "vad model promote" in page["why"]
+    inspected = run(instance, "inspect_line", line="tiny")
+    assert "vad-tiny/1 waits for a person" in failure(inspected)
+    by_person = {"champion_model": {"promote_version": "1", "decided_by": "Kim"}}
+    assert run(instance, "train_line", by_person, ["champion_model"], line="tiny").success
+    assert LineRegistry(MLflowTracking(), "tiny").champion().number == "1"
+
+
 # last in this file: it gives the line a champion
 def test_the_shipped_backbone_stands_in_with_a_warning_that_tells_what_it_costs(
     second_line: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS")
-    monkeypatch.delenv("VAD_STAND_IN_BACKBONE", raising=False)
+    monkeypatch.delenv("VAD_FALLBACK_BACKBONE", raising=False)
     plan = PLAN.replace("patchcore_backbone: resnet18", "patchcore_backbone: resnet34")
     (second_line / "experimental_plan.yaml").write_text(plan)
     result = run(instance, "train_line", line="spoilt")
     check = checks(result)["backbone_weights"]
     assert not check.passed
     assert check.severity == dg.AssetCheckSeverity.WARN
-    assert "stands in" in check.description
+    assert "is used instead" in check.description
     assert "instead of" in check.description
     assert result.success
     (version, *_) = LineRegistry(MLflowTracking(), "spoilt").versions()

@@ -12,7 +12,7 @@ import torch
 
 from tests.detectors.tile_images import as_dataset
 from vad_lib.atomic_files import write_whole
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.patchcore import bank_plan, checkpoints
 from vad_lib.detectors.patchcore.detector import PatchCore
 

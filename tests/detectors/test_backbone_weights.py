@@ -192,7 +192,7 @@ def test_a_shipped_backbone_stands_in_and_says_what_was_asked_for(
     file = put(tmp_path, "package.pth", small_state)
     ours = BackboneWeights(SMALL, file, "shipped", "0" * 64, asked_for=SMALL, layers=("blocks.1", "blocks.2"))
     monkeypatch.setattr(module, "shipped_backbones", lambda: {SMALL: ours})
-    monkeypatch.setenv("VAD_STAND_IN_BACKBONE", "1")
+    monkeypatch.setenv("VAD_FALLBACK_BACKBONE", "1")
     found = resolve_backbone_weights("resnet18", tmp_path / "empty")
     assert (found.name, found.source, found.asked_for) == (SMALL, "shipped", "resnet18")
     assert resolve_backbone_weights(SMALL, tmp_path / "empty").asked_for == SMALL

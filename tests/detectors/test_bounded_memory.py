@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.detectors.tile_images import as_dataset, write_tiles
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors import images as reading
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.images import ImageDataset

@@ -12,7 +12,7 @@ import torch
 
 from tests.detectors.tile_images import as_dataset
 from vad_lib.augmentation import Augmentation
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.base import Epoch
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.fastflow.epochs import BestEpoch, monitored_value

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from tests.detectors.tile_images import as_dataset, write_tiles
 from vad_lib.augmentation import Augmentation
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors import feature_cache
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.feature_cache import FeatureCache
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.errors import InputError
 from vad_lib.plan.arguments import TrainArguments
 from vad_lib.preprocessing import Preprocessing
 
@@ -232,12 +233,12 @@ def test_the_limit_is_an_environment_variable_and_zero_is_off(tmp_path: Path, mo
     assert FeatureCache.from_environment(tmp_path) is None
     for wrong in ("much", "-1", "nan"):
         monkeypatch.setenv("VAD_FEATURE_CACHE_GIB", wrong)
-        with pytest.raises(ValueError, match="VAD_FEATURE_CACHE_GIB is"):
+        with pytest.raises(InputError, match="VAD_FEATURE_CACHE_GIB is"):
             FeatureCache.from_environment(tmp_path)
 
 
 def test_the_plan_switches_the_cache_off(tmp_path: Path, real_resnet: BackboneWeights, shared_data: Path) -> None:
-    from vad_lib.detectors.registry import create_detector
+    from vad_lib.training import create_detector
 
     plan = TrainArguments(model_name="patchcore", model_parameters={"patchcore_backbone": "resnet18"})  # type: ignore[arg-type]
     for switch in (True, False):

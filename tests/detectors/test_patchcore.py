@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.detectors.tile_images import as_dataset, write_tiles
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.detectors.patchcore.nearest import MemoryBank

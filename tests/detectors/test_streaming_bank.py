@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.detectors import bank_in_process
 from tests.detectors.tile_images import as_dataset, write_tiles
 from vad_lib.atomic_files import write_whole
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore import bank_plan, checkpoints
 from vad_lib.detectors.patchcore.bank_plan import GIB, plan_bank

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
-from tools import readme, spec_table
+from tools import readme, settings_page, spec_table
+from vad_lib.settings import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -23,6 +25,12 @@ def test_every_promised_line_has_a_test_or_a_reason_and_the_page_is_up_to_date()
     assert spec_table.faults(lines, tests) == []
     written = spec_table.PAGE.read_text(encoding="utf-8")
     assert written == spec_table.page(lines, tests), "run python -m tools.spec_table"
+
+
+def test_the_page_of_settings_is_what_the_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES.values():
+        monkeypatch.setenv(name, "")
+    assert settings_page.PAGE.read_text(encoding="utf-8") == settings_page.page(), "run python -m tools.settings_page"
 
 
 def test_every_file_that_the_pages_link_to_is_there() -> None:

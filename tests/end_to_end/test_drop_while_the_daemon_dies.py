@@ -53,19 +53,19 @@ def test_every_good_file_has_one_prediction_and_every_bad_one_a_reason(place: Pl
         wait_for(lambda: db.count_predictions("bricks") >= 50, 240, "prediction")
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
-    counts = db.landing_counts("bricks")
+    counts = db.file_counts("bricks")
     assert counts["pending"] > 0 or sum(counts.values()) < len(names), "the kill came before the end"
 
     with place.daemon():
         wait_for(lambda: _decided(db) == len(names), 420, "decision about every file")
 
-    landings = db.landings("bricks").set_index("path")
+    files = db.incoming_files("bricks").set_index("path")
     predictions = db.predictions("bricks")
-    assert set(landings.index) == names
-    refused = landings[landings["state"] == "refused"]
+    assert set(files.index) == names
+    refused = files[files["state"] == "refused"]
     assert set(refused.index) - {duplicate.name} == bad
     assert (refused["reason"].str.len() > 5).all()
-    good = landings[landings["state"] == "done"]
+    good = files[files["state"] == "done"]
     per_content = Counter(predictions["sha256"])
     assert set(per_content.values()) == {1}
     assert set(good["sha256"]) == set(per_content)
@@ -74,7 +74,7 @@ def test_every_good_file_has_one_prediction_and_every_bad_one_a_reason(place: Pl
 
 
 def _decided(db: InspectionDatabase) -> int:
-    counts = db.landing_counts("bricks")
+    counts = db.file_counts("bricks")
     return counts["done"] + counts["refused"]
 
 

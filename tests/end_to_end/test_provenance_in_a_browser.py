@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from real_processes import SMALL_PLAN, Place, free_ports, wait_for
 
-from vad_dagster.cli.development import answers
+from vad_dagster.cli.supervisor import answers
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
 from vad_lib.synthetic import make_demo_drop, make_demo_line
@@ -27,11 +27,11 @@ LINE = "bricks"
 
 @dataclass(frozen=True)
 class Plant:
-    """Three servers on one home, with a line that was trained, and images that its scorer has scored."""
+    """Three servers on one home, with a line that was trained, and images that its inference service has scored."""
 
     dagster: str
     mlflow: str
-    scorer: str
+    service: str
     db: InspectionDatabase
 
 
@@ -42,12 +42,12 @@ def plant(place: Place, tmp_path: Path) -> Iterator[Plant]:
     drop = make_demo_drop(data / "drop", 5, normal=2, defective=1, broken=0, side=64)
     (data / "experimental_plan.yaml").write_text(SMALL_PLAN)
     place.vad("line", "add", LINE, "--plan", data / "experimental_plan.yaml")
-    ports = dict(zip(("dagster", "mlflow", "scorer"), free_ports(3), strict=True))
+    ports = dict(zip(("dagster", "mlflow", "service"), free_ports(3), strict=True))
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     # the version is registered before the servers run: it must know where they will be
     place.environment |= {f"{name.upper()}_UI_URL": address for name, address in addresses.items()}
     place.vad("train", LINE)
-    options = ["--port", ports["dagster"], "--mlflow-port", ports["mlflow"], "--scorer-port", ports["scorer"]]
+    options = ["--port", ports["dagster"], "--mlflow-port", ports["mlflow"], "--service-port", ports["service"]]
     home = Home(place.home)
     db = InspectionDatabase.of(home)
     with place.development(*options, log=tmp_path / "dev.log"):
@@ -59,7 +59,7 @@ def plant(place: Place, tmp_path: Path) -> Iterator[Plant]:
             shutil.copyfile(file, partial)
             partial.rename(inbox / Path(file).name)
         wait_for(lambda: db.count_predictions(LINE) == len(drop), 240, "prediction of every image")
-        yield Plant(addresses["dagster"], addresses["mlflow"], addresses["scorer"], db)
+        yield Plant(addresses["dagster"], addresses["mlflow"], addresses["service"], db)
 
 
 def follow(page: Page, name: str) -> None:
@@ -75,13 +75,13 @@ def click_here(link: Locator) -> None:
 
 def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -> None:
     predictions = plant.db.predictions(LINE)
-    assert set(predictions["lane"]) == {"fast"}
+    assert set(predictions["source"]) == {"online"}
     chosen = predictions.iloc[0]
-    result = f"{plant.scorer}/lines/{LINE}/results/{chosen['prediction_id']}"
+    result = f"{plant.service}/lines/{LINE}/results/{chosen['prediction_id']}"
     name = Path(chosen["path"]).name
 
     # from the list to the picture
-    page.goto(f"{plant.scorer}/lines/{LINE}/results")
+    page.goto(f"{plant.service}/lines/{LINE}/results")
     follow(page, name)
     page.wait_for_url(result)
     picture = page.get_by_role("img", name="Image beside its heatmap")
@@ -111,7 +111,7 @@ def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -
     page.wait_for_url(f"{plant.mlflow}/#/models/vad-{LINE}/versions/1")
     page.goto(event)
     click_here(page.locator(f'a[href*="/lines/{LINE}/results?"]').first)
-    page.wait_for_url(f"{plant.scorer}/lines/{LINE}/results?**")
+    page.wait_for_url(f"{plant.service}/lines/{LINE}/results?**")
     follow(page, name)
     page.wait_for_url(result)
 
@@ -119,7 +119,7 @@ def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -
     follow(page, "MLflow version")
     page.wait_for_url(f"{plant.mlflow}/#/models/vad-{LINE}/versions/1")
     click_here(page.get_by_role("link", name="Predictions", exact=True).first)
-    page.wait_for_url(f"{plant.scorer}/lines/{LINE}/results?version=1")
+    page.wait_for_url(f"{plant.service}/lines/{LINE}/results?version=1")
     follow(page, name)
     page.wait_for_url(result)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
@@ -30,8 +30,20 @@ sys.meta_path.insert(0, Absent())
 sys.argv = {arguments!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-NEEDED = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
-OURS = ["vad_lib", "vad_dagster", "anomalib", "timm", "lightning", "torchvision", "pandas", "scipy", "sklearn"]
+NEEDED = {"onnx": "onnxruntime", "openvino": "openvino"}
+OURS = [
+    "vad_lib",
+    "vad_dagster",
+    "torch",
+    "safetensors",
+    "anomalib",
+    "timm",
+    "lightning",
+    "torchvision",
+    "pandas",
+    "scipy",
+    "sklearn",
+]
 
 
 def bottles(shared_data: Path) -> tuple[list[Path], list[Path]]:

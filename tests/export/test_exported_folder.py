@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.export.exported_models import bottles, fitted_model, score_alone
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.errors import InputError, UnreadableImageError
 from vad_lib.export import ExportRefused, export_model
 from vad_lib.export import score as script
@@ -83,7 +83,7 @@ def test_an_image_that_cannot_be_read_has_its_reason_and_takes_nothing_from_the_
     patchcore: InspectionModel, shared_data: Path, tmp_path: Path
 ) -> None:
     good = bottles(shared_data)[1][0]
-    export_model(patchcore, [good], "torch", tmp_path / "out")
+    export_model(patchcore, [good], "onnx", tmp_path / "out")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
     found = score_alone(tmp_path / "out", [good, tmp_path / "broken.png", tmp_path / "absent.png"], tmp_path)
     assert [each["error"] is None for each in found] == [True, False, False]
@@ -94,7 +94,7 @@ def test_an_image_that_cannot_be_scored_has_its_reason_and_takes_nothing_from_it
     patchcore: InspectionModel, shared_data: Path, tmp_path: Path
 ) -> None:
     files = bottles(shared_data)[1][:3]
-    export_model(patchcore, files, "torch", tmp_path / "out")
+    export_model(patchcore, files, "onnx", tmp_path / "out")
     model = script.Model(tmp_path / "out")
     honest, poison = model.run, script.prepare(script.decode(files[1]), model.image_size)
 
@@ -113,7 +113,7 @@ def test_results_that_were_written_into_an_export_are_not_lost_to_the_next(
     patchcore: InspectionModel, shared_data: Path, tmp_path: Path
 ) -> None:
     files = bottles(shared_data)[1][:1]
-    export_model(patchcore, files, "torch", tmp_path / "out")
+    export_model(patchcore, files, "onnx", tmp_path / "out")
     (tmp_path / "out" / "__pycache__").mkdir()
     export_model(patchcore, files, "onnx", tmp_path / "out")
     (tmp_path / "out" / "results.csv").write_text("of a shift")
@@ -126,7 +126,7 @@ def test_an_export_that_flips_a_label_is_refused_and_the_earlier_one_stays(
     patchcore: InspectionModel, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = bottles(shared_data)[1][:4]
-    export_model(patchcore, files, "torch", tmp_path / "out")
+    export_model(patchcore, files, "onnx", tmp_path / "out")
     before = (tmp_path / "out" / "detector.json").read_text()
     from vad_lib.export import folder
 
@@ -139,7 +139,7 @@ def test_an_export_that_flips_a_label_is_refused_and_the_earlier_one_stays(
 
     monkeypatch.setattr(folder, "run_script", lying)
     with pytest.raises(ExportRefused, match="1 label flipped") as refused:
-        export_model(patchcore, files, "torch", tmp_path / "out")
+        export_model(patchcore, files, "onnx", tmp_path / "out")
     assert refused.value.parity.flipped == (str(files[2]),)
     assert (tmp_path / "out" / "detector.json").read_text() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
@@ -159,9 +159,9 @@ def test_a_folder_that_is_no_export_is_not_replaced(
 def test_a_damaged_file_of_the_folder_is_refused_by_its_script(
     patchcore: InspectionModel, shared_data: Path, tmp_path: Path
 ) -> None:
-    export_model(patchcore, bottles(shared_data)[1][:1], "torch", tmp_path / "out")
+    export_model(patchcore, bottles(shared_data)[1][:1], "onnx", tmp_path / "out")
     shutil.copytree(tmp_path / "out", tmp_path / "copy")
-    with (tmp_path / "copy" / "model.safetensors").open("r+b") as stream:
+    with (tmp_path / "copy" / "model.onnx").open("r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"\x01")
     with pytest.raises(ValueError, match="damaged"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from vad_lib.metrics import aupro, classification_report, confusion_matrix, evaluate, pixel_auroc
+from vad_lib.metrics import aupro, classification_report, confusion_matrix, evaluate, interval, pixel_auroc
 from vad_lib.tables import NG, OK
 
 
@@ -129,3 +129,33 @@ def test_perfect_and_useless_maps_have_the_aupro_they_should() -> None:
     assert pixel_auroc(np.zeros(masks.shape), np.ones(masks.shape)) is None
     with pytest.raises(ValueError, match=r"\(N, H, W\)"):
         aupro(np.zeros((2, 2)), np.zeros((2, 2)))
+
+
+def decisions(tp: int, fn: int, fp: int, tn: int) -> tuple[list[float], list[bool], list[str]]:
+    predicted = [NG] * tp + [OK] * fn + [NG] * fp + [OK] * tn
+    return [float(one == NG) for one in predicted], [True] * (tp + fn) + [False] * (fp + tn), predicted
+
+
+def test_the_words_say_how_many_good_parts_of_a_hundred_will_be_false_alarms() -> None:
+    assert (
+        "Of 100 good parts expect about 5 false alarms (between 0 and 25"
+        in evaluate(*decisions(tp=9, fn=1, fp=1, tn=19)).in_words()
+    )
+    only_normal = evaluate(*decisions(tp=0, fn=0, fp=0, tn=6)).in_words()
+    assert "expect about 0 false alarms (between 0 and 46" in only_normal
+    assert "nothing is known about what it finds" in only_normal
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 1), (1, 1), (3, 20), (20, 20), (34, 41)])
+def test_the_interval_is_the_exact_one_of_a_binomial_test(count: int, of: int) -> None:
+    from scipy.stats import binomtest
+
+    exact = binomtest(count, of).proportion_ci(0.95, method="exact")
+    assert interval(count, of) == pytest.approx((exact.low, exact.high))
+
+
+def test_an_f1_hardly_above_that_of_calling_everything_ng_is_a_warning() -> None:
+    useless = evaluate(*decisions(tp=117, fn=2, fp=34, tn=7))  # F1 .867, and .853 for everything NG
+    assert "is hardly above 0.853" in useless.warning()
+    assert evaluate(*decisions(tp=117, fn=2, fp=1, tn=40)).warning() == ""
+    assert evaluate(*decisions(tp=0, fn=0, fp=3, tn=7)).warning() == ""  # nothing anomalous: F1 is unknown

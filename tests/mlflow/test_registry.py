@@ -61,6 +61,29 @@ def test_promotion_moves_three_aliases_and_rolling_back_returns(tracking: MLflow
     assert [version.number for version in registry.versions()] == [second, first]
 
 
+def test_the_registry_knows_whether_a_person_chose_the_version_that_serves(
+    tracking: MLflowTracking, tmp_path: Path
+) -> None:
+    first, second = (add_version(tracking, "p", tmp_path) for _ in range(2))
+    registry = LineRegistry(tracking, "p")
+    registry.promote(registry.version(first), by="rule: first_version")
+    assert registry.chosen_by() == ""
+    registry.promote(registry.version(second), by="person: Kim")
+    assert registry.chosen_by() == "Kim"
+    registry.lift_choice(by="Lee")
+    assert registry.chosen_by() == ""
+    tracking.connect().set_registered_model_alias("vad-p", CHAMPION, first)
+    assert registry.chosen_by() == "a person, in MLflow"
+    registry.lift_choice(by="Lee")
+    assert registry.chosen_by() == ""
+
+
+def test_a_line_whose_first_version_waits_says_which_one_it_is(tracking: MLflowTracking, tmp_path: Path) -> None:
+    number = add_version(tracking, "w", tmp_path)
+    with pytest.raises(InputError, match=f"vad-w/{number} waits for a person.*vad model promote w"):
+        LineRegistry(tracking, "w").champion()
+
+
 def test_a_line_without_champion_or_previous_says_what_to_do(tracking: MLflowTracking) -> None:
     registry = LineRegistry(tracking, "empty")
     with pytest.raises(InputError, match="train it first"):

@@ -144,7 +144,7 @@ def test_the_limits_of_each_model_parameter(parameter: str, refused: str, accept
         ("{ok_class: good}", "It belongs to step readiness of train_pipeline"),
         ("{treshold_method: F1}", "Did you mean threshold_method? That belongs to step readiness"),
         ("{fastflow_flow_steps: 4}", "It belongs to the map model_parameters"),
-        ("{landing_folder: x}", "It belongs to the section operation"),
+        ("{watch_folder: x}", "It belongs to the section operation"),
         ("{load_train_data_path: x}", "It belongs to the section external_path"),
         ("{zzzz: 1}", "takes model_name, experiment_seed"),
         ("[batch_size:4]", "Put a space after the colon"),

@@ -95,7 +95,7 @@ def test_empty_save_paths_mean_the_defaults(tmp_path: Path) -> None:
     plan = plan_with(tmp_path, save_train_artifacts_path="", save_inference_artifacts_path="out/inference")
     assert plan.train_artifacts_folder(tmp_path / "train_artifacts") == tmp_path / "train_artifacts"
     assert plan.inference_artifacts_folder(tmp_path / "x") == tmp_path / "out" / "inference"
-    assert plan.landing_folder(tmp_path / "inbox") == tmp_path / "inbox"
+    assert plan.watch_folder(tmp_path / "inbox") == tmp_path / "inbox"
 
 
 def test_a_path_that_no_system_has_is_a_fault(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vad_lib.argument_fields import Arguments, choices, limits
+from vad_lib.detectors.registry import parameters_model
 from vad_lib.errors import PlanError
 from vad_lib.plan import (
     ExperimentalPlan,
     ExternalPath,
     InferenceArguments,
     InputArguments,
-    ModelParameters,
     OperationArguments,
     OutputArguments,
     ReadinessArguments,
@@ -27,7 +28,6 @@ from vad_lib.plan import (
     parse_plan,
 )
 from vad_lib.plan.arguments import LARGEST_SIDE, SMALLEST_SIDE, Augmentation
-from vad_lib.plan.fields import Arguments, limits
 from vad_lib.plan.stages import OPERATION, STAGES
 
 # No surrogates (they are no text) and no control characters (YAML has none, not even quoted by hand).
@@ -42,7 +42,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
         st.from_regex(r"[a-z_.]{1,5}[0-9]", fullmatch=True), min_size=1, max_size=3, unique=True
     ).map(tuple),
     "owners": st.lists(st.sampled_from(["team:paint", "a@plant.org", "team:b-c"]), unique=True).map(tuple),
-    "landing_folder": paths,
+    "watch_folder": paths,
 }
 
 
@@ -52,9 +52,11 @@ def models(model: type[Arguments]) -> st.SearchStrategy[Any]:
     for name, field in model.model_fields.items():
         low, high = limits(field)
         if name == "model_parameters":
-            strategy: st.SearchStrategy[Any] = models(ModelParameters)
+            strategy: st.SearchStrategy[Any] = models(parameters_model())
         elif name in SPECIAL:
             strategy = SPECIAL[name]
+        elif choices(field):
+            strategy = st.sampled_from(choices(field))
         elif get_origin(field.annotation) is not None:
             strategy = st.sampled_from(get_args(field.annotation))
         elif field.annotation is bool:
@@ -131,7 +133,7 @@ def test_explain_covers_every_argument_once(plan: ExperimentalPlan) -> None:
     for stage in (*STAGES, OPERATION):
         for name in stage.model.model_fields:
             if name == "model_parameters":
-                assert all((stage.name, f"model_parameters.{own}") in keys for own in ModelParameters.model_fields)
+                assert all((stage.name, f"model_parameters.{own}") in keys for own in parameters_model().model_fields)
             else:
                 assert (stage.name, name) in keys
     assert (table["meaning"].str.len() > 0).all()

@@ -8,7 +8,7 @@ import pytest
 from plan_texts import plan_text
 
 from vad_lib.errors import PlanError
-from vad_lib.plan import ExperimentalPlan, ModelParameters, parse_plan, read_plan
+from vad_lib.plan import ExperimentalPlan, model_parameters, parse_plan, read_plan
 
 GUIDE_STEPS = """
 user_parameters:
@@ -89,7 +89,7 @@ def test_typographic_quotes_in_a_flow_map_are_read_as_plain_ones(quotes: str) ->
         f"{{{a}fastflow_backborn{b}: {c}wide_resnet50_2{d}, {a}patchcore_layers{b}: [{a}layer1{b}, {a}layer2{b}]}}"
     )
     plan = parse_plan(plan_text(f"{{model_parameters: {written}}}"))
-    expected = ModelParameters(fastflow_backbone="wide_resnet50_2", patchcore_layers=("layer1", "layer2"))
+    expected = model_parameters(fastflow_backbone="wide_resnet50_2", patchcore_layers=("layer1", "layer2"))
     assert plan.train.model_parameters == expected
 
 

@@ -54,3 +54,19 @@ def test_a_champion_that_cannot_be_measured_is_not_replaced_by_a_rule() -> None:
     decision = decide_promotion(Performance(1.0, 1.0), None, automatic=True, unmeasured="its folder is gone")
     assert not decision.promote
     assert decision.reason == "its folder is gone"
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_what_a_person_chose_stays_until_the_choice_is_lifted(automatic: bool) -> None:
+    decision = decide_promotion(Performance(1.0, 1.0), Performance(0.5, 0.5), automatic=automatic, chosen_by="Kim")
+    assert not decision.promote
+    assert decision.rule == "chosen_by_person"
+    assert "chosen by Kim" in decision.reason
+    assert "vad model unpin" in decision.reason
+
+
+def test_a_first_version_that_learnt_from_next_to_nothing_waits_for_a_person() -> None:
+    decision = decide_promotion(Performance(1.0, 1.0), None, automatic=True, doubts=["It learnt from 4 images."])
+    assert not decision.promote
+    assert decision.reason.startswith("It waits for a person. It learnt from 4 images.")
+    assert "vad model promote" in decision.reason

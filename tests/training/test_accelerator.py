@@ -13,7 +13,7 @@ from vad_lib.detectors.patchcore.nearest import MemoryBank
 from vad_lib.detectors.registry import load_detector
 from vad_lib.errors import PlanError
 from vad_lib.forecast import forecast_training
-from vad_lib.plan.arguments import ModelParameters, TrainArguments
+from vad_lib.plan.arguments import TrainArguments, model_parameters
 from vad_lib.readiness.dataset import ValidatedDataset
 from vad_lib.training import fit_detector
 
@@ -26,7 +26,7 @@ NO_GPU = r"accelerator is gpu, but torch finds no CUDA device.*Set accelerator: 
 
 @pytest.mark.parametrize("name", ["patchcore", "fastflow"])
 def test_fit_and_forecast_say_that_there_is_no_gpu(dataset: ValidatedDataset, tmp_path: Path, name: str) -> None:
-    parameters = ModelParameters(patchcore_backbone="resnet18")
+    parameters = model_parameters(patchcore_backbone="resnet18")
     train = TrainArguments(model_name=name, accelerator="gpu", model_parameters=parameters)
     for work in (fit_detector, forecast_training):
         with pytest.raises(PlanError, match=NO_GPU):

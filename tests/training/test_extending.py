@@ -13,7 +13,7 @@ from tests.detectors.tile_images import write_tiles
 from vad_lib.errors import InputError
 from vad_lib.extending import extend_model, find_images, sort_out
 from vad_lib.models import InspectionModel, ModelInfo
-from vad_lib.plan.arguments import ModelParameters, TrainArguments
+from vad_lib.plan.arguments import TrainArguments, model_parameters
 from vad_lib.readiness.dataset import ValidatedDataset
 from vad_lib.thresholds import choose_threshold, learn_calibration, learn_threshold
 from vad_lib.training import fit_detector, score_rows
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("random_weights")
 def model(dataset: ValidatedDataset, tmp_path_factory: pytest.TempPathFactory) -> InspectionModel:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAD_ALLOW_RANDOM_WEIGHTS", "1")
-        parameters = ModelParameters(patchcore_backbone="resnet18", patchcore_coreset_sampling_ratio=0.2)
+        parameters = model_parameters(patchcore_backbone="resnet18", patchcore_coreset_sampling_ratio=0.2)
         train = TrainArguments(model_name="patchcore", img_size=(64, 64), model_parameters=parameters)
         fitted = fit_detector(dataset, train, weights_store=tmp_path_factory.mktemp("empty"))
     scores = score_rows(fitted.detector, fitted.preprocessing, dataset.valid_rows)

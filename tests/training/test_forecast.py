@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 
 from tests.detectors.tile_images import row_of
 from vad_lib.detectors.patchcore.bank_plan import plan_bank
+from vad_lib.detectors.patchcore.selection_cost import bank_work, selection_work
 from vad_lib.errors import TooLargeError
 from vad_lib.forecast import Forecast, PeakMemory, Room, Truth, compare, forecast_training, require_fit
-from vad_lib.forecast.laws import bank_work, selection_work
-from vad_lib.plan.arguments import ModelParameters, TrainArguments
+from vad_lib.plan.arguments import TrainArguments, model_parameters
 from vad_lib.readiness.dataset import ValidatedDataset
 from vad_lib.tables import ValidatedRows
 from vad_lib.training import fit_detector
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("random_weights")
 
 def patchcore(**parameters: Any) -> TrainArguments:
     given_ones = {"patchcore_backbone": "resnet18", "patchcore_coreset_sampling_ratio": 0.1, **parameters}
-    return TrainArguments(model_name="patchcore", img_size=(64, 64), model_parameters=ModelParameters(**given_ones))
+    return TrainArguments(model_name="patchcore", img_size=(64, 64), model_parameters=model_parameters(**given_ones))
 
 
 @pytest.mark.parametrize("how", ["exact", "streaming"])
@@ -42,9 +43,10 @@ def test_the_bank_is_as_large_as_was_forecast_and_the_fit_is_the_same_after_a_fo
     assert list(tmp_path.iterdir()) == []
     fitted = fit_detector(dataset, train, weights_store=tmp_path)
     truth = Truth.of_fit(fitted.detector, fitted.seconds, 1)
-    assert forecast.bank_method == how
+    assert forecast.method == how
     assert forecast.fits
-    assert (forecast.bank_rows, forecast.bank_bytes) == (truth.bank_rows, truth.bank_bytes)
+    assert [size.name for size in forecast.sizes] == ["bank_rows", "bank_mib"]
+    assert forecast.sizes == truth.sizes
     assert fitted.detector.state_dict()["memory_bank"].equal(before.detector.state_dict()["memory_bank"])
 
 
@@ -103,7 +105,7 @@ def test_a_forecast_of_fastflow_knows_that_it_may_end_early_and_a_short_time_lim
     forecast = forecast_training(dataset, train, weights_store=tmp_path, timeout_hours=1e-6)
     training = forecast.parts[-1]
     assert training.least_seconds == pytest.approx(training.seconds / 3)
-    assert forecast.bank_rows == 0
+    assert forecast.sizes == ()
     assert forecast.fits
     assert "training_timeout_hours" in forecast.warnings[0]
     assert forecast.ms_per_image > 0
@@ -115,13 +117,20 @@ def test_a_forecast_is_kept_as_json(dataset: ValidatedDataset, tmp_path: Path) -
 
 
 def test_the_peak_of_memory_is_seen_though_it_is_over_at_the_end() -> None:
-    with PeakMemory() as memory:
-        taken = np.ones(100 * MIB // 8)
-        total = taken.sum()
-        while memory.peak_bytes < memory.start_bytes + 90 * MIB:
-            total += taken.sum()
-        del taken
-    assert memory.peak_bytes >= memory.start_bytes + 90 * MIB
+    """In a process of its own: from one that has run other tests, the kernel may take memory back meanwhile."""
+    code = (
+        "import time, numpy as np\n"
+        "from vad_lib.machine import MIB, PeakMemory\n"
+        "with PeakMemory() as memory:\n"
+        "    taken = np.ones(200 * MIB // 8)\n"
+        "    deadline = time.monotonic() + 60\n"
+        "    while memory.peak_bytes < memory.start_bytes + 90 * MIB and time.monotonic() < deadline:\n"
+        "        time.sleep(0.01)\n"
+        "    del taken\n"
+        "print((memory.peak_bytes - memory.start_bytes) // MIB)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert int(ended.stdout) >= 90
 
 
 @given(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vad_lib import machine
 from vad_lib.detectors.patchcore.bank_plan import default_budget
-from vad_lib.forecast import machine
-from vad_lib.forecast.machine import memory_of_machine, resident_bytes, room_of_machine
+from vad_lib.machine import memory_of_machine, resident_bytes, room_of_machine
 
 MIB = 2**20
 

@@ -13,7 +13,7 @@ import pytest
 from vad_lib.errors import ModelFormatError
 from vad_lib.images.decoding import decode_image
 from vad_lib.models import ImageResult, InspectionModel, ModelInfo
-from vad_lib.plan.arguments import ModelParameters, TrainArguments
+from vad_lib.plan.arguments import TrainArguments, model_parameters
 from vad_lib.readiness.dataset import ValidatedDataset
 from vad_lib.thresholds import choose_threshold, learn_calibration, learn_threshold
 from vad_lib.training import fit_detector, score_rows
@@ -21,7 +21,7 @@ from vad_lib.training import fit_detector, score_rows
 
 @pytest.fixture(scope="module")
 def model(dataset: ValidatedDataset, tmp_path_factory: pytest.TempPathFactory) -> InspectionModel:
-    parameters = ModelParameters(patchcore_backbone="resnet18", patchcore_coreset_sampling_ratio=0.2)
+    parameters = model_parameters(patchcore_backbone="resnet18", patchcore_coreset_sampling_ratio=0.2)
     train = TrainArguments(model_name="patchcore", img_size=48, model_parameters=parameters)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VAD_ALLOW_RANDOM_WEIGHTS", "1")

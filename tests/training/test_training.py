@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from vad_lib.detectors.registry import create_detector, load_detector
+from vad_lib.detectors.registry import load_detector
 from vad_lib.errors import InputError, PlanError, ReadinessError, TrainingStopped, WeightsMissingError
-from vad_lib.plan.arguments import ModelParameters, TrainArguments
+from vad_lib.plan.arguments import TrainArguments, model_parameters
 from vad_lib.progress import ProgressUpdate
 from vad_lib.readiness.dataset import ValidatedDataset
 from vad_lib.tables import ValidationScores
-from vad_lib.training import FittedDetector, fit_detector, score_rows
+from vad_lib.training import FittedDetector, create_detector, fit_detector, score_rows
 
 pytestmark = pytest.mark.usefixtures("random_weights")
 
 
 def patchcore(**arguments: Any) -> TrainArguments:
-    parameters = ModelParameters(patchcore_backbone="resnet18", patchcore_coreset_sampling_ratio=0.2)
+    parameters = model_parameters(patchcore_backbone="resnet18", patchcore_coreset_sampling_ratio=0.2)
     given = {"model_name": "patchcore", "img_size": (64, 64), "model_parameters": parameters, **arguments}
     return TrainArguments(**given)
 
@@ -38,7 +38,7 @@ def fitted(dataset: ValidatedDataset, tmp_path_factory: pytest.TempPathFactory) 
 def test_patchcore_learns_from_the_normal_training_rows_alone(
     fitted: FittedDetector, dataset: ValidatedDataset
 ) -> None:
-    assert fitted.facts.name == "patchcore"
+    assert fitted.detector.name == "patchcore"
     assert fitted.n_train == len(dataset.train_rows) == 14
     assert fitted.report.numbers["patches"] == 14 * 64
     assert fitted.history == ()
@@ -90,7 +90,7 @@ def test_fastflow_takes_256_pixels_whatever_the_plan_says_and_records_the_change
 ) -> None:
     small = dataset.rows.groupby("split").head(3)
     few = _with_rows(dataset, small)
-    train = TrainArguments(img_size=(64, 96), max_epochs=1, model_parameters=ModelParameters(fastflow_flow_steps=1))
+    train = TrainArguments(img_size=(64, 96), max_epochs=1, model_parameters=model_parameters(fastflow_flow_steps=1))
     updates: list[ProgressUpdate] = []
     fitted = fit_detector(few, train, weights_store=tmp_path, progress=updates.append)
     assert fitted.preprocessing.image_size == (256, 256)

@@ -3,19 +3,11 @@
 # No `from __future__ import annotations` in modules of assets: Dagster reads the annotations of their parameters.
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 
-from vad_dagster.asset_parts import (
-    CODE_VERSION,
-    QUALITY_TEAM,
-    log_progress,
-    plan_metadata,
-    preview_table,
-    step,
-    step_tags,
-)
+from vad_dagster.asset_metadata import dataset_metadata, input_metadata, plan_metadata
+from vad_dagster.asset_parts import QUALITY_TEAM, log_progress, step, step_tags
 from vad_dagster.checks import check_spec, plain_result, result_of_rule, schema_result, stopped
 from vad_dagster.configuration import ReadinessConfig
 from vad_dagster.partitions import lines
@@ -48,7 +40,7 @@ def rule_specs(asset: str, names: tuple[str, ...]) -> list[dg.AssetCheckSpec]:
     group_name="data",
     kinds={"pandas", "csv"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("train", "input"),
     check_specs=[
         check_spec("ground_truth", READABLE, "The plan's folder holds a table that can be read.", blocking=True),
@@ -73,21 +65,7 @@ def ground_truth(
     findings: list[Finding] = [*table.findings, *([missing] if missing else [])]
     for name in INPUT_RULES:
         yield result_of_rule("ground_truth", name, findings)
-    yield dg.MaterializeResult(
-        value=table,
-        metadata={
-            "rows": len(table.table),
-            "data folder": dg.MetadataValue.path(str(table.data_folder)),
-            "files": ", ".join(table.source_files),
-            "labels": _label_counts(table),
-            "preview": preview_table(table.table),
-            "dagster/row_count": len(table.table),
-            "dagster/column_schema": dg.TableSchema(
-                [dg.TableColumn(str(name), "string") for name in table.table.columns]
-            ),
-            **plan_metadata(plan),
-        },
-    )
+    yield dg.MaterializeResult(value=table, metadata={**input_metadata(table), **plan_metadata(plan)})
 
 
 @dg.asset(
@@ -95,7 +73,7 @@ def ground_truth(
     group_name="data",
     kinds={"pandas", "pandera"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("train", "readiness"),
     metadata=schema_metadata(ValidatedRows),
     check_specs=[
@@ -124,35 +102,4 @@ def validated_dataset(
         yield result_of_rule("validated_dataset", name, dataset.findings)
     yield schema_result("validated_dataset", "rows_schema", ValidatedRows, dataset.rows)
     yield schema_result("validated_dataset", "dropped_schema", DroppedRows, dataset.dropped)
-    yield dg.MaterializeResult(value=dataset, metadata={**_dataset_metadata(dataset), **plan_metadata(plan)})
-
-
-def _label_counts(table: InputTable) -> dg.TableMetadataValue | str:
-    column = table.label_column
-    if column is None or column not in table.table:
-        return "no column of labels"
-    counts = table.table[column].fillna("(empty)").value_counts().head(20)
-    return dg.MetadataValue.table(
-        [dg.TableRecord({"label": str(label), "rows": int(count)}) for label, count in counts.items()]
-    )
-
-
-def _dataset_metadata(dataset: ValidatedDataset) -> dict[str, Any]:
-    rows = dataset.rows
-    split = rows["split"]
-    anomalous = rows["is_anomalous"].fillna(False).astype(bool)
-    changes = "\n".join(f"- `{c.argument}`: {c.old!r} → {c.new!r}. {c.reason}" for c in dataset.changes)
-    return {
-        "dagster/row_count": len(rows),
-        "train rows": int((split == "train").sum()),
-        "valid rows, normal": int(((split == "valid") & ~anomalous).sum()),
-        "valid rows, anomalous": int(((split == "valid") & anomalous).sum()),
-        "rows left out of the fit": int((split == "excluded").sum()),
-        "dropped rows": len(dataset.dropped),
-        "normal label": dataset.ok_class or "",
-        "threshold method": dataset.threshold_method,
-        "monitored metric": dataset.monitor_metric,
-        "changed automatically": dg.MetadataValue.md(changes or "nothing"),
-        "dropped": preview_table(dataset.dropped),
-        "preview": preview_table(rows.drop(columns=["sha256", "file"])),
-    }
+    yield dg.MaterializeResult(value=dataset, metadata={**dataset_metadata(dataset), **plan_metadata(plan)})

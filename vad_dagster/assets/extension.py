@@ -7,25 +7,18 @@ from pathlib import Path
 
 import dagster as dg
 
-from vad_dagster import recording
-from vad_dagster.asset_metadata import evaluation_numbers, side_by_side
-from vad_dagster.asset_parts import (
-    CODE_VERSION,
-    QUALITY_TEAM,
-    links_markdown,
-    log_progress,
-    plan_metadata,
-    preview_table,
-    step,
-    step_tags,
-)
+from vad_dagster.asset_metadata import extension_metadata, links_markdown, plan_metadata
+from vad_dagster.asset_parts import QUALITY_TEAM, log_progress, step, step_tags
 from vad_dagster.configuration import ExtensionConfig
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
-from vad_dagster.registry import MODEL_FOLDER, LineRegistry
+from vad_dagster.recording import register_extension, run_tags
+from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
+from vad_dagster.values import ChampionOnRows
 from vad_lib.errors import InputError
 from vad_lib.readiness import ValidatedDataset
+from vad_lib.validation import MODEL_FOLDER
 
 
 @dg.asset(
@@ -35,7 +28,7 @@ from vad_lib.readiness import ValidatedDataset
     deps=["champion_model"],
     kinds={"mlflow", "pytorch"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("extension", "extend"),
     description="The champion with a memory bank that knows more images, which a person has found normal. Nothing is "
     "fitted again; before and after are measured on the same validation rows, and the result is a version of its own.",
@@ -49,20 +42,17 @@ def extended_model(
     from vad_lib.extending import extend_model, find_images
     from vad_lib.models import InspectionModel
 
-    line = line_of(context)
+    line, person = line_of(context), config.decided_by.strip()
     with step(context, line), tempfile.TemporaryDirectory(prefix="vad_extend_") as work:
-        person = config.decided_by.strip()
         if not person:
             raise InputError("Write your name in decided_by: a version carries who said that the images are normal.")
         plan = plan_of(line)
         registry = LineRegistry(tracking, line.name)
         champion = registry.champion()
-        model = InspectionModel.load(registry.folder(champion), accelerator=plan.train.accelerator)
-        files = find_images([Path(path) for path in config.images])
-        learnt_from_table = champion.tags.get("dataset_digest") == recording.dataset_digest(validated_dataset)
+        learnt_from_table = champion.tags.get("dataset_digest") == validated_dataset.digest
         extension = extend_model(
-            model,
-            files,
+            InspectionModel.load(registry.folder(champion), accelerator=plan.train.accelerator),
+            find_images([Path(path) for path in config.images]),
             validated_dataset,
             extended_from=champion.label,
             learnt_from_table=learnt_from_table,
@@ -70,45 +60,22 @@ def extended_model(
         )
         folder = Path(work) / MODEL_FOLDER
         extension.model.save(folder)
-        with tracking.run(
-            line.name,
-            name=f"{champion.label} and {len(extension.images.files)} images",
-            parent_run_id=champion.run_id,
-            tags=recording.run_tags(context, line.name, plan),
-        ) as run:
-            recording.record_extension(run, extension)
-            story = recording.extension_story(extension, champion, person)
-            run.describe(story)
-            version = registry.register(
-                folder,
-                run_id=run.run_id,
-                tags=recording.extension_tags(extension, champion, validated_dataset, person, context.run.run_id),
-                description=story,
-                example_image=extension.images.files[0],
+        name, tags = f"{champion.label} and {len(extension.images.files)} images", run_tags(context, line.name, plan)
+        with tracking.run(line.name, name=name, parent_run_id=champion.run_id, tags=tags) as run:
+            version = register_extension(
+                run, registry, extension, folder, champion, validated_dataset, person, context.run.run_id
             )
-        notices = list(extension.notices)
-        if not learnt_from_table:
-            notices.append("The line's data are others than the champion was trained on: both are measured on today's.")
         if config.promote:
             version = registry.promote(version, by=f"person: {person}")
+    measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
+    others = ["The line's data are others than the champion was trained on: both are measured on today's."]
     return dg.MaterializeResult(
         metadata={
             "model version": version.label,
             "extended from": champion.label,
             "serves": config.promote,
-            "images added": len(extension.images.files),
-            "images known before": len(extension.images.known),
-            "images refused": len(extension.images.refused),
-            "rows before": extension.rows_before,
-            "rows added": extension.rows_added,
-            "beside the champion": side_by_side(extension.after, champion, extension.before, ""),
-            "with the threshold kept": dg.MetadataValue.json(extension.kept.model_dump(exclude_none=True)),
-            "threshold before": extension.threshold_before.value,
-            "threshold": extension.model.threshold.value,
-            "scores of the added images": preview_table(extension.scores, 50),
-            "notices": dg.MetadataValue.md("\n".join(f"- {notice}" for notice in notices)),
+            **extension_metadata(extension, measured, [*extension.notices, *([] if learnt_from_table else others)]),
             "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
-            **evaluation_numbers(extension.after),
             **plan_metadata(plan),
         },
     )

@@ -9,18 +9,15 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from vad_dagster.asset_metadata import evaluation_numbers
-from vad_dagster.asset_parts import (
-    CODE_VERSION,
-    QUALITY_TEAM,
+from vad_dagster.asset_metadata import (
     agreement_metadata,
+    evaluation_numbers,
     links_markdown,
     plan_metadata,
     preview_table,
-    step,
-    step_tags,
     thumbnails,
 )
+from vad_dagster.asset_parts import QUALITY_TEAM, step, step_tags
 from vad_dagster.checks import backend_result, check_spec, plain_result, result_of_rule, schema_result
 from vad_dagster.configuration import InspectionConfig
 from vad_dagster.inspection_run import InspectionRun, inspect
@@ -48,7 +45,7 @@ THUMBNAILS = 4
     deps=["champion_model"],
     kinds={"pytorch", "pandas"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("inference", "input.readiness.inference"),
     metadata=schema_metadata(Predictions),
     check_specs=[
@@ -140,7 +137,7 @@ def inspection_metadata(run: InspectionRun, tracking: MLflowTracking) -> dict[st
     group_name="inference",
     kinds={"yaml"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("inference", "output"),
     description="The summary for the fleet manager: result, score, date, note, probability, version "
     "(score/inference_summary.yaml of the inference artifacts).",

@@ -8,7 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 
-from vad_dagster.asset_parts import CODE_VERSION, QUALITY_TEAM, log_progress, preview_table
+from vad_dagster.asset_metadata import preview_table
+from vad_dagster.asset_parts import QUALITY_TEAM, log_progress
 from vad_dagster.checks import check_spec, plain_result, readable_failure
 from vad_dagster.configuration import DriftConfig
 from vad_dagster.partitions import lines
@@ -28,7 +29,7 @@ NO_DRIFT = "no_drift"
     deps=["inference_outputs"],
     kinds={"pandas", "scipy"},
     owners=[QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     check_specs=[check_spec("drift_report", NO_DRIFT, "No measure of images or scores has drifted.")],
     description="Brightness, contrast and sharpness of the newest inspected images against the training images, and "
     "their scores against the normal validation images: Kolmogorov-Smirnov test and population stability index.",

@@ -4,13 +4,13 @@
 
 import dagster as dg
 
-from vad_dagster.asset_metadata import evaluation_numbers
-from vad_dagster.asset_parts import CODE_VERSION, ML_TEAM, links_markdown, step_tags
+from vad_dagster.asset_metadata import evaluation_numbers, serving_metadata
+from vad_dagster.asset_parts import ML_TEAM, step_tags
 from vad_dagster.checks import readable_failure
 from vad_dagster.configuration import PromotionConfig
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of
-from vad_dagster.registry import CHAMPION, LineRegistry
+from vad_dagster.registry import CHAMPION, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.values import ChampionRecord, ModelEvaluation
 from vad_lib.errors import InputError
@@ -22,11 +22,12 @@ from vad_lib.promotion import PromotionDecision, decide_promotion
     group_name="registry",
     kinds={"mlflow"},
     owners=[ML_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("train", "train"),
-    description="The version that serves. The line's first one does so at once; a later one where the plan says "
-    "automatic_promotion and it is not worse on the same rows; any one where a person says so here, by "
-    "promote_version, or by moving the alias 'champion' in MLflow.",
+    description="The version that serves. The line's first one does so at once, unless its data are too few to trust "
+    "it; a later one where the plan says automatic_promotion and it is not worse on the same rows; any one where a "
+    "person says so here, by promote_version, or by moving the alias 'champion' in MLflow. What a person chose stays "
+    "until a person lifts that choice.",
 )
 def champion_model(
     context: dg.AssetExecutionContext,
@@ -38,50 +39,65 @@ def champion_model(
     with readable_failure():
         registry = LineRegistry(tracking, line.name)
         before = registry.at(CHAMPION)
-        if config.promote_version:
-            if not config.decided_by.strip():
-                raise InputError("Write your name in decided_by: a version that a person chose carries who it was.")
-            by = f"person: {config.decided_by.strip()}"
-            decision = PromotionDecision(promote=True, rule="person", reason=f"Chosen by {config.decided_by.strip()}.")
-            if config.promote_version == "previous":
-                serving = registry.roll_back(by=by)
-            else:
-                serving = registry.promote(registry.version(config.promote_version), by=by)
-        else:
-            # The version that serves now may be another one than when the model was evaluated.
-            moved = before is not None and before.number != model_evaluation.champion_version
-            decision = decide_promotion(
-                model_evaluation.evaluation,
-                model_evaluation.champion,
-                automatic=model_evaluation.automatic_promotion,
-                unmeasured=model_evaluation.champion_problem
-                or (
-                    "Another version was promoted since the evaluation: materialize model_evaluation." if moved else ""
-                ),
-            )
-            newest = registry.version(model_evaluation.version)
-            by = f"rule: {decision.rule}"
-            if before is not None and before.number == newest.number:
-                decision = PromotionDecision(promote=False, rule="serves_already", reason="It serves already.")
-            serving = registry.promote(newest, by=by) if decision.promote else (before or newest)
-            registry.tag(newest, {"promotion": decision.rule, "promotion_reason": decision.reason})
+        if config.lift_choice:
+            registry.lift_choice(by=_name_of(config))
+        decide = _as_a_person_says if config.promote_version else _as_the_rule_says
+        serving, decision = decide(registry, config, model_evaluation)
     record = ChampionRecord(
         line=line.name,
-        version=serving.number,
-        previous_version=before.number if before and before.number != serving.number else "",
+        version=serving.number if serving else "",
+        previous_version=before.number if before and serving and before.number != serving.number else "",
         decision=decision,
-        by=serving.tags.get("promoted_by", by),
-        evaluation=model_evaluation.evaluation if serving.number == model_evaluation.version else None,
+        by=serving.tags.get("promoted_by", f"rule: {decision.rule}") if serving else f"rule: {decision.rule}",
+        evaluation=model_evaluation.evaluation if serving and serving.number == model_evaluation.version else None,
     )
+    page = tracking.version_url(registry.name, serving.number) if serving else ""
     return dg.MaterializeResult(
         value=record,
         metadata={
-            "serving version": int(serving.number),
-            "version": serving.label,
+            **(serving_metadata(serving, page) if serving else {"version": "none serves"}),
             "promoted": decision.promote,
             "by": record.by,
             "why": decision.reason,
             **(evaluation_numbers(record.evaluation) if record.evaluation else {}),
-            "links": links_markdown({"model version": tracking.version_url(registry.name, serving.number)}),
         },
     )
+
+
+def _name_of(config: PromotionConfig) -> str:
+    if not config.decided_by.strip():
+        raise InputError("Write your name in decided_by: what a person decides carries who it was.")
+    return config.decided_by.strip()
+
+
+def _as_a_person_says(
+    registry: LineRegistry, config: PromotionConfig, made: ModelEvaluation
+) -> tuple[Version | None, PromotionDecision]:
+    person = _name_of(config)
+    decision = PromotionDecision(promote=True, rule="person", reason=f"Chosen by {person}.")
+    if config.promote_version == "previous":
+        return registry.roll_back(by=f"person: {person}"), decision
+    return registry.promote(registry.version(config.promote_version), by=f"person: {person}"), decision
+
+
+def _as_the_rule_says(
+    registry: LineRegistry, config: PromotionConfig, made: ModelEvaluation
+) -> tuple[Version | None, PromotionDecision]:
+    """Let the evaluated version serve where the rule allows it, and write the decision on that version."""
+    newest, serving = registry.version(made.version), registry.at(CHAMPION)
+    if serving is not None and serving.number == newest.number:
+        decision = PromotionDecision(promote=False, rule="serves_already", reason="It serves already.")
+    else:
+        # The version that serves now may be another one than when the model was evaluated.
+        moved = serving is not None and serving.number != made.champion.version
+        others = "Another version was promoted since the evaluation: materialize model_evaluation." if moved else ""
+        decision = decide_promotion(
+            made.evaluation,
+            made.champion.evaluation,
+            automatic=made.automatic_promotion,
+            unmeasured=made.champion.problem or others,
+            chosen_by=registry.chosen_by() if serving is not None else "",
+            doubts=made.doubts,
+        )
+    registry.tag(newest, {"promotion": decision.rule, "promotion_reason": decision.reason})
+    return registry.promote(newest, by=f"rule: {decision.rule}") if decision.promote else serving, decision

@@ -5,7 +5,6 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,37 +13,27 @@ import dagster as dg
 import pandas as pd
 
 from vad_dagster import asset_metadata, recording
-from vad_dagster.asset_parts import (
-    CODE_VERSION,
-    ML_TEAM,
-    QUALITY_TEAM,
-    linked_picture,
-    links_markdown,
-    log_forecast,
-    log_progress,
-    plan_metadata,
-    preview_table,
-    step,
-    step_tags,
-    thumbnails,
-)
-from vad_dagster.checks import check_spec, plain_result, schema_result
+from vad_dagster.asset_parts import ML_TEAM, QUALITY_TEAM, log_forecast, log_progress, step, step_tags
+from vad_dagster.checks import check_spec, plain_result, schema_result, weights_result
 from vad_dagster.configuration import ThresholdConfig, TrainConfig
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
-from vad_dagster.registry import MODEL_FOLDER, LineRegistry
+from vad_dagster.registry import LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
+from vad_dagster.resources.tracking import TrackedRun
 from vad_dagster.table_schemas import schema_metadata
-from vad_dagster.values import LearntThreshold, ModelEvaluation, TrainedModel
+from vad_dagster.values import ModelEvaluation
+from vad_lib.artifacts import TrainTree
 from vad_lib.errors import WeightsMissingError
-from vad_lib.lines import Home
+from vad_lib.forecast import Forecast
+from vad_lib.lines import Home, Line
+from vad_lib.plan import ExperimentalPlan, TrainArguments
 from vad_lib.readiness import ValidatedDataset
 from vad_lib.tables import ThresholdTable, ValidationScores
-from vad_lib.thresholds import choose_threshold, learn_calibration, learn_threshold
-from vad_lib.thresholds import threshold_table as sweep_thresholds
+from vad_lib.thresholds import LearntThreshold
+from vad_lib.trained_model import TrainedModel
 
-WEIGHTS_CHECK, SCORES_SCHEMA = "backbone_weights", "scores_schema"
-THUMBNAILS = 6
+WEIGHTS_CHECK, SCORES_SCHEMA, TABLE_SCHEMA = "backbone_weights", "scores_schema", "table_schema"
 
 
 @dg.asset(
@@ -53,14 +42,14 @@ THUMBNAILS = 6
     pool="training",
     kinds={"pytorch", "mlflow"},
     owners=[ML_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("train", "train"),
     check_specs=[
         check_spec(
             "trained_model",
             WEIGHTS_CHECK,
             "The backbone's pretrained weights are on this machine. Without them training stops before it starts; "
-            "weights that stand in for others are a warning.",
+            "the fallback backbone in place of the one that the plan names is a warning.",
             blocking=True,
         )
     ],
@@ -74,67 +63,77 @@ def trained_model(
     tracking: MLflowTracking,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[TrainedModel]]:
     from vad_lib.backbones.weights import resolve_backbone_weights
-    from vad_lib.detectors.registry import backbone_name
-    from vad_lib.forecast import PeakMemory, Truth, forecast_training, require_fit
-    from vad_lib.training import fit_detector
+    from vad_lib.detectors.registry import find_detector
 
-    line, store = line_of(context), Home.from_environment().weights_folder
+    line = line_of(context)
     with step(context, line):
         plan = plan_of(line).with_operator_arguments("train", config.arguments())
         train = plan.train.model_copy(update={"monitor_metric": validated_dataset.monitor_metric})
         try:
-            weights = resolve_backbone_weights(backbone_name(train), store)
+            own = find_detector(train.model_name).own(train.model_parameters)
+            weights = resolve_backbone_weights(own.backbone(), Home.from_environment().weights_folder)
         except WeightsMissingError as error:
             yield plain_result("trained_model", WEIGHTS_CHECK, error)
             raise
-    yield asset_metadata.weights_result("trained_model", WEIGHTS_CHECK, weights)
-    with (
-        step(context, line),
-        tracking.run(
-            line.name,
-            name=f"{train.model_name} {datetime.now(UTC):%Y-%m-%d %H:%M}",
-            tags=recording.run_tags(context, line.name, plan),
-        ) as run,
-    ):
+    yield weights_result("trained_model", WEIGHTS_CHECK, weights)
+    name, tags = f"{train.model_name} {datetime.now(UTC):%Y-%m-%d %H:%M}", recording.run_tags(context, line.name, plan)
+    with step(context, line), tracking.run(line.name, name=name, tags=tags) as run:
         recording.record_start(run, line, plan, train, validated_dataset, weights.to_json())
-        forecast = forecast_training(
-            validated_dataset,
-            train,
-            weights_store=store,
-            results=line.folder,
-            timeout_hours=plan.operation.training_timeout_hours,
-        )
-        recording.record_forecast(run, forecast)
-        require_fit(forecast)
-        log_forecast(context, forecast)
-        with PeakMemory() as memory:
-            fitted = fit_detector(
-                validated_dataset,
-                train,
-                weights_store=store,
-                progress=log_progress(context),
-                work_folder=line.training_work,
-                cache_folder=Home.from_environment().feature_cache_folder,
-            )
-        shutil.rmtree(line.training_work, ignore_errors=True)
-        model = TrainedModel.of_fit(
-            fitted,
-            validated_dataset.ok_class,
-            line=line.name,
-            run_id=run.run_id,
-            plan_digest=plan.digest,
-            forecast=forecast,
-            truth=Truth.of_fit(fitted.detector, fitted.seconds, memory.peak_bytes),
-        )
-        recording.record_fit(run, model)
+        model = _forecast_and_fit(context, run, line, plan, train, validated_dataset)
     yield dg.MaterializeResult(
         value=model,
         metadata={
-            **asset_metadata.fit_metadata(model),
+            **asset_metadata.fit_metadata(model.fit, model.detector.describe().get("memory_bank")),
             "MLflow run": dg.MetadataValue.url(run.url),
-            **plan_metadata(plan),
+            **asset_metadata.plan_metadata(plan),
         },
     )
+
+
+def _forecast_and_fit(
+    context: dg.AssetExecutionContext,
+    run: TrackedRun,
+    line: Line,
+    plan: ExperimentalPlan,
+    train: TrainArguments,
+    dataset: ValidatedDataset,
+) -> TrainedModel:
+    """Forecast, refuse what cannot fit, fit, and record each in the open run of MLflow."""
+    from vad_lib.forecast import PeakMemory, forecast_training, require_fit
+    from vad_lib.training import fit_detector
+
+    home = Home.from_environment()
+    forecast: Forecast = forecast_training(
+        dataset,
+        train,
+        weights_store=home.weights_folder,
+        results=line.folder,
+        timeout_hours=plan.operation.training_timeout_hours,
+    )
+    recording.record_forecast(run, forecast)
+    require_fit(forecast)
+    log_forecast(context, forecast)
+    with PeakMemory() as memory:
+        fitted = fit_detector(
+            dataset,
+            train,
+            weights_store=home.weights_folder,
+            progress=log_progress(context),
+            work_folder=line.training_work,
+            cache_folder=home.feature_cache_folder,
+        )
+    shutil.rmtree(line.training_work, ignore_errors=True)
+    model = TrainedModel.of_fit(
+        fitted,
+        dataset.ok_class,
+        line=line.name,
+        run_id=run.run_id,
+        plan_digest=plan.digest,
+        forecast=forecast,
+        peak_memory_bytes=memory.peak_bytes,
+    )
+    recording.record_fit(run, model.fit)
+    return model
 
 
 @dg.asset(
@@ -142,12 +141,12 @@ def trained_model(
     group_name="training",
     kinds={"pandas"},
     owners=[ML_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("train", "train"),
     metadata=schema_metadata(ValidationScores),
     check_specs=[
         check_spec(
-            "validation_scores", "scores_schema", "Every score is as tables.ValidationScores wants.", blocking=True
+            "validation_scores", SCORES_SCHEMA, "Every score is as tables.ValidationScores wants.", blocking=True
         )
     ],
     description="The raw score of every validation row: what the threshold is learnt from, and quality measured on.",
@@ -162,18 +161,11 @@ def validation_scores(
             trained_model.detector,
             trained_model.preprocessing,
             validated_dataset.valid_rows,
-            trained_model.train.batch_size,
+            trained_model.fit.train.batch_size,
             log_progress(context),
         )
     yield schema_result("validation_scores", SCORES_SCHEMA, ValidationScores, scores)
-    yield dg.MaterializeResult(
-        value=scores,
-        metadata={
-            "dagster/row_count": len(scores),
-            **asset_metadata.score_metadata(scores),
-            **asset_metadata.speed_metadata(trained_model, scores),
-        },
-    )
+    yield dg.MaterializeResult(value=scores, metadata=asset_metadata.score_metadata(trained_model.fit, scores))
 
 
 @dg.asset(
@@ -181,11 +173,11 @@ def validation_scores(
     group_name="training",
     kinds={"pandas"},
     owners=[ML_TEAM, QUALITY_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("train", "train"),
     metadata=schema_metadata(ThresholdTable),
     check_specs=[
-        check_spec("threshold_table", "table_schema", "Every row is as tables.ThresholdTable wants.", blocking=True)
+        check_spec("threshold_table", TABLE_SCHEMA, "Every row is as tables.ThresholdTable wants.", blocking=True)
     ],
     description="Performance for every threshold, and the one in force. To change only the threshold, materialize this "
     "asset and those below it again: the model is not fitted anew.",
@@ -199,27 +191,13 @@ def threshold_table(
     line = line_of(context)
     with step(context, line):
         plan = plan_of(line).with_operator_arguments("train", config.arguments())
-    scores, flags = validation_scores["raw_score"], validation_scores["is_anomalous"]
     method: Any = validated_dataset.threshold_method
-    threshold = learn_threshold(scores, flags, method, plan.train.percentile)
-    if config.chosen_threshold is not None:
-        threshold = choose_threshold(config.chosen_threshold, threshold, config.note)
-    calibration = learn_calibration(scores, flags, threshold)
-    table = sweep_thresholds(scores, flags, threshold, calibration)
-    yield schema_result("threshold_table", "table_schema", ThresholdTable, table)
+    learnt = LearntThreshold.learn(
+        validation_scores, method, plan.train.percentile, chosen=config.chosen_threshold, note=config.note
+    )
+    yield schema_result("threshold_table", TABLE_SCHEMA, ThresholdTable, learnt.table)
     yield dg.MaterializeResult(
-        value=LearntThreshold(threshold, calibration, table),
-        metadata={
-            "threshold": threshold.value,
-            "method": threshold.method,
-            "threshold version": threshold.version,
-            "normal rows": threshold.n_normal,
-            "anomalous rows": threshold.n_anomalous,
-            "note": threshold.note or "nothing unusual",
-            "dagster/row_count": len(table),
-            "around the threshold": preview_table(asset_metadata.around_chosen(table), 11),
-            **plan_metadata(plan),
-        },
+        value=learnt, metadata={**asset_metadata.threshold_metadata(learnt), **asset_metadata.plan_metadata(plan)}
     )
 
 
@@ -228,7 +206,7 @@ def threshold_table(
     group_name="training",
     kinds={"mlflow", "pytorch"},
     owners=[ML_TEAM],
-    code_version=CODE_VERSION,
+    code_version="1",
     tags=step_tags("train", "train"),
     description="The model with its threshold on the validation rows, beside the champion on the same rows: numbers, "
     "heatmaps, report, the train artifacts, and the registered version.",
@@ -241,108 +219,61 @@ def model_evaluation(
     validated_dataset: ValidatedDataset,
     tracking: MLflowTracking,
 ) -> dg.MaterializeResult[ModelEvaluation]:
-    from vad_lib.artifacts import TrainingRecord, write_train_tree
-    from vad_lib.validation import make_validation_maps
+    from vad_lib.validation import publish_training
 
-    line = line_of(context)
+    line, train, progress = line_of(context), trained_model.fit.train, log_progress(context)
+    registry = LineRegistry(tracking, line.name)
     with step(context, line) as logs, tempfile.TemporaryDirectory(prefix="vad_evaluate_") as work:
         plan = plan_of(line)
-        train, progress = trained_model.train, log_progress(context)
-        record = TrainingRecord(
-            dataset=validated_dataset,
-            train=train,
-            scores=validation_scores,
-            threshold=threshold_table.threshold,
-            calibration=threshold_table.calibration,
-            model_folder=Path(work) / MODEL_FOLDER,
-            weights=trained_model.info.backbone,
-            epochs=trained_model.epochs,
-            facts={
-                "line": line.name,
-                "plan_digest": trained_model.plan_digest,
-                "seconds": trained_model.info.fit_seconds,
-                **trained_model.numbers,
-            },
-            comparisons=trained_model.comparisons(validation_scores.attrs.get("ms_per_image")),
-            notices=trained_model.info.notices,
-        )
-        maps = make_validation_maps(
-            trained_model.with_threshold(threshold_table),
-            record.judged(),
-            Path(work) / "maps",
-            heatmaps=train.save_validation_heatmap,
-            progress=progress,
-        )
-        trained_model.with_threshold(threshold_table, maps.scale).save(record.model_folder)
-        record = replace(record, heatmap_scale=maps.scale)
-        tree = write_train_tree(
-            plan.train_artifacts_folder(line.train_artifacts, line.base_folder),
-            record,
-            maps=maps,
+        record, tree = publish_training(
+            trained_model,
+            threshold_table,
+            validated_dataset,
+            validation_scores,
+            line=line.name,
+            target=plan.train_artifacts_folder(line.train_artifacts, line.base_folder),
+            work=Path(work),
             log_folder=logs,
             progress=progress,
         )
-        registry = LineRegistry(tracking, line.name)
-        champion, of_champion, problem = recording.champion_on_same_rows(
-            registry, validated_dataset, train.accelerator, progress
-        )
-        with recording.evaluation_run(context, tracking, registry, trained_model, line.name, plan) as run:
-            telling = asset_metadata.most_telling(tree, record, THUMBNAILS)
-            speed = validation_scores.attrs.get("ms_per_image")
-            recording.record_evaluation(run, tree, threshold_table, of_champion, telling, speed)
-            story = recording.version_story(
-                record, tree.evaluation, plan, line=line.name, dagster_run=context.run.run_id, run=run
-            )
-            run.describe(story)
-            version = registry.register(
-                record.model_folder,
-                run_id=run.run_id,
-                tags=recording.version_tags(record, tree.evaluation, plan, context.run.run_id),
-                description=story,
-                example_image=Path(validated_dataset.valid_rows["file"].iloc[0]),
+        champion = recording.measure_champion(registry, validated_dataset, train.accelerator, progress)
+        with recording.evaluation_run(context, tracking, registry, trained_model, plan) as run:
+            version = recording.register_training(
+                run, registry, record, tree, champion.evaluation, plan, context.run.run_id
             )
     shutil.rmtree(logs, ignore_errors=True)
+    value = ModelEvaluation(
+        version=version.number,
+        evaluation=record.evaluation,
+        champion=champion,
+        automatic_promotion=plan.operation.automatic_promotion,
+        doubts=validated_dataset.doubts(),
+    )
+    telling = tree.most_telling(recording.THUMBNAILS)
     return dg.MaterializeResult(
-        value=ModelEvaluation(
-            line=line.name,
-            version=version.number,
-            run_id=run.run_id,
-            evaluation=tree.evaluation,
-            champion_version=champion.number if champion else "",
-            champion=of_champion,
-            champion_problem=problem,
-            threshold_version=threshold_table.threshold.version,
-            plan_digest=trained_model.plan_digest,
-            automatic_promotion=plan.operation.automatic_promotion,
-            artifacts=str(tree.folder),
-        ),
+        value=value,
         metadata={
-            "result": asset_metadata.in_words(tree.evaluation),
-            "model version": version.label,
-            "beside the champion": asset_metadata.side_by_side(tree.evaluation, champion, of_champion, problem),
-            "links": links_markdown(
-                {
-                    "training report": run.artifact_page(recording.REPORT),
-                    "model version in the registry": tracking.version_url(registry.name, version.number),
-                    "MLflow run": run.url,
-                }
-            ),
-            **(
-                {
-                    "most telling heatmaps": linked_picture(
-                        "Heatmaps: misses and false alarms first (seen while MLflow's UI runs)",
-                        run.artifact_address(recording.MOST_TELLING),
-                        run.artifact_page(recording.REPORT),
-                    ),
-                    "heatmaps": thumbnails(telling),
-                }
-                if telling
-                else {}
-            ),
-            **asset_metadata.evaluation_numbers(tree.evaluation),
+            **asset_metadata.evaluation_metadata(record.evaluation, champion, telling),
+            **_where_to_look(run, tree, tracking.version_url(registry.name, version.number), version),
             "threshold": threshold_table.threshold.value,
-            "report": dg.MetadataValue.path(str(tree.report)),
-            "artifacts": dg.MetadataValue.path(str(tree.folder)),
-            **plan_metadata(plan),
+            **asset_metadata.plan_metadata(plan),
         },
     )
+
+
+def _where_to_look(run: TrackedRun, tree: TrainTree, version_page: str, version: Version) -> dict[str, Any]:
+    """Return the version and the pages and files that hold the whole story."""
+    report = run.artifact_page(recording.REPORT)
+    links = {"training report": report, "model version in the registry": version_page, "MLflow run": run.url}
+    picture = asset_metadata.linked_picture(
+        "Heatmaps: misses and false alarms first (seen while MLflow's UI runs)",
+        run.artifact_address(recording.MOST_TELLING),
+        report,
+    )
+    return {
+        "model version": version.label,
+        "links": asset_metadata.links_markdown(links),
+        **({"most telling heatmaps": picture} if tree.heatmaps else {}),
+        "report": dg.MetadataValue.path(str(tree.report)),
+        "artifacts": dg.MetadataValue.path(str(tree.folder)),
+    }

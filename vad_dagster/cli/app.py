@@ -9,7 +9,19 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from vad_dagster.cli import commands, database, export, labels, lines, models, plans, results, serve, weights
+from vad_dagster.cli import (
+    commands,
+    database,
+    export,
+    labels,
+    lines,
+    models,
+    plans,
+    results,
+    serve,
+    settings,
+    weights,
+)
 from vad_dagster.cli.console import stderr
 from vad_lib.errors import VadError
 
@@ -52,6 +64,7 @@ app.command("export")(export.export)
 app.command("backend")(export.backend)
 app.command("results")(results.results)
 app.command("dev")(commands.dev)
+app.command("settings")(settings.settings)
 app.command("serve")(serve.serve)
 app.command("demo")(commands.demo)
 

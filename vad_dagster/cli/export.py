@@ -18,7 +18,7 @@ MOST_IMAGES = 300
 def export(
     name: Annotated[str, typer.Argument(help="Name of the line.")],
     to: Annotated[Path, typer.Option(help="Folder to be made; an earlier export there is replaced.")],
-    format: Annotated[str, typer.Option(help="onnx, openvino or torch.")] = "onnx",
+    format: Annotated[str, typer.Option(help="onnx or openvino.")] = "onnx",
     version: Annotated[str, typer.Option(help="Number of a model version. Default: the champion.")] = "",
     images: Annotated[
         Path | None, typer.Option(help="Images to compare on. Default: the validation images of the line.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,8 @@ import typer
 from rich.markup import escape
 
 from vad_dagster.cli.console import console, new_table
+from vad_lib.atomic_files import write_whole
+from vad_lib.detectors.registry import FIRST_CHOICE
 from vad_lib.errors import InputError
 from vad_lib.lines import Home, Line
 
@@ -48,7 +49,7 @@ def add(
     ok_class: Annotated[
         str, typer.Option(help="With --images: the folder of normal images, if it is not good, ok or normal.")
     ] = "",
-    model: Annotated[str, typer.Option(help="With --images: patchcore or fastflow.")] = "patchcore",
+    model: Annotated[str, typer.Option(help="With --images: the detector, as a plan's model_name.")] = FIRST_CHOICE,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the plan of a line that exists.")] = False,
 ) -> None:
     """Make a line from a plan, or from a folder of images. The plan is checked first; a wrong one changes nothing."""
@@ -66,7 +67,7 @@ def add(
 
 
 def add_line(
-    line: Line, *, plan: Path | None = None, images: Path | None = None, ok_class: str = "", model: str = "patchcore"
+    line: Line, *, plan: Path | None = None, images: Path | None = None, ok_class: str = "", model: str = FIRST_CHOICE
 ) -> tuple[str, ...]:
     """Write the line's folder and plan, and return what the user should know.
 
@@ -92,12 +93,11 @@ def add_line(
         from vad_lib.plan.writing import dump_plan, write_plan_for_folder
 
         labelled = label_folder(images, ok_class=ok_class)
-        choices = {"ok_class": labelled.ok_class, "train_validate_column": labelled.split_column}
         partial = line.folder / ".plan.partial"
         _prepare(line)
         partial.unlink(missing_ok=True)
         try:
-            written = write_plan_for_folder(labelled.folder, partial, model_name=model, **choices)
+            written = write_plan_for_folder(labelled.folder, partial, model_name=model, **labelled.choices)
             if labelled.split_column:
                 # train/ and test/ together are the training data: one fits, the other validates
                 paths = written.paths.model_copy(update={"train_data": str(labelled.folder)})
@@ -117,9 +117,7 @@ def _prepare(line: Line) -> None:
 
 
 def _place(source: Path, target: Path) -> None:
-    partial = target.with_name(".plan.partial")
-    shutil.copyfile(source, partial)
-    partial.replace(target)
+    write_whole(target, source.read_bytes())
 
 
 def register(line: Line) -> None:

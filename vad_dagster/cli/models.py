@@ -77,6 +77,16 @@ def rollback(name: Name, by: By = "") -> None:
     _say_who_serves(registry, name, serving.label)
 
 
+@app.command("unpin")
+def unpin(name: Name, by: By = "") -> None:
+    """Let the rule decide again which version serves. Until then the one that a person chose stays."""
+    registry = _registry(name)
+    chosen_by = registry.chosen_by()
+    registry.lift_choice(by=by.strip() or getpass.getuser())
+    who = f"It was chosen by {chosen_by}. " if chosen_by else "No person had chosen it. "
+    console.print(f"{registry.champion().label} serves line {name}. {who}The rule decides from now on.", markup=False)
+
+
 @app.command("extend")
 def extend(
     name: Name,
@@ -84,7 +94,7 @@ def extend(
     promote: Annotated[bool, typer.Option("--promote", help="Let the new version serve at once.")] = False,
     by: By = "",
 ) -> None:
-    """Add normal images to the champion's memory bank, without training again. PatchCore only.
+    """Let the champion learn further normal images without training again, where its detector can.
 
     The result is a new version, the challenger, measured beside the champion on the same validation rows. Images that
     the model knows are passed over; unreadable ones, validation images, and what the table calls anomalous are refused.
@@ -129,7 +139,11 @@ def _say_who_serves(registry: LineRegistry, name: str, label: str) -> None:
 
     previous = registry.at(PREVIOUS)
     before = f"; {previous.label} is the previous one" if previous is not None else ""
-    console.print(f"{label} serves line {name}{before}.", markup=False)
+    console.print(
+        f"{label} serves line {name}{before}. It stays until a person chooses another, or lifts this choice: "
+        f"vad model unpin {name}",
+        markup=False,
+    )
 
 
 def _short(value: str) -> str:

@@ -24,6 +24,8 @@ import yaml
 from vad_dagster.cli.guard import start, stop
 from vad_dagster.home import CODE_LOCATION, MODULE, PACKAGE, executable, prepare_home
 from vad_lib.errors import VadError
+from vad_lib.lines import Home
+from vad_lib.settings import settings
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -66,7 +68,7 @@ class CodeServer:
         """
         answer = self.folder / "answer.json"
         answer.unlink(missing_ok=True)
-        home = os.environ["DAGSTER_HOME"] if queue else str(self._home_without_queue())
+        home = str(_dagster_home()) if queue else str(self._home_without_queue())
         try:
             ended = subprocess.run(
                 [
@@ -89,13 +91,13 @@ class CodeServer:
 
     def _home_without_queue(self) -> Path:
         """Return a folder of settings that has the same storage, and starts at once what is submitted."""
-        home = Path(os.environ["DAGSTER_HOME"])
-        settings = yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8")) or {}
-        settings.pop("run_queue", None)
-        settings["run_coordinator"] = {"module": "vad_dagster.run_coordinator", "class": "ImmediateRunCoordinator"}
+        home = _dagster_home()
+        content = yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8")) or {}
+        content.pop("run_queue", None)
+        content["run_coordinator"] = {"module": "vad_dagster.run_coordinator", "class": "ImmediateRunCoordinator"}
         folder = self.folder / "home"
         folder.mkdir(exist_ok=True)
-        (folder / "dagster.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        (folder / "dagster.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         # where the settings name no place, Dagster keeps everything in folders of this name beside them
         for name in ("history", "schedules", "storage"):
             (home / name).mkdir(exist_ok=True)
@@ -134,6 +136,10 @@ def code_server(module: str = MODULE, folder: Path = PACKAGE.parent) -> Iterator
             yield CodeServer(scratch)
         finally:
             stop([process], seconds=STOP_SECONDS)
+
+
+def _dagster_home() -> Path:
+    return settings().dagster_home or Home.from_environment().dagster_folder
 
 
 def _wait_until_up(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:

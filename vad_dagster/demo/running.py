@@ -16,6 +16,7 @@ from vad_dagster.cli.results import results
 from vad_dagster.cli.server import open_instance
 from vad_dagster.demo.daemon import running_daemon
 from vad_dagster.demo.report import print_report, read_models
+from vad_lib.detectors.registry import FIRST_CHOICE, GUIDE_DEFAULT
 from vad_lib.errors import VadError
 from vad_lib.lines import Home, Line
 from vad_lib.progress import format_seconds
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 LINE = "demo"
 PLAN = Path(__file__).with_name("experimental_plan.yaml")
-MODELS = ("fastflow", "patchcore")
+MODELS = (GUIDE_DEFAULT, FIRST_CHOICE)
 BACKBONE = "resnet18"
 SEED = 7
 DROP_SECONDS = 300.0

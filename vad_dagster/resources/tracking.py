@@ -21,6 +21,7 @@ from pydantic import Field
 
 from vad_dagster.home import NO_TELEMETRY, prepare_tracking, tracking_uri
 from vad_lib.lines import Home
+from vad_lib.settings import settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,7 @@ KIND = "mlflow.experimentKind"
 
 def dagster_url(path: str) -> str:
     """Return an address in Dagster's UI: ``$DAGSTER_UI_URL`` (default http://127.0.0.1:3000) and the path."""
-    return f"{os.environ.get('DAGSTER_UI_URL', 'http://127.0.0.1:3000').rstrip('/')}/{path.lstrip('/')}"
+    return f"{settings().dagster_ui_url.rstrip('/')}/{path.lstrip('/')}"
 
 
 class MLflowTracking(dg.ConfigurableResource):
@@ -54,7 +55,7 @@ class MLflowTracking(dg.ConfigurableResource):
             os.environ.setdefault(name, value)
         import mlflow
 
-        given = os.environ.get("MLFLOW_TRACKING_URI")
+        given = settings().mlflow_tracking_uri
         uri = prepare_tracking()
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
@@ -113,7 +114,7 @@ class MLflowTracking(dg.ConfigurableResource):
     def _ui(self) -> str:
         uri = tracking_uri()
         default = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-        return (self.ui_url or os.environ.get("MLFLOW_UI_URL") or default).rstrip("/")
+        return (self.ui_url or settings().mlflow_ui_url or default).rstrip("/")
 
 
 class TrackedRun:

@@ -13,13 +13,14 @@ import json
 
 import dagster as dg
 
-from vad_dagster.asset_parts import agreement_metadata
+from vad_dagster.asset_metadata import agreement_metadata
 from vad_dagster.partitions import LINES_PARTITION
 from vad_dagster.provenance import ASSET, FIRST, LAST, results_page
 from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.labels import Agreement, agreement
+from vad_lib.lines import Home
 from vad_lib.queue import QueueFacts, queue_facts, services_of
 from vad_lib.serving.latency import OBJECTIVE_SECONDS, Latency, ScoredImages, latencies, scored_since
 
@@ -86,8 +87,9 @@ def _latency_metadata(found: Latency) -> dict[str, float | int]:
 def latency_objective() -> dg.AssetCheckResult:
     # One result for all lines: Dagster keeps a single evaluation outside of runs for each partition of a check, and
     # the sensor's second one of a line would be refused, with all that it had to tell.
-    db = InspectionDatabase.from_environment()
-    return latency_result(db, latencies(db))
+    home = Home.from_environment()
+    db = InspectionDatabase.of(home)
+    return latency_result(db, latencies(db, [line.name for line in home.lines()]))
 
 
 def as_materialization(
@@ -134,13 +136,12 @@ def as_materialization(
 def online_results(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     after: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
     db = InspectionDatabase.from_environment()
-    groups, reached = scored_since(db, after)
-    known = set(context.instance.get_dynamic_partitions(LINES_PARTITION))
-    groups = [group for group in groups if group.line in known]
+    lines = context.instance.get_dynamic_partitions(LINES_PARTITION)
+    groups, reached = scored_since(db, lines, after)
     tracking = MLflowTracking()
     events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation | dg.AssetObservation] = []
     if groups:
-        found, waiting = latencies(db), queue_facts(db)
+        found, waiting = latencies(db, lines), queue_facts(db)
         for group in groups:
             number = group.model_version.rpartition("/")[2]
             url = tracking.version_url(registered_model(group.line), number)

@@ -7,10 +7,7 @@ database is the embedded file, it is asked only when that file has changed.
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from vad_dagster.home import tracking_uri
@@ -21,6 +18,7 @@ from vad_lib.errors import VadError
 from vad_lib.inspection import Model
 from vad_lib.lines import Home, Line
 from vad_lib.serving import Sinks, WatchedLine
+from vad_lib.settings import settings
 
 ASK_ANYWAY_SECONDS = 60.0
 logger = logging.getLogger("vad.service.champions")
@@ -28,31 +26,19 @@ logger = logging.getLogger("vad.service.champions")
 Stamp = tuple[tuple[int, int] | None, ...]
 
 
-@dataclass(frozen=True)
-class SinkSettings:
-    """Where results of all lines are sent on: an address, in which ``{line}`` is replaced, and files."""
-
-    webhook_url: str = ""
-    secret: str = ""
-    result_files: bool = False
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> SinkSettings:
-        """Read ``VAD_WEBHOOK_URL``, ``VAD_WEBHOOK_SECRET`` and ``VAD_RESULT_FILES`` (1: a file beside each image)."""
-        return cls(
-            webhook_url=environment.get("VAD_WEBHOOK_URL", ""),
-            secret=environment.get("VAD_WEBHOOK_SECRET", ""),
-            result_files=environment.get("VAD_RESULT_FILES", "") not in ("", "0"),
-        )
+def sinks_of_settings() -> Sinks:
+    """Return where the results of all lines are sent on, as the environment says."""
+    now = settings()
+    return Sinks(now.webhook_url, now.webhook_secret.get_secret_value(), now.result_files)
 
 
 class ChampionSource:
     """What the inference service asks about lines and models."""
 
-    def __init__(self, home: Home, tracking: MLflowTracking | None = None, sinks: SinkSettings | None = None):
+    def __init__(self, home: Home, tracking: MLflowTracking | None = None, sinks: Sinks | None = None):
         self._home = home
         self._tracking = tracking or MLflowTracking()
-        self._sinks = sinks or SinkSettings.from_environment()
+        self._sinks = sinks or sinks_of_settings()
         self._champions: dict[str, str] = {}
         self._asked: tuple[float, Stamp] | None = None
         self._lines: dict[str, tuple[tuple[Stamp, str, int], WatchedLine]] = {}
@@ -121,7 +107,7 @@ class ChampionSource:
             model_version=version,
             settle_seconds=plan.operation.settle_seconds,
             inference_threshold=plan.inference.inference_threshold,
-            sinks=Sinks(self._sinks.webhook_url, self._sinks.secret, self._sinks.result_files),
+            sinks=self._sinks,
         )
 
     def _ask_champions(self) -> dict[str, str]:

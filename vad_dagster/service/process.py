@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 from dataclasses import dataclass, field
 
@@ -48,7 +49,9 @@ def serve(settings: ServiceSettings) -> None:
     Raises:
         InputError: the door would be open (see ``refuse_open_door``).
     """
-    token = os.environ.get("VAD_TOKEN", "")
+    from vad_lib.settings import settings as environment
+
+    token = environment().token.get_secret_value()
     refuse_open_door(settings.host, token)
     from vad_dagster.home import prepare_home, prepare_tracking
 
@@ -79,3 +82,6 @@ def serve(settings: ServiceSettings) -> None:
         timeout_graceful_shutdown=30,
     )
     uvicorn.Server(config).run()
+    # All that counts is in the database. What still hangs in a receiver or in a decoder must not keep the process.
+    logging.shutdown()
+    os._exit(0)

@@ -6,7 +6,8 @@ from vad_lib.artifacts.inference_tree import InferenceTree, InspectionRecord, wr
 from vad_lib.artifacts.naming import heatmap_name, safe_label, unique_name
 from vad_lib.artifacts.publishing import publish_tree
 from vad_lib.artifacts.records import collect_logs
-from vad_lib.artifacts.train_tree import TrainingRecord, TrainTree, heatmap_rows, write_train_tree
+from vad_lib.artifacts.train_tree import TrainTree, write_train_tree
+from vad_lib.artifacts.training_record import TrainingRecord
 
 __all__ = [
     "InferenceTree",
@@ -15,7 +16,6 @@ __all__ = [
     "TrainingRecord",
     "collect_logs",
     "heatmap_name",
-    "heatmap_rows",
     "publish_tree",
     "safe_label",
     "unique_name",

@@ -3,7 +3,7 @@
 ::
 
     log/experimental_history.json, pipeline.log, process.log
-    extra_output/inference/{Patchcore|Fastflow}/latest/images/{original name}      with save_anomaly_maps only
+    extra_output/inference/{Detector}/latest/images/{original name}      with save_anomaly_maps only
     score/inference_summary.yaml
     output/output.csv                           every row, those that could not be inspected with their problem
     output/{original name}                      copies of NG and doubtful images, for review and retraining
@@ -46,7 +46,7 @@ class InspectionRecord:
         predictions: ``tables.Predictions``.
         failed: ``tables.DroppedRows`` of images that failed only when they were scored; None for none. Those that
             readiness dropped are taken from the dataset.
-        model_name: of the detector, as in the plan: 'patchcore', 'fastflow'.
+        model_name: of the detector, as in the plan.
         version: of the model, for the summary.
         inference_threshold: on p, as it was used.
         review_certainty: OK images below it are copied for review too.

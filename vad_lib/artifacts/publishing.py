@@ -8,7 +8,6 @@ still leads to the last good tree; the next publisher clears the remains away.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from vad_lib.errors import InputError
 
@@ -76,19 +77,12 @@ def _followed(target: Path) -> Path:
 def _alive(store: Path, identity: str) -> Iterator[None]:
     """Hold a lock that the kernel releases when the process dies, however it dies."""
     file = store / f"{identity}.lock"
-    while True:
-        handle = os.open(file, os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        # Between opening and locking, another publisher may have taken it for a dead one's and removed it.
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(file).st_ino == os.fstat(handle).st_ino:
-                break
-        os.close(handle)
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        os.close(handle)
+    # Where another publisher takes the new file for a dead one's and removes it, the lock is taken anew.
+    with FileLock(file):
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
 
 
 def _clear_remains(target: Path, store: Path, own_identity: str) -> None:
@@ -97,23 +91,13 @@ def _clear_remains(target: Path, store: Path, own_identity: str) -> None:
         identity = lock.name.removesuffix(".lock")
         if identity == own_identity:
             continue
-        try:
-            handle = os.open(lock, os.O_RDWR)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
+        with contextlib.suppress(Timeout), FileLock(lock, blocking=False):
             found = store / f"{_FOUND}{identity}"
             if found.is_dir() and not target.exists() and not target.is_symlink():
                 found.rename(target)  # it died between moving the folder aside and pointing the name
             shutil.rmtree(store / f"{identity}.partial", ignore_errors=True)
             _link_in_the_making(target, identity).unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
-        finally:
-            os.close(handle)
 
 
 def _point(target: Path, final: Path, identity: str) -> None:

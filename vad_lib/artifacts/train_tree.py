@@ -19,79 +19,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-from pydantic import BaseModel
 
 from vad_lib import __version__
 from vad_lib.artifacts.pictures import Maps, SavedHeatmap, in_order_of_interest, rows_with_heatmaps, save_heatmaps
 from vad_lib.artifacts.publishing import publish_tree
 from vad_lib.artifacts.records import collect_logs, copy_logs, extend_history, write_json
 from vad_lib.artifacts.tables import output_table, write_csv, write_performance
-from vad_lib.forecast import Comparison
-from vad_lib.heatmaps import HeatmapScale
-from vad_lib.metrics import Evaluation, evaluate
+from vad_lib.artifacts.training_record import TrainingRecord
+from vad_lib.artifacts.training_report import training_report
 from vad_lib.progress import Progress, silent
-from vad_lib.readiness.dataset import ValidatedDataset
-from vad_lib.report import training_report
-from vad_lib.tables import ValidationScores
-from vad_lib.thresholds import Calibration, DecisionRule, Threshold, plot_threshold_table, threshold_table
+from vad_lib.thresholds import plot_threshold_table
 
 logger = logging.getLogger(__name__)
 
 MOST_PICTURES_IN_REPORT = 24
-
-
-@dataclass(frozen=True)
-class TrainingRecord:
-    """Everything that is known when a training is over.
-
-    Attributes:
-        dataset: what it was trained and validated on.
-        train: the arguments of the train step as resolved.
-        scores: ``tables.ValidationScores``.
-        threshold: learnt on them.
-        calibration: learnt on them.
-        model_folder: the saved model; its checkpoint is made from it.
-        heatmap_scale: of this model version; None where the detector makes no maps.
-        weights: facts of the backbone weights, such as name, source, sha256.
-        epochs: one mapping an epoch, such as number, loss, metric; empty for a detector without epochs.
-        facts: other facts to record, such as seconds, image_size, model_version, line, plan_digest.
-        notices: what the user should know about the fit.
-        comparisons: what the fit was forecast to take, beside the truth.
-    """
-
-    dataset: ValidatedDataset
-    train: BaseModel
-    scores: pd.DataFrame
-    threshold: Threshold
-    calibration: Calibration
-    model_folder: Path
-    heatmap_scale: HeatmapScale | None = None
-    weights: Mapping[str, Any] = field(default_factory=dict)
-    epochs: Sequence[Mapping[str, Any]] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    notices: Sequence[str] = ()
-    comparisons: Sequence[Comparison] = ()
-
-    @property
-    def model_name(self) -> str:
-        return str(getattr(self.train, "model_name", "model"))
-
-    def judged(self) -> pd.DataFrame:
-        """Return the validation rows with the columns p, certainty and predicted."""
-        rows = ValidationScores.validate(self.scores).reset_index(drop=True)
-        return rows.assign(**DecisionRule(self.calibration).judge(rows["raw_score"])._asdict())
-
-    def evaluation(self) -> Evaluation:
-        rows = self.judged()
-        return evaluate(rows["raw_score"], rows["is_anomalous"], rows["predicted"])
-
-    def threshold_table(self) -> pd.DataFrame:
-        return threshold_table(self.scores["raw_score"], self.scores["is_anomalous"], self.threshold, self.calibration)
 
 
 @dataclass(frozen=True)
@@ -107,7 +51,10 @@ class TrainTree:
     output: Path
     threshold_graph: Path | None
     heatmaps: Mapping[int, Path]
-    evaluation: Evaluation
+
+    def most_telling(self, most: int) -> list[Path]:
+        """Return up to ``most`` heatmaps: misses first, then false alarms, then hits."""
+        return list(self.heatmaps.values())[:most]
 
 
 def write_train_tree(
@@ -124,13 +71,12 @@ def write_train_tree(
     Args:
         target: for instance ``Line.train_artifacts``.
         record: see there.
-        maps: maps of the rows in `heatmap_rows(record)`, by row; None writes no heatmaps (save_validation_heatmap off).
+        maps: maps of the rows in `rows_with_heatmaps`, by row; None writes no heatmaps (save_validation_heatmap off).
         log_folder: with the logs that `collect_logs` gathered during the earlier steps.
         progress: told while heatmaps are drawn.
         keep: see `publish_tree`.
     """
-    rows = record.judged()
-    evaluation = record.evaluation()
+    rows = in_order_of_interest(record.rows)
     with publish_tree(target, keep) as tree:
         folders = {
             name: tree / name
@@ -148,25 +94,18 @@ def write_train_tree(
             folder.mkdir(parents=True)
         copy_logs(log_folder, folders["log"])
         with collect_logs(folders["log"]):
-            _log_what_happened(record, evaluation)
+            _log_what_happened(record)
             write_json(folders["models/readiness"] / "readiness_config.json", record.dataset.config())
             checkpoint = folders["models/train"] / f"{record.model_name}_model.ckpt"
             _write_checkpoint(record.model_folder, checkpoint)
             # Relative to its own folder, so that the tree can be moved.
             write_json(folders["models/train"] / "best_model_path.json", {"best_model_path": checkpoint.name})
             write_json(folders["models/train"] / "train_config.json", _train_config(record))
-            graph = _write_performance(tree, record, rows, evaluation)
-            saved = _write_heatmaps(folders["extra_output/train/images"], record, rows, maps, progress)
-            _write_output(folders["output"] / "output.csv", record, rows, saved)
-            extend_history(target, folders["log"], _history_entry(record, evaluation))
-            report = training_report(
-                record,
-                in_order_of_interest(rows),
-                evaluation,
-                saved,
-                graph,
-                heatmap_folder="../extra_output/train/images",
-            )
+            graph = _write_performance(tree, record)
+            saved = _write_heatmaps(folders["extra_output/train/images"], record, maps, progress)
+            _write_output(folders["output"] / "output.csv", record, saved)
+            extend_history(target, folders["log"], _history_entry(record))
+            report = training_report(record, rows, saved, graph, heatmap_folder="../extra_output/train/images")
             (folders["report"] / "report.html").write_text(report, encoding="utf-8")
             logger.info("train artifacts: %s", target)
     place = Path(target)
@@ -177,19 +116,8 @@ def write_train_tree(
         report=place / "report/report.html",
         output=place / "output/output.csv",
         threshold_graph=place / "extra_output/train" / graph.name if graph else None,
-        heatmaps={
-            int(row): place / "extra_output/train/images" / names[row]
-            for row in in_order_of_interest(rows)["row"]
-            if row in names
-        },
-        evaluation=evaluation,
+        heatmaps={int(row): place / "extra_output/train/images" / names[row] for row in rows["row"] if row in names},
     )
-
-
-def heatmap_rows(record: TrainingRecord) -> pd.DataFrame:
-    """Return the validation rows that get a heatmap: all that are anomalous and all that were decided NG."""
-    rows = record.judged()
-    return rows[rows_with_heatmaps(rows["is_anomalous"], rows["predicted"])].reset_index(drop=True)
 
 
 def _write_checkpoint(model_folder: Path, file: Path) -> None:
@@ -200,10 +128,10 @@ def _write_checkpoint(model_folder: Path, file: Path) -> None:
     write_checkpoint(file, tensors, description)
 
 
-def _write_performance(tree: Path, record: TrainingRecord, rows: pd.DataFrame, evaluation: Evaluation) -> Path | None:
+def _write_performance(tree: Path, record: TrainingRecord) -> Path | None:
+    rows, evaluation, table = record.rows, record.evaluation, record.learnt.table
     if not evaluation.has_anomalous:
         return None
-    table = record.threshold_table()
     folder = tree / "extra_output/train"
     write_csv(table, folder / "threshold_test_result.csv")
     graph = folder / "threshold_test_result.png"
@@ -220,20 +148,18 @@ def _write_performance(tree: Path, record: TrainingRecord, rows: pd.DataFrame, e
     return graph
 
 
-def _write_heatmaps(
-    folder: Path, record: TrainingRecord, rows: pd.DataFrame, maps: Maps | None, progress: Progress
-) -> list[SavedHeatmap]:
+def _write_heatmaps(folder: Path, record: TrainingRecord, maps: Maps | None, progress: Progress) -> list[SavedHeatmap]:
     """Write them all, but keep the pictures of only those that the report shows."""
     if maps is None or record.heatmap_scale is None:
         return []
-    wanted = rows[rows_with_heatmaps(rows["is_anomalous"], rows["predicted"])]
+    wanted = record.rows[rows_with_heatmaps(record.rows["is_anomalous"], record.rows["predicted"])]
     shown = set(in_order_of_interest(wanted)["row"].head(MOST_PICTURES_IN_REPORT))
     saved = save_heatmaps(folder, wanted, maps, record.heatmap_scale, progress, name_tells_result=True)
     return [one if one.row in shown else SavedHeatmap(one.row, one.name, None) for one in saved]
 
 
-def _write_output(file: Path, record: TrainingRecord, rows: pd.DataFrame, saved: Sequence[SavedHeatmap]) -> None:
-    names = {one.row: one.name for one in saved}
+def _write_output(file: Path, record: TrainingRecord, saved: Sequence[SavedHeatmap]) -> None:
+    rows, names = record.rows, {one.row: one.name for one in saved}
     results: dict[str, Any] = {
         "split": ["valid"] * len(rows),
         "predicted": rows["predicted"],
@@ -249,8 +175,8 @@ def _train_config(record: TrainingRecord) -> dict[str, Any]:
     dataset = record.dataset
     return {
         "arguments": record.train,
-        "threshold": record.threshold,
-        "calibration": record.calibration,
+        "threshold": record.learnt.threshold,
+        "calibration": record.learnt.calibration,
         "heatmap_scale": record.heatmap_scale,
         "class_names": {"OK": dataset.ok_class, "NG": sorted(set(dataset.valid_rows["label"]) - {dataset.ok_class})},
         "threshold_method": dataset.threshold_method,
@@ -266,20 +192,20 @@ def _train_config(record: TrainingRecord) -> dict[str, Any]:
     }
 
 
-def _history_entry(record: TrainingRecord, evaluation: Evaluation) -> dict[str, Any]:
+def _history_entry(record: TrainingRecord) -> dict[str, Any]:
     return {
         "pipeline": "train",
         "model_name": record.model_name,
         "n_train": len(record.dataset.train_rows),
-        "n_valid": evaluation.n,
-        "metrics": evaluation.numbers(),
-        "threshold": {"value": record.threshold.value, "version": record.threshold.version},
+        "n_valid": record.evaluation.n,
+        "metrics": record.evaluation.numbers(),
+        "threshold": {"value": record.learnt.threshold.value, "version": record.learnt.threshold.version},
         "arguments": record.train,
         **record.facts,
     }
 
 
-def _log_what_happened(record: TrainingRecord, evaluation: Evaluation) -> None:
+def _log_what_happened(record: TrainingRecord) -> None:
     dataset = record.dataset
     logger.info("trained %s on %d images of %s", record.model_name, len(dataset.train_rows), dataset.data_folder)
     for change in dataset.changes:
@@ -289,5 +215,5 @@ def _log_what_happened(record: TrainingRecord, evaluation: Evaluation) -> None:
         logger.log(level, "%s: %s %s", finding.rule, finding.message, finding.advice)
     for notice in record.notices:
         logger.warning("%s", notice)
-    logger.info("threshold %r by %s", record.threshold.value, record.threshold.method)
-    logger.info("validation: %s", ", ".join(f"{name} {value:g}" for name, value in evaluation.numbers().items()))
+    logger.info("threshold %r by %s", record.learnt.threshold.value, record.learnt.threshold.method)
+    logger.info("validation: %s", ", ".join(f"{name} {value:g}" for name, value in record.evaluation.numbers().items()))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vad_lib.backbones.shipped import LAYERS, register_architectures
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.errors import ModelFormatError, PlanError
 
 
@@ -64,7 +64,7 @@ def layer_index(weights: BackboneWeights, layer: str) -> int:
     names = layer_names(weights)
     if layer not in names:
         raise PlanError(
-            f"patchcore_layers names {layer!r}, but the layers of {weights.name} are {', '.join(names)} "
+            f"The plan names the layer {layer!r}, but the layers of {weights.name} are {', '.join(names)} "
             "(shallowest first)."
         )
     return names.index(layer)
@@ -116,22 +116,3 @@ class Normalise(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return (images - self.mean) / self.std
-
-
-def resolve_device(accelerator: str) -> torch.device:
-    """Return the torch device of the plan's ``accelerator``.
-
-    Raises:
-        PlanError: gpu was asked for and torch sees none. There is no silent fallback: a fit that was planned for
-            minutes would take hours.
-    """
-    if accelerator == "cpu":
-        return torch.device("cpu")
-    if accelerator == "gpu" and torch.cuda.is_available():
-        return torch.device("cuda")
-    if accelerator == "gpu":
-        raise PlanError(
-            "accelerator is gpu, but torch finds no CUDA device on this machine "
-            f"(torch {torch.__version__}). Set accelerator: cpu, or run where there is a GPU."
-        )
-    raise PlanError(f"accelerator is {accelerator!r}; it can be cpu or gpu.")

@@ -10,12 +10,11 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vad_lib.backbones.store import sha256_of
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.errors import ModelFormatError
-
-if TYPE_CHECKING:
-    from vad_lib.backbones.weights import BackboneWeights
 
 FOLDER = Path(__file__).with_name("shipped")
 NAME = "vadnet10"
@@ -39,9 +38,6 @@ def shipped_backbones() -> dict[str, BackboneWeights]:
     Raises:
         ModelFormatError: the file in the package is not the one that its facts name.
     """
-    from vad_lib.backbones.store import sha256_of
-    from vad_lib.backbones.weights import BackboneWeights
-
     file = FOLDER / f"{NAME}.safetensors"
     if not file.is_file():
         return {}
@@ -65,4 +61,4 @@ def measured_cost() -> str:
         f"{row['set'].replace('_', ' ')} {row['shipped']:.3f} instead of {row['imagenet']:.3f}"
         for row in shipped_facts()["measured"]
     )
-    return f"Image AUROC under the same PatchCore, against resnet18 trained on ImageNet: {measured}."
+    return f"Image AUROC with the same detector, against resnet18 trained on ImageNet: {measured}."

@@ -6,7 +6,7 @@ The order, and there is no other place that looks for weights:
 2. the weights store, by timm's model name (``store``);
 3. timm's own download, where the network allows; what comes is kept in the store, so the next run needs no network;
 4. the backbone shipped with the package (``shipped``), which stands in for the one asked for unless
-   ``VAD_STAND_IN_BACKBONE=0`` forbids it: ``asked_for`` differs from ``name`` then, and whoever trains must say so
+   ``VAD_FALLBACK_BACKBONE=0`` forbids it: ``asked_for`` differs from ``name`` then, and whoever trains must say so
    loudly, with the measured cost.
 """
 
@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -31,90 +30,28 @@ from vad_lib.backbones.store import (
     sidecar_of,
     weight_files,
 )
+from vad_lib.backbones.weight_file import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NO_BACKBONE,
+    BackboneWeights,
+    Source,
+    read_state_dict,
+)
 from vad_lib.errors import InputError, ModelFormatError, WeightsMissingError
 from vad_lib.lines import Home
+from vad_lib.settings import settings
 
-if TYPE_CHECKING:
-    import torch
-
-Source = Literal["plan", "store", "timm", "shipped", "random"]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-STAND_IN_VARIABLE = "VAD_STAND_IN_BACKBONE"
-RANDOM_WEIGHTS_VARIABLE = "VAD_ALLOW_RANDOM_WEIGHTS"
 CONNECT_SECONDS = 3.0
 """How long to wait for a sign of a network before a download is given up."""
-
-
-@dataclass(frozen=True)
-class BackboneWeights:
-    """The weights of one backbone, found.
-
-    Attributes:
-        name: timm's name of the architecture.
-        file: the weight file; None for random weights.
-        source: which step of the order found them.
-        sha256: of the file; empty for random weights.
-        create_kwargs: further arguments of ``timm.create_model``.
-        mean: of the three channels, on values in 0..1; subtracted before the network.
-        std: of the three channels; divided by.
-        asked_for: what the plan named.
-        layers: layer names that the file's sidecar gives instead of the plan's; empty where the plan's are used.
-    """
-
-    name: str
-    file: Path | None
-    source: Source
-    sha256: str
-    create_kwargs: dict[str, Any] = field(default_factory=dict)
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    asked_for: str = ""
-    layers: tuple[str, ...] = ()
-
-    def load_state_dict(self) -> dict[str, torch.Tensor]:
-        """Read the tensors; nothing is unpickled.
-
-        Raises:
-            ModelFormatError: the file is damaged, or holds anything but tensors.
-        """
-        if self.file is None:
-            raise ModelFormatError(f"{self.name} has no weight file.")
-        return read_state_dict(self.file)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what a model file says about its backbone."""
-        return {
-            "name": self.name,
-            "asked_for": self.asked_for or self.name,
-            "source": self.source,
-            "file": self.file.name if self.file else None,
-            "sha256": self.sha256,
-            "create_kwargs": self.create_kwargs,
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> BackboneWeights:
-        """Inverse of ``to_json``; the file is known by name only, because a saved model holds the tensors itself."""
-        return cls(
-            name=content["name"],
-            file=None,
-            source=content["source"],
-            sha256=content["sha256"],
-            create_kwargs=dict(content["create_kwargs"]),
-            mean=tuple(content["mean"]),
-            std=tuple(content["std"]),
-            asked_for=content["asked_for"],
-        )
 
 
 def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> BackboneWeights:
     """Find the weights of a backbone, in the order that this module's docstring gives.
 
     Args:
-        name_or_path: timm's name of a model, such as ``resnet18``, or the path of a weight file.
+        name_or_path: timm's name of a model, such as ``resnet18``, or the path of a weight file; empty for a detector
+            that has no backbone.
         store: the weights store; the home's by default.
 
     Raises:
@@ -124,13 +61,15 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
     """
     folder = store if store is not None else Home.from_environment().weights_folder
     asked = str(name_or_path)
+    if not asked:
+        return NO_BACKBONE
     if Path(asked).suffix in SUFFIXES or "/" in asked or os.sep in asked:
         return _from_path(Path(asked).expanduser(), folder)
     if file := find_in_store(asked, folder):
         return _from_file(file, asked, "store")
     if asked in shipped_backbones():
         return shipped_backbones()[asked]
-    if os.environ.get(RANDOM_WEIGHTS_VARIABLE) == "1":
+    if settings().allow_random_weights:
         return BackboneWeights(asked, None, "random", "", asked_for=asked)
     if not _is_timm_model(asked):
         raise InputError(f"timm knows no model {asked!r}.{_nearest(asked)} `vad weights list` shows what is here.")
@@ -140,10 +79,10 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
         shipped = next(iter(shipped_backbones().values()), None)
         if shipped is None:
             raise
-        if os.environ.get(STAND_IN_VARIABLE) != "0":
+        if settings().fallback_backbone:
             return BackboneWeights(**{**shipped.__dict__, "asked_for": asked})
         raise WeightsMissingError(
-            f"{error}\n{STAND_IN_VARIABLE}=0 forbids that {shipped.name}, the small backbone that ships with the "
+            f"{error}\nVAD_FALLBACK_BACKBONE=0 forbids that {shipped.name}, the small backbone that ships with the "
             f"package, stands in. {measured_cost()}"
         ) from error
 
@@ -211,31 +150,6 @@ def fetch_weights(name: str, *, store: Path | None = None) -> Path:
         return put_in_store(downloaded, name, folder, facts)
     finally:
         downloaded.unlink(missing_ok=True)
-
-
-def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
-    """Read a file of tensors by name, without unpickling anything else.
-
-    Raises:
-        ModelFormatError: the file is damaged, or holds anything but tensors.
-    """
-    import torch
-
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(file)
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged archives raise many kinds
-        raise ModelFormatError(f"{file} cannot be read as weights ({error}). Copy or fetch it again.") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):
-        raise ModelFormatError(f"{file} does not hold named tensors: it is not a state dict.")
-    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def _from_path(file: Path, folder: Path) -> BackboneWeights:
@@ -310,7 +224,7 @@ def _why_no_download(name: str) -> str:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         return "timm has no pretrained weights for it"
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+    if constants.HF_HUB_OFFLINE or settings().hf_hub_offline:
         return "downloads are switched off (HF_HUB_OFFLINE)"
     endpoint = urlsplit(constants.ENDPOINT)
     proxy = urlsplit(getproxies().get("https", ""))

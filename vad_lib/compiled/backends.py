@@ -1,55 +1,25 @@
 """The part of a detector that is a network, run by OpenVINO or ONNX Runtime instead of torch. Always float32.
 
-What is compiled is the backbone with PatchCore's patch embedding, or the whole of FastFlow, for one image of one size.
-PatchCore's search in its memory bank stays ours: it is faster than any of the runtimes' (``patchcore.screening``).
+What is compiled is what the detector says (``Detector.compiled_part``), for one image of one size.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import nn
 
 from vad_lib.errors import VadError
 from vad_lib.export import formats
-from vad_lib.export.graph import whole_detector
 
 if TYPE_CHECKING:
-    from vad_lib.detectors.base import Detector
+    from vad_lib.detectors.base import Detector, Runner
 
 Backend = Literal["torch", "openvino", "onnx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-Runner = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
-"""One image, float32 (1, 3, H, W) in 0..1, to what the network of the detector gives for it."""
 FILES: dict[Backend, str] = {"openvino": "network.xml", "onnx": "network.onnx"}
-
-
-class PatchEmbedding(nn.Module):
-    """PatchCore up to the patches: (1, 3, H, W) to (1, rows, columns, D)."""
-
-    def __init__(self, embedder: Any) -> None:
-        super().__init__()
-        self.embedder = embedder
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        embedding, grid = self.embedder.embed(images)
-        found: torch.Tensor = embedding.unflatten(1, grid)
-        return found
-
-
-def network_of(detector: Detector) -> nn.Module:
-    """Return the part of a fitted detector that a backend runs.
-
-    Raises:
-        ModelFormatError: it is of a kind that has no such part.
-    """
-    if detector.facts.name == "patchcore":
-        return PatchEmbedding(cast(Any, detector).embedder).eval().requires_grad_(False)
-    return whole_detector(detector)
 
 
 def write_network(detector: Detector, size: tuple[int, int], backend: Backend, folder: Path) -> None:
@@ -58,7 +28,7 @@ def write_network(detector: Detector, size: tuple[int, int], backend: Backend, f
     Raises:
         VadError: it cannot be traced or converted.
     """
-    program = formats.trace(network_of(detector), size, one_image=True)
+    program = formats.trace(detector.compiled_part().eval().requires_grad_(False), size, one_image=True)
     if backend == "onnx":
         formats.write_onnx(program, folder / FILES[backend], named=False)
         return
@@ -80,11 +50,6 @@ def load_network(backend: Backend, folder: Path) -> Runner:
             return tuple(torch.from_numpy(found) for found in run(images.numpy()))
 
     return runner
-
-
-def use_network(detector: Detector, runner: Runner | None) -> None:
-    """Let a detector on the CPU score with a runner, or with torch again (None)."""
-    cast(Any, detector).runner = runner
 
 
 def _load_openvino(file: Path) -> Any:

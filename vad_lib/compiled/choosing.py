@@ -7,16 +7,13 @@ every score within 1e-4 relative. Otherwise torch scores, and the record says wh
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vad_lib.atomic_files import write_whole
@@ -32,6 +30,7 @@ from vad_lib.export.parity import ParityReport, compare
 from vad_lib.images.decoding import decode_image
 from vad_lib.lines import vad_home
 from vad_lib.models import InspectionModel
+from vad_lib.settings import settings
 
 SETTING = "VAD_SCORING_BACKEND"
 SETTINGS = ("auto", "torch", "openvino", "onnx")
@@ -92,7 +91,7 @@ def load_for_scoring(
         ModelFormatError: see ``InspectionModel.load``.
     """
     model = InspectionModel.load(folder, accelerator=accelerator)
-    setting = setting or os.environ.get(SETTING) or "auto"
+    setting = setting or settings().scoring_backend
     if setting not in SETTINGS:
         raise PlanError(f"{SETTING} is {setting!r}; it can be {', '.join(SETTINGS)}.")
     size = model.preprocessing.image_size
@@ -107,7 +106,9 @@ def load_for_scoring(
     try:
         if not measure and not (place / RECORD).is_file():
             return model, ScoringChoice(backend="torch", reason="nothing was measured yet")
-        with _locked(place):
+        place.mkdir(parents=True, exist_ok=True)
+        # One process chooses or loads; the others wait and read what it chose.
+        with FileLock(place.parent / f"{place.name}.lock"):
             choice = None if again else _recorded(place)
             if choice is None and not measure:
                 return model, ScoringChoice(backend="torch", reason="nothing was measured yet")
@@ -127,7 +128,7 @@ def _choose(
     model: InspectionModel, size: tuple[int, int], setting: str, place: Path, images: Sequence[Path]
 ) -> ScoringChoice:
     """Write each backend's network, measure it and compare it with torch; keep what is chosen."""
-    from vad_lib.compiled.backends import load_network, use_network, write_network
+    from vad_lib.compiled.backends import load_network, write_network
 
     started = time.monotonic()
     names, pixels = _pixels(images, size)
@@ -141,13 +142,13 @@ def _choose(
         backend: Any = name
         try:
             write_network(model.detector, size, backend, place)
-            use_network(model.detector, load_network(backend, place))
+            model.detector.runner = load_network(backend, place)
             milliseconds[name] = _time(model, pixels[0])
             parity[name] = compare(names, reference, _scores(model, pixels), model.calibration)
         except Exception as error:  # whatever a runtime does, torch still scores
             faults.append(f"{name} cannot: {str(error).strip()[:300]}")
         finally:
-            use_network(model.detector, None)
+            model.detector.runner = None
     failed = bool(faults)
     allowed = [name for name in parity if parity[name].passed]
     faults += [f"{name} differs: {parity[name].in_words()}" for name in parity if name not in allowed]
@@ -176,11 +177,11 @@ def _choose(
 
 
 def _attach(model: InspectionModel, choice: ScoringChoice, place: Path) -> ScoringChoice:
-    from vad_lib.compiled.backends import load_network, use_network
+    from vad_lib.compiled.backends import load_network
 
     backend: Any = choice.backend
     try:
-        use_network(model.detector, load_network(backend, place))
+        model.detector.runner = load_network(backend, place)
     except Exception as error:  # a damaged file, a runtime that was removed: torch still scores
         shutil.rmtree(place, ignore_errors=True)
         reason = f"{backend} cannot be loaded: {str(error).strip()[:300]}"
@@ -263,12 +264,3 @@ def _processor() -> str:
         return f"{kept.get('model name', platform.machine())} {flags}"
     except OSError:
         return platform.processor() or platform.machine()
-
-
-@contextmanager
-def _locked(place: Path) -> Iterator[None]:
-    """Let one process choose or load; the others wait and read what it chose."""
-    place.mkdir(parents=True, exist_ok=True)
-    with (place.parent / f"{place.name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -31,13 +31,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vad_lib.atomic_files import write_whole
+from vad_lib.settings import settings
 
 if TYPE_CHECKING:
-    from vad_lib.backbones.weights import BackboneWeights
+    from vad_lib.backbones.weight_file import BackboneWeights
     from vad_lib.detectors.images import ImageDataset
 
-LIMIT_VARIABLE = "VAD_FEATURE_CACHE_GIB"
-DEFAULT_LIMIT_GIB = 10.0
 SUFFIX = ".safetensors"
 FEATURES_VERSION = 1
 """Raise it with every change of decoding, preparation or a backbone of our own that moves a feature by a bit."""
@@ -72,18 +71,12 @@ class FeatureCache:
 
     @classmethod
     def from_environment(cls, folder: Path) -> FeatureCache | None:
-        """Return the cache with the limit of ``VAD_FEATURE_CACHE_GIB`` (10 by default); None where that is 0.
+        """Return the cache with the limit of ``VAD_FEATURE_CACHE_GIB``; None where that is 0.
 
         Raises:
-            ValueError: it is not a number of at least 0.
+            InputError: it is not a number of at least 0.
         """
-        given = os.environ.get(LIMIT_VARIABLE, "")
-        try:
-            limit = float(given) if given else DEFAULT_LIMIT_GIB
-        except ValueError:
-            limit = -1.0
-        if not limit >= 0:
-            raise ValueError(f"{LIMIT_VARIABLE} is {given!r}: it must be a number of GiB, at least 0; 0 is off.")
+        limit = settings().feature_cache_gib
         return cls(folder, int(limit * 2**30)) if limit else None
 
     def begin(self, facts: dict[str, Any], device: torch.device, wanted: Sequence[str] = ()) -> None:

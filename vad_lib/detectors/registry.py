@@ -1,101 +1,132 @@
-"""One door to all detectors."""
+"""The table of detectors: from the plan's ``model_name`` to the arguments of a detector and to its class.
+
+Each detector's package enters itself with ``register`` when it is imported. The packages in this folder are found by
+themselves; an installed package of somebody else names its module as an entry point of the group ``vad.detectors``.
+Reading a plan needs the names and the arguments only, so nothing here imports torch: a detector's class is imported
+when a detector is made or loaded.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
+import pkgutil
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vad_lib.backbones.weights import BackboneWeights, resolve_backbone_weights
+from pydantic import create_model
+
+import vad_lib.detectors
+from vad_lib.argument_fields import Arguments
 from vad_lib.detectors.storage import read_model_folder
-from vad_lib.errors import ModelFormatError, PlanError
+from vad_lib.errors import ModelFormatError, PlanError, VadError
 
 if TYPE_CHECKING:
     import torch
 
     from vad_lib.detectors.base import Detector
-    from vad_lib.plan.arguments import TrainArguments
 
-DETECTORS = ("fastflow", "patchcore")
-FASTFLOW_SIZES = {"cait_m48_448": (448, 448), "deit_base_distilled_patch16_384": (384, 384)}
-"""(height, width) that these backbones are built for; FastFlow takes 256 x 256 with all others."""
-
-
-def backbone_name(train: TrainArguments) -> str:
-    """Return the name or path of the backbone that the plan's detector uses."""
-    parameters = train.model_parameters
-    return parameters.fastflow_backbone if train.model_name == "fastflow" else parameters.patchcore_backbone
+ENTRY_POINTS = "vad.detectors"
+GUIDE_DEFAULT = "fastflow"
+"""The guide's default of ``model_name``."""
+FIRST_CHOICE = "patchcore"
+"""The detector of a line that is made from a folder of images: it needs the fewest of them."""
+logger = logging.getLogger("vad.detectors")
 
 
-def fixed_input_size(train: TrainArguments) -> tuple[tuple[int, int] | None, str]:
-    """Return the (height, width) that the plan's detector insists on, or None, and why."""
-    if train.model_name != "fastflow":
+class DetectorArguments(Arguments):
+    """The part of a plan's ``model_parameters`` that is one detector's own; every name begins with the detector's."""
+
+    def backbone(self) -> str:
+        """Return the name or path of the backbone that these arguments ask for; empty where there is none."""
+        return ""
+
+    def fixed_size(self) -> tuple[tuple[int, int] | None, str]:
+        """Return the (height, width) that the detector insists on, or None, and why."""
         return None, ""
-    backbone = backbone_name(train)
-    if backbone in FASTFLOW_SIZES:
-        size = FASTFLOW_SIZES[backbone]
-        return size, f"FastFlow with {backbone} is built for {size[0]} x {size[1]} pixels"
-    return (256, 256), "FastFlow takes images of 256 x 256 pixels"
 
 
-def create_detector(
-    train: TrainArguments,
-    *,
-    weights_store: Path | None = None,
-    work_folder: Path | None = None,
-    cache_folder: Path | None = None,
-) -> Detector:
-    """Make the unfitted detector that a plan asks for.
+@dataclass(frozen=True)
+class RegisteredDetector:
+    """One row of the table.
+
+    Attributes:
+        name: as in the plan's ``model_name``.
+        arguments: the model of its own arguments.
+        place: where its class is: 'module:Class', or the class itself.
+    """
+
+    name: str
+    arguments: type[DetectorArguments]
+    place: str | type[Detector]
+
+    def own(self, parameters: Arguments) -> DetectorArguments:
+        """Return this detector's part of a plan's ``model_parameters``."""
+        return self.arguments(**{name: getattr(parameters, name) for name in self.arguments.model_fields})
+
+    def load_class(self) -> type[Detector]:
+        """Import the class."""
+        if not isinstance(self.place, str):
+            return self.place
+        module, _, name = self.place.partition(":")
+        found: type[Detector] = getattr(importlib.import_module(module), name)
+        return found
+
+
+DETECTORS: dict[str, RegisteredDetector] = {}
+"""What has registered itself so far; ``registered`` looks for all packages first."""
+
+
+def register(
+    name: str, place: str | type[Detector], arguments: type[DetectorArguments] = DetectorArguments
+) -> RegisteredDetector:
+    """Enter a detector into the table.
 
     Args:
-        train: the plan's train arguments.
-        weights_store: where backbone weights lie; the home's by default.
-        work_folder: where a fit may keep what it has done, to go on after a kill; nowhere by default.
-        cache_folder: of features that earlier fits extracted (``feature_cache``); none by default.
+        name: for the plan's ``model_name``.
+        place: 'module:Class', imported when it is needed; or the class itself.
+        arguments: the model of its arguments under ``model_parameters``; none by default.
 
     Raises:
-        PlanError: an unknown detector or layer, or a GPU that is not there.
-        WeightsMissingError: the backbone's weights are not on this machine.
-        ModelFormatError: the weight file is damaged or lacks what is needed.
+        ValueError: the name is taken by another detector, or an argument does not begin with the name.
     """
-    if train.model_name not in DETECTORS:
-        raise PlanError(f"model_name is {train.model_name!r}; it can be {' or '.join(DETECTORS)}.")
-    weights = resolve_backbone_weights(backbone_name(train), weights_store)
-    parameters = train.model_parameters
-    cache = None
-    if cache_folder is not None and train.feature_cache:
-        from vad_lib.detectors.feature_cache import FeatureCache
+    row = RegisteredDetector(name, arguments, place)
+    if DETECTORS.get(name, row) != row:
+        raise ValueError(f"There is a detector {name!r} already, from {DETECTORS[name].place}.")
+    if strange := [field for field in arguments.model_fields if not field.startswith(f"{name}_")]:
+        raise ValueError(f"The arguments of the detector {name!r} must begin with {name}_, not {', '.join(strange)}.")
+    DETECTORS[name] = row
+    return row
 
-        cache = FeatureCache.from_environment(cache_folder)
-    if train.model_name == "patchcore":
-        from vad_lib.detectors.patchcore.detector import PatchCore
 
-        return PatchCore(
-            weights,
-            parameters.patchcore_layers,
-            parameters.patchcore_coreset_sampling_ratio,
-            train.experiment_seed,
-            train.batch_size,
-            train.accelerator,
-            memory_bank=parameters.patchcore_memory_bank,
-            memory_budget_gib=parameters.patchcore_memory_budget_gib,
-            bank_cap_rows=parameters.patchcore_bank_cap_rows,
-            work_folder=work_folder,
-            feature_cache=cache,
-        )
-    from vad_lib.detectors.fastflow.detector import FastFlow
+def registered() -> dict[str, RegisteredDetector]:
+    """Return all detectors by name, in the order of their names."""
+    _import_packages()
+    return dict(sorted(DETECTORS.items()))
 
-    size, _ = fixed_input_size(train)
-    return FastFlow(
-        weights,
-        flow_steps=parameters.fastflow_flow_steps,
-        input_size=size or (256, 256),
-        max_epochs=train.max_epochs,
-        batch_size=train.batch_size,
-        monitor_metric=train.monitor_metric,
-        seed=train.experiment_seed,
-        accelerator=train.accelerator,
-        feature_cache=cache,
-    )
+
+def detector_names() -> tuple[str, ...]:
+    """Return the names that the plan's ``model_name`` can have."""
+    return tuple(registered())
+
+
+def find_detector(name: str) -> RegisteredDetector:
+    """Return the detector with this name.
+
+    Raises:
+        PlanError: there is none; lists those that there are.
+    """
+    if name not in registered():
+        raise PlanError(f"model_name is {name!r}; it can be {' or '.join(registered())}.")
+    return registered()[name]
+
+
+def parameters_model() -> type[Arguments]:
+    """Return the model of a plan's ``model_parameters``: the arguments of all detectors together."""
+    return _join(tuple(row.arguments for row in registered().values()))
 
 
 def detector_from_description(
@@ -105,25 +136,19 @@ def detector_from_description(
 
     Raises:
         ModelFormatError: they do not fit together, or are of an unknown detector.
+        PlanError: a GPU was asked for and there is none.
     """
+    name = description.get("name") if isinstance(description, dict) else None
+    if name not in registered():
+        raise ModelFormatError(
+            f"The model is of the detector {name!r}, which is not installed here; there are {', '.join(registered())}."
+        )
     try:
-        name = description["name"]
-        weights = BackboneWeights.from_json(description["backbone"])
-        arguments = dict(description["arguments"])
-    except (KeyError, TypeError) as error:
-        raise ModelFormatError(f"The description of the detector is incomplete: {error!r}.") from error
-    if name == "patchcore":
-        from vad_lib.detectors.patchcore.detector import PatchCore
-
-        patchcore = PatchCore(weights, accelerator=accelerator, **arguments).load_state_dict(tensors)
-        patchcore.bank_record = dict(description.get("memory_bank", {}))
-        return patchcore
-    if name == "fastflow":
-        from vad_lib.detectors.fastflow.detector import FastFlow
-
-        arguments["input_size"] = tuple(arguments["input_size"])
-        return FastFlow(weights, accelerator=accelerator, **arguments).load_state_dict(tensors)
-    raise ModelFormatError(f"The model is of the detector {name!r}, which this version does not know.")
+        return registered()[str(name)].load_class().from_description(description, tensors, accelerator=accelerator)
+    except VadError:
+        raise
+    except Exception as error:  # a description can be wrong in many ways, and each detector meets them in its own
+        raise ModelFormatError(f"The description of the detector does not fit: {error!r}.") from error
 
 
 def load_detector(folder: Path, *, accelerator: str = "cpu") -> Detector:
@@ -136,3 +161,22 @@ def load_detector(folder: Path, *, accelerator: str = "cpu") -> Detector:
     if "detector" not in description:
         raise ModelFormatError(f"{folder} holds no detector.")
     return detector_from_description(description["detector"], tensors, accelerator=accelerator)
+
+
+@functools.cache
+def _import_packages() -> None:
+    for package in pkgutil.iter_modules(vad_lib.detectors.__path__, "vad_lib.detectors."):
+        if package.ispkg:
+            importlib.import_module(package.name)
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:  # a broken package of somebody else must not stop lines that do without it
+            logger.error("The detector package %s cannot be imported: %r", entry.value, error)
+
+
+@functools.cache
+def _join(arguments: tuple[type[DetectorArguments], ...]) -> type[Arguments]:
+    # pydantic takes the fields of the last base first
+    bases: Any = (*reversed(arguments),) or (DetectorArguments,)
+    return create_model("ModelParameters", __base__=bases, __doc__="The dict ``model_parameters`` of step ``train``.")

@@ -22,13 +22,12 @@ from vad_lib.export.parity import ParityReport, compare
 from vad_lib.models import InspectionModel
 from vad_lib.progress import Progress, silent
 
-Format = Literal["onnx", "openvino", "torch"]
+Format = Literal["onnx", "openvino"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 SCRIPT, PARITY_FILE, README = "score.py", "parity.json", "README.md"
 REQUIREMENTS: dict[Format, tuple[str, ...]] = {
     "onnx": ("numpy", "pillow", "onnxruntime"),
     "openvino": ("numpy", "pillow", "openvino"),
-    "torch": ("numpy", "pillow", "safetensors", "torch"),
 }
 
 
@@ -62,7 +61,7 @@ def export_model(
     Args:
         model: on the CPU.
         images: validation images, at least one; each is scored by the model and by the exported script.
-        format: 'onnx', 'openvino' or 'torch'.
+        format: 'onnx' or 'openvino'.
         folder: to be made.
         model_version: label of the version, such as 'vad-bottles/3'.
         inference_threshold: on p, for the labels that are compared.
@@ -154,16 +153,12 @@ def run_script(folder: Path, files: Sequence[Path], batch: int = 1) -> list[dict
 
 def _write(model: InspectionModel, format: Format, folder: Path, model_version: str) -> None:
     from vad_lib.export import formats
-    from vad_lib.export.graph import whole_detector
 
     size = model.preprocessing.image_size
     any_size = isinstance(size, int)
     example = (size, max(size + 32, size * 5 // 4)) if isinstance(size, int) else size
-    program = formats.trace(whole_detector(model.detector), example, any_size=any_size)
-    if format == "torch":
-        formats.write_torch(program, folder)
-    else:
-        formats.write_onnx(program, folder / "model.onnx")
+    program = formats.trace(model.detector.graph().eval().requires_grad_(False), example, any_size=any_size)
+    formats.write_onnx(program, folder / "model.onnx")
     if format == "openvino":
         formats.write_openvino(folder / "model.onnx", folder / "model.xml")
         (folder / "model.onnx").unlink()

@@ -1,12 +1,11 @@
-"""One traced network, written in three ways. Batch size is free in each; height and width too where images keep theirs.
+"""One traced network, written in two ways. Batch size is free in each; height and width too where images keep theirs.
 
-========== ============================== ===========================================================================
-format     files                          what reads it
-========== ============================== ===========================================================================
-onnx       model.onnx                     ONNX Runtime, and whatever else reads ONNX
-openvino   model.xml, model.bin           OpenVINO; float32 weights, not compressed to 16 bit
-torch      network.py, model.safetensors  torch alone: the traced operations as plain source, the tensors beside it
-========== ============================== ===========================================================================
+========== ====================== ============================================================
+format     files                  what reads it
+========== ====================== ============================================================
+onnx       model.onnx             ONNX Runtime, and whatever else reads ONNX
+openvino   model.xml, model.bin   OpenVINO; float32 weights, not compressed to 16 bit
+========== ====================== ============================================================
 
 ``torch.export``'s own archive (.pt2) is not used: it holds pickles, and its loader unpickles them.
 """
@@ -26,24 +25,13 @@ from vad_lib.errors import VadError
 OPSET = 18
 """The first ONNX operator set that has all that is needed; the runtimes of the last years read it."""
 INPUT, OUTPUTS = "images", ("scores", "maps")
-_HEADER = '''"""The network of this folder, as torch.export traced it: score(tensors, images) gives scores and maps."""
-
-import torch
-from torch import device, inf
-
-_ = device, inf
-
-
-def score(tensors, images):
-    """float32 (N, 3, H, W) in 0..1 to (N,) and (N, H, W); tensors are those of model.safetensors."""
-'''
 
 
 def trace(network: Any, size: tuple[int, int], *, any_size: bool = False, one_image: bool = False) -> Any:
     """Return the network as a ``torch.export.ExportedProgram`` of the inference operations alone.
 
     Args:
-        network: of ``graph.whole_detector``.
+        network: such as ``Detector.graph`` returns.
         size: (height, width) of the images.
         any_size: whether other sizes may come.
         one_image: whether the batch is always 1.
@@ -104,24 +92,6 @@ def write_openvino(onnx_file: Path, file: Path) -> None:
     """Write ``model.xml`` and ``model.bin`` from an ONNX file."""
     openvino = import_openvino()
     openvino.save_model(openvino.Core().read_model(onnx_file), file, compress_to_fp16=False)
-
-
-def write_torch(program: Any, folder: Path) -> None:
-    """Write ``network.py`` and ``model.safetensors``."""
-    from safetensors.torch import save_file
-    from torch.export.graph_signature import InputKind
-
-    tensors, arguments = {}, []
-    for given in program.graph_signature.input_specs:
-        if given.kind == InputKind.USER_INPUT:
-            arguments.append(f"    {given.arg.name} = images")
-            continue
-        found = program.state_dict.get(given.target, program.constants.get(given.target))
-        tensors[given.target] = found.detach().cpu().contiguous().clone()
-        arguments.append(f"    {given.arg.name} = tensors[{given.target!r}]")
-    save_file(tensors, folder / "model.safetensors")
-    body = program.graph_module.code.partition("\n    ")[2]
-    (folder / "network.py").write_text(_HEADER + "\n".join(arguments) + "\n    " + body.strip() + "\n", "utf-8")
 
 
 def import_openvino() -> Any:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Score images with the model in this folder. Needs Python 3.10 or newer, numpy, Pillow, and one runtime:
 
-onnxruntime for model.onnx, openvino for model.xml, torch and safetensors for network.py (detector.json names which).
+onnxruntime for model.onnx, or openvino for model.xml (detector.json names which).
 
     python score.py IMAGE_OR_FOLDER [...] [--csv] [--threshold 0.5] [--maps FOLDER] [--batch 1] [--threads N]
 
@@ -14,7 +14,7 @@ Prints one JSON line an image (or CSV with --csv), in the order given; folders a
     error       why there is no score; the other images are not affected (exit code 1 at the end)
 
 As a module: ``Model(folder).score([pixels, ...])`` with uint8 arrays (H, W) or (H, W, 3) RGB. A batch larger than 1
-needs memory for each image: with PatchCore 4 bytes x patches x rows of the memory bank.
+needs memory for each image; a detector with a memory bank takes 4 bytes x patches x rows of the bank.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -128,7 +127,7 @@ class Model:
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 raise ValueError(f"{folder / name} is damaged or belongs to another model: copy the folder again")
         self.image_size = self.facts["preprocessing"]["image_size"]
-        loaders = {"onnx": _load_onnx, "openvino": _load_openvino, "torch": _load_torch}
+        loaders = {"onnx": _load_onnx, "openvino": _load_openvino}
         self.run = loaders[self.facts["export"]["format"]](folder, threads)
 
     def score(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
@@ -198,26 +197,6 @@ def _load_openvino(folder: Path, threads: int | None) -> Any:
     settings = {"INFERENCE_PRECISION_HINT": "f32", **({"INFERENCE_NUM_THREADS": threads} if threads else {})}
     compiled = openvino.Core().compile_model(str(folder / "model.xml"), "CPU", settings)
     return lambda images: list(compiled(images).values())
-
-
-def _load_torch(folder: Path, threads: int | None) -> Any:
-    import torch
-    from safetensors.torch import load_file
-
-    if threads:
-        torch.set_num_threads(threads)
-    specification = importlib.util.spec_from_file_location("network", folder / "network.py")
-    assert specification is not None
-    assert specification.loader is not None
-    network = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(network)
-    tensors = load_file(folder / "model.safetensors")
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode():
-            return [found.numpy() for found in network.score(tensors, torch.from_numpy(images))]
-
-    return run
 
 
 def main() -> int:

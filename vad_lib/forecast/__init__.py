@@ -1,15 +1,14 @@
 """What a training will take, said before it begins, and compared with the truth afterwards.
 
-``forecast_training`` probes for a few seconds: some of the line's own images are decoded and taken through the real
-network, a small piece of the memory bank is chosen, FastFlow makes a few real steps. ``laws`` scales these up; how
-much memory and how many rows a bank takes is the arithmetic of ``detectors.patchcore.bank_plan``, which the fit follows
-too. This package imports torch only inside functions.
+``forecast_training`` asks the detector, which tries the real work for a few seconds on some of the line's own images
+(``Detector.forecast``), and adds what does not depend on the detector: validation, disk, time limit. This package
+imports torch only inside functions.
 """
 
 from vad_lib.forecast.comparing import Comparison, Truth, compare
-from vad_lib.forecast.machine import PeakMemory, Room, room_of_machine
 from vad_lib.forecast.records import Forecast, require_fit
 from vad_lib.forecast.training import forecast_training
+from vad_lib.machine import PeakMemory, Room, room_of_machine
 
 __all__ = [
     "Comparison",

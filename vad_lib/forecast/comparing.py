@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vad_lib.detectors.patchcore.bank_plan import FLOAT_BYTES
-from vad_lib.forecast.records import MIB, Forecast
+from vad_lib.detectors.fit_forecast import Size
+from vad_lib.forecast.records import Forecast
+from vad_lib.machine import MIB
 
 if TYPE_CHECKING:
     from vad_lib.detectors.base import Detector
@@ -21,24 +22,19 @@ class Truth(BaseModel):
 
     seconds: float = Field(ge=0, description="Of the fit.")
     peak_memory_bytes: int = Field(ge=0, description="Resident memory of the process at its peak during the fit.")
-    bank_rows: int = Field(default=0, ge=0)
-    bank_bytes: int = Field(default=0, ge=0)
+    sizes: tuple[Size, ...] = Field(default=(), description="Of what was learnt.")
 
     @classmethod
     def of_fit(cls, detector: Detector, seconds: float, peak_memory_bytes: int) -> Truth:
-        """Look at the fitted detector for the size of its bank: rows with their norms."""
-        bank = getattr(detector, "bank_", None)
-        rows, channels = bank.rows.shape if bank is not None else (0, 0)
-        size = FLOAT_BYTES * rows * (channels + 1)
-        return cls(seconds=seconds, peak_memory_bytes=peak_memory_bytes, bank_rows=rows, bank_bytes=size)
+        """Return what a fit took; the fitted detector says the sizes of what it has learnt."""
+        return cls(seconds=seconds, peak_memory_bytes=peak_memory_bytes, sizes=detector.sizes())
 
     def numbers(self) -> dict[str, float]:
         """Return the numbers by name, as a tracker records them."""
-        bank = {"actual_bank_rows": self.bank_rows, "actual_bank_mib": self.bank_bytes / MIB}
         return {
             "actual_seconds": self.seconds,
             "actual_peak_memory_mib": self.peak_memory_bytes / MIB,
-            **(bank if self.bank_rows else {}),
+            **{f"actual_{size.name}": size.value for size in self.sizes},
         }
 
 
@@ -61,9 +57,8 @@ def compare(forecast: Forecast, truth: Truth, ms_per_image: float | None = None)
         Comparison("seconds of the fit", forecast.seconds, truth.seconds),
         Comparison("peak memory in MiB", forecast.peak_memory_bytes / MIB, truth.peak_memory_bytes / MIB),
     ]
-    if forecast.bank_rows or truth.bank_rows:
-        found.append(Comparison("rows of the memory bank", forecast.bank_rows, truth.bank_rows))
-        found.append(Comparison("memory bank in MiB", forecast.bank_bytes / MIB, truth.bank_bytes / MIB))
+    expected = {size.name: size.value for size in forecast.sizes}
+    found += [Comparison(size.label, expected.get(size.name, 0.0), size.value) for size in truth.sizes]
     if ms_per_image is not None:
         found.append(Comparison("ms per image", forecast.ms_per_image, ms_per_image))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Collection
@@ -16,6 +17,8 @@ IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini"})
 RESULT_SUFFIX = ".vad.json"
 """Of files that say beside an image what became of it."""
 MAX_DEPTH = 64
+LONGEST_PATH = 1024
+"""Bytes: PostgreSQL refuses longer keys."""
 
 LEAVES_FOLDER = "leaves_folder"
 NOT_AN_IMAGE = "not_an_image"
@@ -162,7 +165,9 @@ def _look_at(entry: os.DirEntry[str], path: str, real_root: str) -> FileSeen:
 def _judge(path: str, facts: os.stat_result) -> FileSeen:
     version = FileVersion.of(path, facts)
     if version.path != path:
-        return FileSeen(version, "unreadable_name", "the name is not valid UTF-8")
+        return FileSeen(
+            version, "unreadable_name", f"the path is not valid UTF-8, or has more than {LONGEST_PATH} bytes"
+        )
     if not stat.S_ISREG(facts.st_mode):
         return FileSeen(version, "not_a_file", "not a regular file")
     if not is_image_name(path):
@@ -171,9 +176,15 @@ def _judge(path: str, facts: os.stat_result) -> FileSeen:
 
 
 def printable(path: str) -> str:
-    """Return a path as text that every database takes: bytes that are no UTF-8 become ``\\xNN``."""
+    """Return a path as text that every database takes in a key.
+
+    Bytes that are no UTF-8 become ``\\xNN``; a path above ``LONGEST_PATH`` ends in a digest of itself.
+    """
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
-        return os.fsencode(path).decode("utf-8", errors="backslashreplace")
-    return path
+        path = os.fsencode(path).decode("utf-8", errors="backslashreplace")
+    if len(path.encode()) <= LONGEST_PATH:
+        return path
+    head = path.encode()[: LONGEST_PATH - 40].decode(errors="ignore")
+    return f"{head}…{hashlib.sha256(path.encode()).hexdigest()[:32]}"

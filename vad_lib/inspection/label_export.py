@@ -7,8 +7,6 @@ The training folder gets ``labels.csv``, with the columns of the tables that are
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +14,9 @@ import pandas as pd
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.csv_text import read_csv_text
-from vad_lib.errors import InputError
+from vad_lib.errors import InputError, UnreadableImageError
 from vad_lib.images.listing import list_folder
+from vad_lib.images.paths import read_regular_file
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import labels_that_hold
 
@@ -102,15 +101,11 @@ def _take_along(source: Path, sha256: str, folder: Path) -> Path | None:
     target = folder / f"{sha256[:32]}{source.suffix.lower()}"
     if target.is_file():
         return target
-    partial = folder / f".{target.name}.{os.getpid()}.partial"
     try:
-        shutil.copyfile(source, partial)
-        with partial.open("rb") as copy:
-            if hashlib.file_digest(copy, "sha256").hexdigest() != sha256:
-                return None
-        os.replace(partial, target)
-    except OSError:
+        data = read_regular_file(source)
+    except UnreadableImageError:
         return None
-    finally:
-        partial.unlink(missing_ok=True)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return None
+    write_whole(target, data)
     return target

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import select, update
+from sqlalchemy import literal_column, select, update
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import UnreadableImageError, UnsafePathError
@@ -21,6 +21,7 @@ from vad_lib.inspection_db.schema import incoming_files
 from vad_lib.lines import Line
 
 MAX_BYTES = 256 * 2**20
+AT_ONCE = 50
 
 
 class Kept(NamedTuple):
@@ -55,11 +56,13 @@ def read_for_keeping(folder: Path, version: FileVersion) -> bytes | None:
 
 
 def keep_files_refused_by_name(db: InspectionDatabase, line: Line) -> None:
-    """Copy files that no worker ever read: those that are no images by their names."""
+    """Copy files that no worker ever read, some at a time: those that are no images by their names."""
     files = incoming_files.c
-    chosen = select(incoming_files).where(
-        *(files.line == line.name, files.rule == NOT_AN_IMAGE),
-        *(files.quarantine_file.is_(None), files.quarantine_note.is_(None)),
+    chosen = (
+        select(incoming_files)
+        .where(files.line == line.name, files.rule == literal_column(f"'{NOT_AN_IMAGE}'"))
+        .where(files.quarantine_file.is_(None), files.quarantine_note.is_(None))
+        .limit(AT_ONCE)
     )
     with db.reading() as connection:
         rows = connection.execute(chosen).all()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ MAX_DELIVERIES = 4
 """A file is refused after so many workers took it and did not finish it: once with others, then alone."""
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 15.0, 300.0
 FINISH_PAUSE_SECONDS = 1.0
+logger = logging.getLogger("vad.inspection.worker")
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def work_on(db: InspectionDatabase, line: Line, served: Served, worker: Worker, 
             if not worker.goes_on():
                 _put_off(db, line, worker, leased, error)
                 raise
+            logger.warning("results cannot be written now, trying again: %s", error.orig)
             time.sleep(FINISH_PAUSE_SECONDS)
 
 

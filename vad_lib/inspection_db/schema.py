@@ -84,6 +84,7 @@ metadata = MetaData(
 NUMBER = BigInteger().with_variant(Integer, "sqlite")
 """Of rows: SQLite numbers by itself only what it calls an integer, and that has 64 bits."""
 _PENDING, _LEASED = text("state = 'pending'"), text("leased_by IS NOT NULL")
+_NOT_COPIED = text("rule = 'not_an_image' AND quarantine_file IS NULL AND quarantine_note IS NULL")
 
 
 def _line() -> Column[Any]:
@@ -123,6 +124,7 @@ incoming_files = Table(
     CheckConstraint("(state = 'pending') = (decided_at IS NULL)", name="decided_says_when"),
     Index("ix_incoming_files_queue", "line", "deliveries", "file_id", sqlite_where=_PENDING, postgresql_where=_PENDING),
     Index("ix_incoming_files_leases", "leased_by", sqlite_where=_LEASED, postgresql_where=_LEASED),
+    Index("ix_incoming_files_not_copied", "line", sqlite_where=_NOT_COPIED, postgresql_where=_NOT_COPIED),
     Index("ix_incoming_files_versions", "line", "path", "file_id"),
     Index("ix_incoming_files_decided", "line", "decided_at"),
     Index("ix_incoming_files_content", "line", "sha256"),

@@ -7,11 +7,11 @@ needs the images or the tables (``vad_lib.readiness``).
 from vad_lib.plan.arguments import (
     InferenceArguments,
     InputArguments,
-    ModelParameters,
     OperationArguments,
     OutputArguments,
     ReadinessArguments,
     TrainArguments,
+    model_parameters,
 )
 from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath, UiArgumentDetail
 from vad_lib.plan.explaining import arguments_markdown, explain
@@ -23,7 +23,6 @@ __all__ = [
     "ExternalPath",
     "InferenceArguments",
     "InputArguments",
-    "ModelParameters",
     "OperationArguments",
     "OutputArguments",
     "ReadinessArguments",
@@ -32,6 +31,7 @@ __all__ = [
     "arguments_markdown",
     "dump_plan",
     "explain",
+    "model_parameters",
     "parse_plan",
     "read_plan",
     "write_plan_for_folder",

@@ -1,7 +1,8 @@
 """The arguments of every step, as frozen models: the guide's names, defaults and limits.
 
-One class per step. A class says what may be written in a plan; what follows from several arguments together (FastFlow's
-fixed image size, a capped ``augmentation_choice``) is in ``resolving.py``, and what follows from the data is readiness.
+One class per step. A class says what may be written in a plan; what follows from several arguments together (a fixed
+image size, a capped ``augmentation_choice``) is in ``resolving.py``, and what follows from the data is readiness. The
+arguments of a detector are in its own folder.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import SerializeAsAny, field_validator
 
-from vad_lib.plan.fields import Arguments, argument
+from vad_lib.argument_fields import Arguments, allowed_text, argument, words_of
+from vad_lib.detectors.registry import GUIDE_DEFAULT, detector_names, parameters_model
 
 Augmentation = Literal["rotation", "brightness", "contrast", "saturation", "hue", "blur"]
-FastflowBackbone = Literal["resnet18", "wide_resnet50_2", "cait_m48_448", "deit_base_distilled_patch16_384"]
 
 SMALLEST_SIDE = 32
 LARGEST_SIDE = 2048
@@ -83,66 +84,25 @@ class ReadinessArguments(Arguments):
     )
 
 
-class ModelParameters(Arguments):
-    """The dict ``model_parameters`` of step ``train``; what is not written keeps its default."""
+def model_parameters(**values: Any) -> Arguments:
+    """Return the dict ``model_parameters`` of step ``train``: the arguments of every detector that is installed.
 
-    fastflow_backbone: FastflowBackbone = argument(
-        "resnet18", "Network whose features FastFlow models.", aliases=("fastflow_backborn",)
-    )
-    fastflow_flow_steps: int = argument(8, "Number of flow steps of FastFlow.", ge=1)
-    patchcore_backbone: str = argument(
-        "wide_resnet50_2",
-        "Network whose features PatchCore stores: any timm model that has the layers.",
-        aliases=("patchcore_backborn",),
-        min_length=1,
-        allowed="the name of a timm model",
-    )
-    patchcore_coreset_sampling_ratio: float = argument(
-        0.1, "Share of the patch features that PatchCore keeps.", gt=0, le=1
-    )
-    patchcore_memory_bank: Literal["auto", "exact", "streaming"] = argument(
-        "auto",
-        "How PatchCore chooses what it keeps: exact looks at all patches at once; streaming reads the images in one "
-        "pass, in a memory that does not grow with their number, and comes close; auto is exact where that fits.",
-        kind="own",
-    )
-    patchcore_memory_budget_gib: float = argument(
-        0.0,
-        "Memory in GiB that the choice may take beside the process itself; 0 takes half of the machine's.",
-        kind="own",
-        ge=0,
-    )
-    patchcore_bank_cap_rows: int = argument(
-        100_000,
-        "Most patches that PatchCore keeps, whatever the coreset ratio gives: scoring takes as long as they are many.",
-        kind="own",
-        ge=1,
-    )
-    patchcore_layers: tuple[str, ...] = argument(
-        ("layer2", "layer3"),
-        "Layers of the backbone that PatchCore reads.",
-        min_length=1,
-        allowed="a list of layer names of the backbone, such as [layer2, layer3]",
-    )
-
-    @field_validator("patchcore_layers", mode="before")
-    @classmethod
-    def _one_layer_or_a_list(cls, value: Any) -> Any:
-        return _words(value)
-
-    @field_validator("patchcore_layers")
-    @classmethod
-    def _each_layer_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("names a layer twice")
-        return value
+    Args:
+        values: by name; what is not given keeps its default.
+    """
+    return parameters_model()(**values)
 
 
 class TrainArguments(Arguments):
     """Step ``train``: the detector, how it is fitted, and how the images are prepared."""
 
-    model_name: Literal["fastflow", "patchcore"] = argument(
-        "fastflow", "The detector.", kind="required", operator_may_change=True, user_setting=True
+    model_name: str = argument(
+        GUIDE_DEFAULT,
+        "The detector.",
+        kind="required",
+        operator_may_change=True,
+        user_setting=True,
+        choices=detector_names,
     )
     experiment_seed: int = argument(
         42, "Seed of torch, numpy, Python, the data loaders and the coreset's start.", ge=0, le=2**32 - 1
@@ -150,11 +110,11 @@ class TrainArguments(Arguments):
     img_size: tuple[int, int] | int = argument(
         (256, 256),
         "Size that images are resized to: [height, width], or one number for the shorter side with the aspect ratio "
-        "kept. FastFlow takes only the square that its backbone needs (256, or 448 for cait, 384 for deit).",
+        "kept. A detector that is made for one size takes that one, and the plan's notices say so.",
         allowed=f"[height, width] or one number, each a whole number from {SMALLEST_SIDE} to {LARGEST_SIDE}",
     )
     batch_size: int = argument(4, "Images at once, in training and validation.", ge=1)
-    max_epochs: int = argument(15, "Most passes over the training images; FastFlow only.", ge=1)
+    max_epochs: int = argument(15, "Most passes over the training images, for a detector that trains in epochs.", ge=1)
     accelerator: Literal["cpu", "gpu"] = argument("cpu", "Where the model is computed.")
     feature_cache: bool = argument(
         True,
@@ -198,9 +158,21 @@ class TrainArguments(Arguments):
     blur_kernel_size: int = argument(
         5, "Largest blur kernel in pixels; odd sizes are drawn; 0 means no blur.", ge=0, le=255
     )
-    model_parameters: ModelParameters = argument(
-        ModelParameters(), "Arguments of the detectors themselves.", allowed="a map of model parameters"
+    model_parameters: SerializeAsAny[Arguments] = argument(
+        model_parameters, "Arguments of the detectors themselves.", allowed="a map of model parameters"
     )
+
+    @field_validator("model_name")
+    @classmethod
+    def _known_detector(cls, value: str) -> str:
+        if value not in detector_names():
+            raise ValueError(f"is refused: it must be {allowed_text(cls.model_fields['model_name'])}")
+        return value
+
+    @field_validator("model_parameters", mode="before")
+    @classmethod
+    def _arguments_of_all_detectors(cls, value: Any) -> Any:
+        return parameters_model()(**value) if isinstance(value, dict) else value
 
     @field_validator("img_size", mode="before")
     @classmethod
@@ -222,7 +194,7 @@ class TrainArguments(Arguments):
     @field_validator("augmentation_list", mode="before")
     @classmethod
     def _one_augmentation_or_a_list(cls, value: Any) -> Any:
-        return _words(value)
+        return words_of(value)
 
     @field_validator("augmentation_list")
     @classmethod
@@ -283,7 +255,7 @@ class OperationArguments(Arguments):
     @field_validator("owners", mode="before")
     @classmethod
     def _one_owner_or_a_list(cls, value: Any) -> Any:
-        return _words(value)
+        return words_of(value)
 
     @field_validator("owners")
     @classmethod
@@ -292,10 +264,3 @@ class OperationArguments(Arguments):
             if not re.fullmatch(r"team:\S+|[^@\s]+@[^@\s]+\.[^@\s]+", owner):
                 raise ValueError(f"has {owner!r}: an owner is an e-mail address or team:<name>")
         return value
-
-
-def _words(value: Any) -> Any:
-    """Read ``a, b`` or ``[a, b]`` written as text as a list."""
-    if isinstance(value, str):
-        return tuple(word.strip(" \"'") for word in value.strip("[]() \\").split(",") if word.strip())
-    return value

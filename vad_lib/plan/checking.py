@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from vad_lib.argument_fields import Arguments, allowed_text, choices, limits
 from vad_lib.plan.faults import Findings, did_you_mean, shown
-from vad_lib.plan.fields import Arguments, allowed_text, choices, limits
 from vad_lib.plan.tree import Entry
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "cp949", "euc-kr", "cp1252", "latin-1", "shift_jis", "gb18030", "big5")

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vad_lib.argument_fields import Arguments, argument
 from vad_lib.errors import PlanError
 from vad_lib.findings import ArgumentChange
 from vad_lib.plan import folders
@@ -23,7 +24,6 @@ from vad_lib.plan.arguments import (
 )
 from vad_lib.plan.checking import check_arguments, display
 from vad_lib.plan.faults import Findings, did_you_mean, shown
-from vad_lib.plan.fields import Arguments, argument
 from vad_lib.plan.resolving import change_text, resolve_train
 from vad_lib.plan.stages import OPERATION, STAGES, advice_for_unknown, find_stage
 
@@ -75,7 +75,7 @@ class UiArgumentDetail(BaseModel):
 class ExperimentalPlan(BaseModel):
     """One line's configuration, frozen. Two plans are equal when what is in force is equal (see ``digest``).
 
-    ``train`` holds the arguments in force; ``train_as_written`` those before FastFlow's fixed image size and the like.
+    ``train`` holds the arguments in force; ``train_as_written`` those before a detector's one image size and the like.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

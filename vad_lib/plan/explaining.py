@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from vad_lib.plan.arguments import ModelParameters
+from vad_lib.argument_fields import allowed_text, extra
+from vad_lib.detectors.registry import parameters_model
 from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath
-from vad_lib.plan.fields import allowed_text, extra
 from vad_lib.plan.stages import OPERATION, PATH_KEYS, STAGES
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def explain(plan: ExperimentalPlan) -> pd.DataFrame:
 
 
 def arguments_markdown() -> str:
-    """Return the table of all arguments for the README."""
+    """Return the table of all arguments, for docs/plan.md."""
     lines = [
         "| Step | Argument | Default | Allowed | Operator may change | Look at it | Meaning |",
         "|---|---|---|---|:-:|:-:|---|",
@@ -107,9 +107,8 @@ def _arguments() -> Iterator[tuple[str, str, FieldInfo]]:
     for stage, model in models:
         for name, field in model.model_fields.items():
             if name == "model_parameters":
-                yield from (
-                    ("train.model_parameters", own, inner) for own, inner in ModelParameters.model_fields.items()
-                )
+                own = parameters_model().model_fields
+                yield from (("train.model_parameters", inner, own[inner]) for inner in own)
             else:
                 yield stage, name, field
 

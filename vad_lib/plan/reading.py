@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vad_lib.argument_fields import Arguments
 from vad_lib.errors import PlanError
 from vad_lib.plan import folders
 from vad_lib.plan.arguments import TrainArguments
 from vad_lib.plan.checking import check_arguments
 from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath, UiArgumentDetail
 from vad_lib.plan.faults import Findings, did_you_mean, nearest, shown
-from vad_lib.plan.fields import Arguments
 from vad_lib.plan.shapes import is_empty, means_default, raw, read_entries, word, words
 from vad_lib.plan.stages import (
     INFERENCE_PIPELINE,
@@ -28,6 +28,7 @@ from vad_lib.plan.stages import (
     TRAIN_PIPELINE,
     Stage,
     advice_for_unknown,
+    model_parameters_stage,
     operator_arguments,
     spellings,
     steps_of,
@@ -203,10 +204,10 @@ class _Reader:
                 self._findings.notice(f"line {entry.line}: {entry.key} was read as {name}.")
             written[name] = entry
             if name == "model_parameters":
-                values[name] = self._read_arguments(MODEL_PARAMETERS, entry.value, place)
+                values[name] = self._read_arguments(model_parameters_stage(), entry.value, place)
             elif not means_default(entry.value, stage.model, name):
                 values[name] = raw(entry.value)
-                home = "train.model_parameters" if stage is MODEL_PARAMETERS else stage.name
+                home = "train.model_parameters" if stage.name == MODEL_PARAMETERS else stage.name
                 self._given[f"{home}.{name}"] = f"line {entry.line}"
         return stage.model(**check_arguments(stage.model, values, self._findings, place, written))
 

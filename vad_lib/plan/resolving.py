@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
+from vad_lib.detectors.registry import find_detector
 from vad_lib.findings import ArgumentChange
 from vad_lib.plan.arguments import TrainArguments
-
-FASTFLOW_SIDE = 256
-FASTFLOW_SIDE_OF_BACKBONE = {"cait_m48_448": 448, "deit_base_distilled_patch16_384": 384}
-"""Transformers take the size that they were trained on; every other backbone of FastFlow takes 256 x 256."""
 
 
 def resolve_train(written: TrainArguments) -> tuple[TrainArguments, tuple[ArgumentChange, ...]]:
     """Return the train arguments in force, and what was changed and why.
 
-    FastFlow's ``img_size`` becomes the square that its backbone needs; ``augmentation_choice`` is capped at the length
-    of ``augmentation_list``.
+    ``img_size`` becomes the one size of a detector that has one; ``augmentation_choice`` is capped at the length of
+    ``augmentation_list``.
     """
     changes: list[ArgumentChange] = []
-    if written.model_name == "fastflow":
-        backbone = written.model_parameters.fastflow_backbone
-        side = FASTFLOW_SIDE_OF_BACKBONE.get(backbone, FASTFLOW_SIDE)
-        if written.img_size != (side, side):
-            changes.append(
-                ArgumentChange(
-                    argument="img_size",
-                    old=written.img_size,
-                    new=(side, side),
-                    reason=f"FastFlow with {backbone} takes images of {side} x {side} pixels only",
-                )
-            )
+    size, reason = find_detector(written.model_name).own(written.model_parameters).fixed_size()
+    if size is not None and written.img_size != size:
+        changes.append(ArgumentChange(argument="img_size", old=written.img_size, new=size, reason=reason))
     listed = len(written.augmentation_list)
     if 0 < listed < written.augmentation_choice:
         changes.append(

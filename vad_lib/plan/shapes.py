@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vad_lib.argument_fields import Arguments
 from vad_lib.plan.faults import Findings, shown
-from vad_lib.plan.fields import Arguments
 from vad_lib.plan.tree import Entry, Mapping, Node, Scalar, Sequence
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vad_lib.argument_fields import Arguments, extra
+from vad_lib.detectors.registry import parameters_model
 from vad_lib.plan.arguments import (
     InferenceArguments,
     InputArguments,
-    ModelParameters,
     OperationArguments,
     OutputArguments,
     ReadinessArguments,
     TrainArguments,
 )
 from vad_lib.plan.faults import did_you_mean, nearest
-from vad_lib.plan.fields import Arguments, extra
 
 TRAIN_PIPELINE = "train_pipeline"
 INFERENCE_PIPELINE = "inference_pipeline"
@@ -60,7 +60,12 @@ STAGES = (
 """The steps of the guide, in the order of their pipelines."""
 
 OPERATION = Stage("operation", "", "operation", OperationArguments)
-MODEL_PARAMETERS = Stage("model_parameters", "", "model_parameters", ModelParameters)
+MODEL_PARAMETERS = "model_parameters"
+
+
+def model_parameters_stage() -> Stage:
+    """Return the map ``model_parameters`` of step train, with the arguments of every detector that is installed."""
+    return Stage(MODEL_PARAMETERS, "", MODEL_PARAMETERS, parameters_model())
 
 
 def steps_of(pipeline: str) -> tuple[str, ...]:
@@ -106,9 +111,9 @@ def _all_names(stage: Stage) -> Iterator[tuple[str, str]]:
     for other in others:
         if other != stage:
             yield from ((name, other.described) for name in spellings(other.model))
-    if stage != MODEL_PARAMETERS:
+    if stage.name != MODEL_PARAMETERS:
         home = "the map model_parameters of step train of train_pipeline"
-        yield from ((name, home) for name in spellings(ModelParameters))
+        yield from ((name, home) for name in spellings(parameters_model()))
     if stage != OPERATION:
         yield from ((name, OPERATION.described) for name in spellings(OperationArguments))
     yield from ((name, "the section external_path") for name in PATH_KEYS)

@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
+from vad_lib.argument_fields import Arguments, allowed_text, default_of, extra, limits
+from vad_lib.argument_fields import choices as allowed_words
+from vad_lib.detectors.registry import parameters_model
 from vad_lib.errors import InputError, PlanError
 from vad_lib.images.paths import is_image_name, is_table_name
-from vad_lib.plan.arguments import ModelParameters
 from vad_lib.plan.checking import check_arguments
 from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath, UiArgumentDetail
 from vad_lib.plan.faults import Findings, did_you_mean
-from vad_lib.plan.fields import Arguments, allowed_text, extra, limits
-from vad_lib.plan.fields import choices as allowed_words
 from vad_lib.plan.reading import read_plan
 from vad_lib.plan.stages import INFERENCE_READINESS, OPERATION, PATH_KEYS, STAGES, operator_arguments, spellings
 
@@ -62,7 +62,7 @@ def write_plan_for_folder(image_folder: Path, plan_file: Path, **choices: Any) -
     Args:
         image_folder: must exist.
         plan_file: must not exist yet.
-        choices: any arguments by name, such as ``model_name="patchcore"``, also of model_parameters and operation.
+        choices: any arguments by name, such as ``batch_size=8``, also of model_parameters and operation.
 
     Raises:
         InputError: there is no such folder.
@@ -94,7 +94,7 @@ def _chosen(choices: dict[str, Any]) -> dict[str, Any]:
     """Sort the choices into their stages and check them."""
     findings = Findings()
     sorted_choices: dict[str, dict[str, Any]] = {}
-    models = {stage.name: stage.model for stage in (*STAGES, OPERATION)} | {"model_parameters": ModelParameters}
+    models = {stage.name: stage.model for stage in (*STAGES, OPERATION)} | {"model_parameters": parameters_model()}
     homes = {name: stage for stage in reversed(models) for name in spellings(models[stage])}
     for name, value in choices.items():
         if home := homes.get(name):
@@ -123,8 +123,8 @@ def _argument_lines(model: Arguments, indent: str, comments: bool, *, bullet: bo
     asleep: list[str] = []
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        alive = value != field.default or extra(field, "kind") == "required"
-        text = _parameters(value, whole=not alive) if isinstance(value, ModelParameters) else _value(value)
+        alive = value != default_of(field) or extra(field, "kind") == "required"
+        text = _parameters(value, whole=not alive) if name == "model_parameters" else _value(value)
         note = f"  # {_short_meaning(field)}" if comments else ""
         (live if alive else asleep).append(f"{name}: {text}".rstrip() + note)
     if bullet:
@@ -142,10 +142,10 @@ def _short_meaning(field: FieldInfo) -> str:
     return f"{meaning}: {allowed_text(field)}" if limited else meaning
 
 
-def _parameters(parameters: ModelParameters, *, whole: bool) -> str:
+def _parameters(parameters: Arguments, *, whole: bool) -> str:
     shown = [
         f"{name}: {_value(getattr(parameters, name))}"
-        for name, field in ModelParameters.model_fields.items()
+        for name, field in type(parameters).model_fields.items()
         if whole or getattr(parameters, name) != field.default
     ]
     return f"{{{', '.join(shown)}}}"

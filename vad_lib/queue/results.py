@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, select, update
 
 from vad_lib.images.decoding import DecodedImage
 from vad_lib.ingest import FileVersion
@@ -119,18 +119,16 @@ def finish(
         by_id = {each.file_id: each for each in outcomes}
         own = incoming_files.c.file_id.in_(list(by_id)), incoming_files.c.leased_by == worker
         held = select(incoming_files).where(*own, incoming_files.c.state == PENDING)
-        held = held.order_by(incoming_files.c.file_id).with_for_update()
-        rows = connection.execute(held).all()
-        decided = []
-        # In order of content, so that two who note the same contents at once wait for each other in one direction.
-        for row in sorted(rows, key=lambda each: _content_of(by_id[each.file_id])):
-            outcome = by_id[row.file_id]
-            if isinstance(outcome, Done):
-                outcome = _note_content(db, connection, line, row, outcome, source, run_id, now)
-            if (decision := _settle(connection, row, outcome, run_id, now)) is not None:
-                decided.append(decision)
+        rows = connection.execute(held.order_by(incoming_files.c.file_id).with_for_update()).all()
+        outcomes = [by_id[row.file_id] for row in rows]
+        done = [(row, each) for row, each in zip(rows, outcomes, strict=True) if isinstance(each, Done)]
+        owners = _note_images(db, connection, line, done, now)
+        settled = [_unless_duplicate(row, each, owners) for row, each in zip(rows, outcomes, strict=True)]
+        new = [each for each in settled if isinstance(each, Done)]
+        _insert_predictions(db, connection, line, new, source, run_id, now)
+        _settle(connection, rows, settled, run_id, now)
         notify(db, connection, line, incoming_files.c.file_id.in_([row.file_id for row in rows]), now)
-    return decided
+    return [_decision(row, each, now) for row, each in zip(rows, settled, strict=True) if not isinstance(each, Later)]
 
 
 def record_predictions(
@@ -139,64 +137,8 @@ def record_predictions(
     """Write down predictions of files that did not arrive in the watch folder, such as the rows of a table."""
     with db.writing(line=line) as connection:
         now = db.clock(connection)
-        for each in sorted(done, key=_content_of):
-            _note_image(db, connection, line, each, now)
-            _insert_prediction(db, connection, line, each, source, run_id, now)
-
-
-def _content_of(outcome: Outcome) -> str:
-    return outcome.image.sha256 if isinstance(outcome, Done) else ""
-
-
-def _note_image(db: InspectionDatabase, connection: Connection, line: str, done: Done, now: datetime) -> None:
-    image = done.image
-    values = {
-        "line": line,
-        "sha256": image.sha256,
-        "first_file": done.prediction.path if done.prediction else "",
-        "width": image.width,
-        "height": image.height,
-        "channels": image.channels,
-        "first_seen": now,
-    }
-    insert_many(connection, db.insert_or_ignore(images), [values])
-
-
-def _insert_prediction(
-    db: InspectionDatabase,
-    connection: Connection,
-    line: str,
-    done: Done,
-    source: str,
-    run_id: str | None,
-    now: datetime,
-) -> None:
-    if done.prediction is not None:
-        values = {**vars(done.prediction), "line": line, "source": source, "run_id": run_id, "created_at": now}
-        insert_many(connection, db.insert_or_ignore(predictions), [values])
-
-
-def _note_content(
-    db: InspectionDatabase,
-    connection: Connection,
-    line: str,
-    row: Row[Any],
-    done: Done,
-    source: str,
-    run_id: str | None,
-    now: datetime,
-) -> Done | Refused:
-    """The first path that holds a content owns it; the same content at another path is a duplicate."""
-    sha = done.image.sha256
-    _note_image(db, connection, line, done, now)
-    this = (images.c.line == line) & (images.c.sha256 == sha)
-    owned = {"owner_path": row.path, "size": row.size}
-    connection.execute(update(images).where(this, images.c.owner_path.is_(None)).values(owned))
-    owner: str = connection.execute(select(images.c.owner_path).where(this)).scalar_one()
-    if owner != row.path:
-        return duplicate(row.file_id, sha, owner)
-    _insert_prediction(db, connection, line, done, source, run_id, now)
-    return done
+        insert_many(connection, db.insert_or_ignore(images), [_image_row(line, each, None, now) for each in done])
+        _insert_predictions(db, connection, line, done, source, run_id, now)
 
 
 def duplicate(file_id: int, sha256: str, owner_path: str) -> Refused:
@@ -206,33 +148,108 @@ def duplicate(file_id: int, sha256: str, owner_path: str) -> Refused:
     return Refused(file_id, DUPLICATE, reason, sha256, duplicate_of=owner_path, quarantine_note=note)
 
 
+def _image_row(line: str, done: Done, row: Row[Any] | None, now: datetime) -> dict[str, Any]:
+    image = done.image
+    return {
+        "line": line,
+        "sha256": image.sha256,
+        "first_file": done.prediction.path if done.prediction else "",
+        "owner_path": row.path if row else None,
+        "size": row.size if row else None,
+        "width": image.width,
+        "height": image.height,
+        "channels": image.channels,
+        "first_seen": now,
+    }
+
+
+def _note_images(
+    db: InspectionDatabase, connection: Connection, line: str, done: Sequence[tuple[Row[Any], Done]], now: datetime
+) -> dict[str, str]:
+    """Note contents; return the path that owns each: the first that held it, in order of registration."""
+    if not done:
+        return {}
+    insert_many(
+        connection,
+        db.insert_or_ignore(images),
+        [_image_row(line, each, row, now) for row, each in done],
+    )
+    noted = select(images.c.sha256, images.c.owner_path).where(
+        images.c.line == line, images.c.sha256.in_({each.image.sha256 for _, each in done})
+    )
+    owners = {row.sha256: row.owner_path for row in connection.execute(noted)}
+    # Known from the row of a table only: the first that arrives with it owns it from now on.
+    free = {each.image.sha256: row for row, each in reversed(done) if owners[each.image.sha256] is None}
+    if free:
+        this = (images.c.line == line) & (images.c.sha256 == bindparam("content"))
+        connection.execute(
+            update(images).where(this).values(owner_path=bindparam("owner"), size=bindparam("bytes")),
+            [{"content": sha, "owner": row.path, "bytes": row.size} for sha, row in free.items()],
+        )
+    return owners | {sha: row.path for sha, row in free.items()}
+
+
+def _unless_duplicate(row: Row[Any], outcome: Outcome, owners: Mapping[str, str]) -> Outcome:
+    if not isinstance(outcome, Done) or owners[outcome.image.sha256] == row.path:
+        return outcome
+    return duplicate(row.file_id, outcome.image.sha256, owners[outcome.image.sha256])
+
+
+def _insert_predictions(
+    db: InspectionDatabase,
+    connection: Connection,
+    line: str,
+    done: Sequence[Done],
+    source: str,
+    run_id: str | None,
+    now: datetime,
+) -> None:
+    common = {"line": line, "source": source, "run_id": run_id, "created_at": now}
+    new = [{**vars(each.prediction), **common} for each in done if each.prediction is not None]
+    insert_many(connection, db.insert_or_ignore(predictions), new)
+
+
 def _settle(
-    connection: Connection, row: Row[Any], outcome: Outcome, run_id: str | None, now: datetime
-) -> Decision | None:
-    this = incoming_files.c.file_id == row.file_id
-    free: dict[str, Any] = {"leased_by": None, "leased_until": None}
+    connection: Connection, rows: Sequence[Row[Any]], outcomes: Sequence[Outcome], run_id: str | None, now: datetime
+) -> None:
+    decided, later, unchanged = [], [], []
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if isinstance(outcome, Unchanged):
+            unchanged.append(outcome)
+        elif isinstance(outcome, Later):
+            again = {"leased_until": now + timedelta(seconds=outcome.seconds), "reason": outcome.reason}
+            later.append({"this": row.file_id, "deliveries": row.deliveries + outcome.blamed, **again})
+        else:
+            decided.append({"this": row.file_id, **_decided_columns(outcome)})
+    if unchanged:
+        # The earlier row takes the version over. Where it is gone too, the file is registered anew.
+        gone = incoming_files.c.file_id.in_([each.file_id for each in unchanged])
+        connection.execute(delete(incoming_files).where(gone))
+    this = update(incoming_files).where(incoming_files.c.file_id == bindparam("this"))
+
+    def change(changes: Sequence[Mapping[str, Any]], **common: Any) -> None:
+        if changes:
+            named: dict[str, Any] = {name: bindparam(name) for name in changes[0] if name != "this"}
+            connection.execute(this.values(**common, **named), changes)
+
+    change(decided, leased_by=None, leased_until=None, decided_at=now, run_id=run_id)
+    change(later, leased_by=None)
+    change([{"this": each.earlier_id, **each.version._asdict()} for each in unchanged])
+
+
+def _decided_columns(outcome: Done | Refused) -> dict[str, Any]:
+    columns = dict.fromkeys(("sha256", "rule", "reason", "duplicate_of", "quarantine_file", "quarantine_note"))
+    if isinstance(outcome, Done):
+        return {**columns, "state": DONE, "sha256": outcome.image.sha256}
+    return {**{name: getattr(outcome, name) for name in columns}, "state": REFUSED}
+
+
+def _decision(row: Row[Any], outcome: Done | Refused | Unchanged, now: datetime) -> Decision:
     seconds = max(0.0, (now - row.arrived_at).total_seconds())
     if isinstance(outcome, Unchanged):
-        connection.execute(delete(incoming_files).where(this))
-        # The earlier row may be gone, or be of this very version by now: then there is nothing to remember.
-        earlier = incoming_files.c.file_id == outcome.earlier_id
-        connection.execute(update(incoming_files).where(earlier).values(**outcome.version._asdict()))
-        return Decision(row.path, "unchanged", row.sha256, None, None, None, seconds)
-    if isinstance(outcome, Later):
-        more = {"leased_until": now + timedelta(seconds=outcome.seconds), "reason": outcome.reason}
-        more["deliveries"] = row.deliveries + outcome.blamed
-        connection.execute(update(incoming_files).where(this).values(**free | more))
-        return None
-    decided = free | {"decided_at": now, "run_id": run_id, "rule": None, "reason": None}
-    if isinstance(outcome, Done):
-        decided |= {"state": DONE, "sha256": outcome.image.sha256}
-        predicted = outcome.prediction.predicted if outcome.prediction else None
-    else:
-        fields = dict(vars(outcome))
-        del fields["file_id"]
-        decided |= {"state": REFUSED, **fields}
-        predicted = None
-    connection.execute(update(incoming_files).where(this).values(**decided))
+        return Decision(row.path, "unchanged", None, None, None, None, seconds)
+    columns = _decided_columns(outcome)
+    predicted = outcome.prediction.predicted if isinstance(outcome, Done) and outcome.prediction else None
     return Decision(
-        row.path, decided["state"], decided["sha256"], decided["rule"], decided["reason"], predicted, seconds
+        row.path, columns["state"], columns["sha256"], columns["rule"], columns["reason"], predicted, seconds
     )

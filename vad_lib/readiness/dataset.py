@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from vad_lib.ground_truth import check_format_version
 from vad_lib.tables import DroppedRows, ValidatedRows
 
 FORMAT_VERSION = 1
+LEAST_TO_FIT, LEAST_TO_VALIDATE = 10, 5
+"""Normal images below which a first version waits for a person."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,29 @@ class ValidatedDataset:
         """Facts of the usable normal images: what ``environment.compare_environment`` compares new images with."""
         normal = self.rows.loc[self.rows["is_anomalous"].eq(False).fillna(False), "row"]
         return self.image_facts[self.image_facts["row"].isin(normal)]
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of what a model sees of the dataset: contents, labels and splits, in any order."""
+        rows = self.rows[["sha256", "is_anomalous", "split"]].astype(str).sort_values(["sha256", "split"])
+        return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
+
+    def doubts(self) -> tuple[str, ...]:
+        """Say in sentences why a model of these rows can hardly be trusted; empty where nothing speaks against it.
+
+        Only what makes its numbers meaningless counts: so few normal images that they say next to nothing.
+        """
+        fitted = len(self.train_rows)
+        validated = int((~self.valid_rows["is_anomalous"].astype(bool)).sum())
+        told = []
+        if fitted < LEAST_TO_FIT:
+            told.append(f"It learnt from {fitted} normal images; fewer than {LEAST_TO_FIT} do not show what is normal.")
+        if validated < LEAST_TO_VALIDATE:
+            told.append(
+                f"It was validated on {validated} normal images; fewer than {LEAST_TO_VALIDATE} say nothing about "
+                "false alarms."
+            )
+        return tuple(told)
 
     def config(self) -> dict[str, Any]:
         """Return the content of readiness_config.json, JSON-ready."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -40,9 +40,9 @@ class ScoredImages:
 
 
 def scored_since(
-    db: InspectionDatabase, after: Mapping[str, int], *, limit: int = MOST_PREDICTIONS
+    db: InspectionDatabase, lines: Collection[str], after: Mapping[str, int], *, limit: int = MOST_PREDICTIONS
 ) -> tuple[list[ScoredImages], dict[str, int]]:
-    """Return what services scored after a ``prediction_id`` of each line, and the ids to go on from.
+    """Return what services scored on each line after a ``prediction_id``, and the ids to go on from.
 
     Ids are in order of time within a line only: two lines are written at once.
     """
@@ -50,12 +50,13 @@ def scored_since(
     found: list[ScoredImages] = []
     reached = dict(after)
     with db.reading() as connection:
-        newest = dict(connection.execute(select(columns.line, func.max(columns.prediction_id)).group_by(columns.line)))  # type: ignore[arg-type]
-        for line in sorted(newest):
+        for line in sorted(lines):
             begin = after.get(line, 0)
-            until = min(newest[line], begin + limit)
-            if until <= begin:
+            mine = columns.line == line, columns.prediction_id > begin
+            newest = connection.execute(select(func.max(columns.prediction_id)).where(*mine)).scalar()
+            if newest is None:
                 continue
+            until = min(newest, begin + limit)
             rows = connection.execute(
                 select(
                     *(columns.line, columns.model_version, func.count()),
@@ -64,8 +65,7 @@ def scored_since(
                     *(func.min(columns.prediction_id), func.max(columns.prediction_id)),
                     *(func.min(columns.created_at), func.max(columns.created_at)),
                 )
-                .where(columns.line == line, columns.source == ONLINE)
-                .where(columns.prediction_id > begin, columns.prediction_id <= until)
+                .where(*mine, columns.prediction_id <= until, columns.source == ONLINE)
                 .group_by(columns.line, columns.model_version)
                 .order_by(func.max(columns.prediction_id))
             ).all()
@@ -110,15 +110,20 @@ class Latency:
 
 
 def latencies(
-    db: InspectionDatabase, *, window: timedelta = timedelta(hours=1), objective: float = OBJECTIVE_SECONDS
+    db: InspectionDatabase,
+    lines: Collection[str],
+    *,
+    window: timedelta = timedelta(hours=1),
+    objective: float = OBJECTIVE_SECONDS,
 ) -> dict[str, Latency]:
-    """Return how long images waited on each line that a service works on, or has worked on within the window."""
+    """Return how long images waited on those lines that a service works on, or has worked on within the window."""
     files = incoming_files.c
     served = services_of(db)
     with db.reading() as connection:
         now = db.clock(connection)
         decided = connection.execute(
             select(files.line, files.arrived_at, files.decided_at).where(
+                files.line.in_(lines),
                 files.decided_at >= now - window,
                 files.run_id.is_(None),
                 (files.state == DONE) | (files.rule == UNREADABLE),
@@ -133,7 +138,8 @@ def latencies(
         if line in served or line in waits:
             ages.setdefault(line, []).append((now - arrived_at).total_seconds())
     return {
-        line: _latency(waits.get(line, []), ages.get(line, []), objective) for line in sorted({*waits, *ages, *served})
+        line: _latency(waits.get(line, []), ages.get(line, []), objective)
+        for line in sorted({*waits, *ages, *served} & set(lines))
     }
 
 

@@ -11,6 +11,7 @@ from vad_lib.thresholds.calibration import Calibration, learn_calibration
 from vad_lib.thresholds.decision import DecisionRule, Judged, certainty, decide
 from vad_lib.thresholds.graph import plot_threshold_table
 from vad_lib.thresholds.learning import choose_threshold, learn_threshold
+from vad_lib.thresholds.learnt import LearntThreshold
 from vad_lib.thresholds.records import Threshold, ThresholdMethod, as_flags, as_scores, rows_digest
 from vad_lib.thresholds.table import threshold_table
 
@@ -18,6 +19,7 @@ __all__ = [
     "Calibration",
     "DecisionRule",
     "Judged",
+    "LearntThreshold",
     "Threshold",
     "ThresholdMethod",
     "as_flags",

@@ -7,24 +7,24 @@ https://arxiv.org/abs/2111.07677
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
-from vad_lib.backbones.build import resolve_device
-from vad_lib.backbones.weights import BackboneWeights
-from vad_lib.detectors.base import DetectorFacts, Epoch, FitReport, Scores, join_scores, require_batch
-from vad_lib.detectors.fastflow.epochs import BestEpoch, monitored_value
+from vad_lib.backbones.weight_file import BackboneWeights
+from vad_lib.detectors.base import Detector, Epoch, FitReport, FitSettings, Scores, join_scores, require_batch
+from vad_lib.detectors.fastflow.epochs import PATIENCE, BestEpoch, monitored_value
 from vad_lib.detectors.fastflow.features import FEATURE_BUDGET, FeatureSource
-from vad_lib.detectors.fastflow.network import FlowNetwork
+from vad_lib.detectors.fastflow.network import FlowGraph, FlowNetwork
+from vad_lib.detectors.fastflow.plan_arguments import FastFlowArguments
 from vad_lib.detectors.feature_cache import FeatureCache, begin_cache, cache_numbers
+from vad_lib.detectors.fit_forecast import FitForecast, Part, bytes_of, memory_problems, sample_of, seconds_an_image
 from vad_lib.detectors.images import ImageDataset
-from vad_lib.detectors.storage import write_model_folder
 from vad_lib.errors import InputError, ModelFormatError, VadError
+from vad_lib.machine import PeakMemory
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.randomness import seeded
 
@@ -33,7 +33,7 @@ WEIGHT_DECAY = 1e-5
 MONITORS = ("loss", "image_AUROC", "image_F1Score")
 
 
-class FastFlow:
+class FastFlow(Detector):
     """Flows that make the features of normal images look like noise; what does not fit is anomalous.
 
     Args:
@@ -48,10 +48,9 @@ class FastFlow:
         feature_budget: bytes for features that are kept in memory between epochs.
         feature_cache: of features that earlier fits extracted. It has no effect on any result, and none at all with
             augmentation or with random weights.
-
-    Attributes:
-        report: the epochs of the last fit.
     """
+
+    name = "fastflow"
 
     def __init__(
         self,
@@ -68,29 +67,32 @@ class FastFlow:
     ) -> None:
         if monitor_metric not in MONITORS:
             raise ValueError(f"monitor_metric is {monitor_metric!r}; it can be {', '.join(MONITORS)}.")
-        self.facts = DetectorFacts(
-            name="fastflow",
-            needs_training=True,
-            makes_maps=True,
-            fixed_input_size=input_size,
-            normals_only=True,
-            needs_epochs=True,
-        )
-        self.weights = weights
+        super().__init__(weights, accelerator)
         self.flow_steps = flow_steps
-        self.input_size = input_size
+        self.input_size = (input_size[0], input_size[1])  # a list, where it comes from JSON
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.monitor_metric = monitor_metric
         self.seed = seed
-        self.device = resolve_device(accelerator)
         self.feature_budget = feature_budget
         self.feature_cache = feature_cache
         self.network = self._new_network()
         self.fitted_ = False
-        # a compiled network that takes this one's place in scoring, see vad_lib.compiled
-        self.runner: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None
-        self.report = FitReport()
+
+    @classmethod
+    def create(cls, arguments: FastFlowArguments, settings: FitSettings) -> Self:
+        """Make the unfitted detector that a plan asks for; see ``base.Detector.create``."""
+        return cls(
+            settings.weights,
+            flow_steps=arguments.fastflow_flow_steps,
+            input_size=(arguments.side(), arguments.side()),
+            max_epochs=settings.max_epochs,
+            batch_size=settings.batch_size,
+            monitor_metric=settings.monitor_metric,
+            seed=settings.seed,
+            accelerator=settings.accelerator,
+            feature_cache=settings.feature_cache,
+        )
 
     def _new_network(self) -> FlowNetwork:
         with seeded(self.seed):
@@ -115,7 +117,7 @@ class FastFlow:
     ) -> FitReport:
         monitor, notices = self._monitor(validation)
         evaluates = monitor != "loss" and validation is not None
-        facts = {"detector": self.facts.name, "weights": self.weights.to_json()}
+        facts = {"detector": self.name, "weights": self.weights.to_json()}
         cache = begin_cache(self.feature_cache, images, facts, self.weights, self.device)
         train = FeatureSource(images, network, self.device, self.batch_size, self.feature_budget, cache)
         valid = None
@@ -188,7 +190,7 @@ class FastFlow:
         if not np.isfinite(total):
             raise VadError(
                 "The loss of FastFlow is not a number any more: the fit went astray. Take fewer fastflow_flow_steps, "
-                "a larger batch_size, or model_name: patchcore."
+                "a larger batch_size, or another model_name."
             )
         return total / count
 
@@ -217,7 +219,7 @@ class FastFlow:
         require_batch(batch)
         if not self.fitted_:
             raise ModelFormatError("This FastFlow has not been fitted: fit or load it first.")
-        if tuple(batch.shape[2:]) != tuple(self.input_size):
+        if tuple(batch.shape[2:]) != self.input_size:
             raise ValueError(
                 f"FastFlow takes images of {self.input_size} (height, width), not {tuple(batch.shape[2:])}."
             )
@@ -254,24 +256,71 @@ class FastFlow:
         self.fitted_ = True
         return self
 
-    def describe(self) -> dict[str, Any]:
-        """Return what ``registry.detector_from_description`` needs."""
+    def init_arguments(self) -> dict[str, Any]:
+        """Return what a loaded FastFlow is made with."""
         return {
-            "name": self.facts.name,
-            "backbone": self.weights.to_json(),
-            "arguments": {
-                "flow_steps": self.flow_steps,
-                "input_size": list(self.input_size),
-                "max_epochs": self.max_epochs,
-                "batch_size": self.batch_size,
-                "monitor_metric": self.monitor_metric,
-                "seed": self.seed,
-            },
+            "flow_steps": self.flow_steps,
+            "input_size": list(self.input_size),
+            "max_epochs": self.max_epochs,
+            "batch_size": self.batch_size,
+            "monitor_metric": self.monitor_metric,
+            "seed": self.seed,
         }
 
-    def save(self, folder: Path) -> None:
-        """Write ``model.safetensors`` and ``detector.json``."""
-        write_model_folder(folder, self.state_dict(), {"detector": self.describe()})
+    def forecast(self, images: ImageDataset, validation: ImageDataset | None, memory_bytes: int) -> FitForecast:
+        """Forecast a fit by two epochs on a few of the images; see ``base.Detector.forecast``.
+
+        Raises:
+            InputError: none of the images that are tried can be read.
+        """
+        with PeakMemory() as peak:
+            train = FeatureSource(images, self.network, self.device, self.batch_size, self.feature_budget)
+            kept_images, kept_bytes = (len(images), train.needs) if train.keeps else (0, 0)
+            n_valid, valid_keeps = 0, False
+            if validation is not None and self.monitor_metric != "loss":
+                left = self.feature_budget - kept_bytes
+                valid = FeatureSource(validation, self.network, self.device, self.batch_size, left)
+                n_valid, valid_keeps = len(validation), valid.keeps
+                if valid.keeps:
+                    kept_images, kept_bytes = kept_images + n_valid, kept_bytes + valid.needs
+            epochs = self.max_epochs
+            feature_seconds, epoch_seconds, score_seconds = self._probe(images, train.keeps)
+        flow_only = max(0.0, score_seconds - feature_seconds)
+        epoch = len(images) * epoch_seconds + n_valid * (flow_only if valid_keeps else score_seconds)
+        expected = peak.peak_bytes + (kept_bytes if self.device.type == "cpu" else 0)
+        needs = f"FastFlow needs about {{}} of memory with batches of {self.batch_size}"
+        problems = memory_problems(needs, expected, memory_bytes)
+        least = min(epochs, PATIENCE + 1)
+        return FitForecast(
+            parts=(
+                Part.of("reading images and extracting features", kept_images * feature_seconds),
+                Part(name=f"training, {epochs} epochs at most", seconds=epochs * epoch, least_seconds=least * epoch),
+            ),
+            ms_per_image=1000 * score_seconds,
+            peak_memory_bytes=expected,
+            model_bytes=bytes_of(self.network.state_dict()),
+            problems=problems,
+            advice=("a smaller batch_size", "another model_name") if problems else (),
+        )
+
+    def _probe(self, images: ImageDataset, keeps_features: bool) -> tuple[float, float, float]:
+        """Return seconds an image: through reading and network; in an epoch; to score. The detector is used up."""
+        sample = sample_of(images, max(8, 2 * self.batch_size))
+        feature_seconds = seconds_an_image(sample, self.device, self.network.features, self.batch_size)
+        self.max_epochs = 2  # the first one is slower: memory is taken, kernels are chosen
+        self.monitor_metric = "loss"
+        self.feature_budget = self.feature_budget if keeps_features else 0
+        epoch_seconds = self.fit(sample).report.epochs[-1].seconds / len(sample)
+        score_seconds = seconds_an_image(
+            sample, self.device, lambda batch: self.score(batch, with_maps=False), self.batch_size
+        )
+        return feature_seconds, epoch_seconds, score_seconds
+
+    def graph(self) -> nn.Module:
+        """Return backbone, flows and map as one network; see ``base.Detector.graph``."""
+        if not self.fitted_:
+            raise ModelFormatError("This FastFlow has not been fitted: fit or load it first.")
+        return FlowGraph(self.network)
 
 
 def _note(epochs: list[Epoch], monitor: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vad_lib.backbones.build import Normalise, create_backbone, freeze, load_weights
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 
 TRANSFORMERS = ("cait_m48_448", "deit_base_distilled_patch16_384")
 STAGES = (1, 2, 3)
@@ -116,6 +116,19 @@ class FlowNetwork(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         """Return the parameters that a fit changes."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+class FlowGraph(nn.Module):
+    """FastFlow, fitted, for torch's exporter: float32 (N, 3, H, W) in 0..1 to scores (N,) and maps (N, H, W)."""
+
+    def __init__(self, network: FlowNetwork) -> None:
+        super().__init__()
+        self.network = network.eval()
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, _ = self.network.flow(self.network.features_together(images))
+        maps = self.network.map_maker(hidden)[:, 0]
+        return maps.amax((1, 2)), maps
 
 
 def _reorder(order: torch.Tensor, inverse: torch.Tensor) -> Any:

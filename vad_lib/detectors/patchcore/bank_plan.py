@@ -13,7 +13,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from vad_lib.detectors.fit_forecast import Size
 from vad_lib.errors import PlanError
+from vad_lib.machine import GIB, MIB, memory_of_machine
 
 BankMethod = Literal["auto", "exact", "streaming"]
 
@@ -27,7 +29,6 @@ OVERSAMPLING = 4
 CHUNK_ROWS = 65_536
 """Patches of a chunk: 64 images of 256 x 256 pixels at stride 8."""
 FLOAT_BYTES = 4
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,24 @@ def plan_bank(
         rows=rows,
         expected_bytes=expected,
         exact_bytes=exact,
-        bank_bytes=FLOAT_BYTES * rows * (channels + 1),
+        bank_bytes=bank_bytes(rows, channels),
         budget_bytes=budget,
         cap_rows=cap_rows,
         chunk_images=chunk_images,
         summary_rows=summary_rows,
+    )
+
+
+def bank_bytes(rows: int, channels: int) -> int:
+    """Return the bytes of a bank in memory: its rows with their norms."""
+    return FLOAT_BYTES * rows * (channels + 1)
+
+
+def bank_sizes(rows: int, size: int) -> tuple[Size, ...]:
+    """Return the rows and the bytes of a bank as a forecast and a fitted detector tell them."""
+    return (
+        Size(name="bank_rows", label="rows of the memory bank", value=rows),
+        Size(name="bank_mib", label="memory bank in MiB", value=size / MIB),
     )
 
 
@@ -138,8 +152,6 @@ def default_budget(accelerator: str = "cpu") -> int:
         import torch
 
         return int(torch.cuda.get_device_properties(0).total_memory * MEMORY_SHARE)
-    from vad_lib.forecast.machine import memory_of_machine  # the forecast imports this module
-
     return int(memory_of_machine() * MEMORY_SHARE)
 
 

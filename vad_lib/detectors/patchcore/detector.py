@@ -5,29 +5,50 @@ Paper: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", http
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import nn
 
-from vad_lib.backbones.build import fitting_layers, resolve_device
-from vad_lib.backbones.weights import BackboneWeights
-from vad_lib.detectors.base import DetectorFacts, FitReport, Scores, join_scores, require_batch
+from vad_lib.backbones.build import fitting_layers
+from vad_lib.backbones.weight_file import BackboneWeights
+from vad_lib.detectors.base import (
+    Detector,
+    ExtendedDetector,
+    FitReport,
+    FitSettings,
+    Scores,
+    join_scores,
+    require_batch,
+)
 from vad_lib.detectors.feature_cache import FeatureCache, begin_cache, cache_numbers
+from vad_lib.detectors.fit_forecast import FitForecast, Size
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.bank_choice import choose_bank
-from vad_lib.detectors.patchcore.bank_plan import CAP_ROWS, BankMethod, budget_in_bytes, plan_bank
+from vad_lib.detectors.patchcore.bank_plan import (
+    CAP_ROWS,
+    BankMethod,
+    bank_bytes,
+    bank_sizes,
+    budget_in_bytes,
+    plan_bank,
+)
+from vad_lib.detectors.patchcore.exported_network import PatchCoreGraph, PatchEmbedding
+from vad_lib.detectors.patchcore.extension import select_new_rows
+from vad_lib.detectors.patchcore.fit_cost import forecast_fit
 from vad_lib.detectors.patchcore.nearest import MemoryBank
 from vad_lib.detectors.patchcore.network import MapMaker, PatchEmbedder, image_score
 from vad_lib.detectors.patchcore.patches import PatchSource
-from vad_lib.detectors.storage import write_model_folder
-from vad_lib.errors import ModelFormatError
-from vad_lib.progress import Progress, silent
+from vad_lib.detectors.patchcore.plan_arguments import PatchCoreArguments
+from vad_lib.errors import InputError, ModelFormatError
+from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.randomness import seeded
 
 
-class PatchCore:
+class PatchCore(Detector):
     """A memory of normal patches; an image is as anomalous as its strangest patch.
 
     Args:
@@ -46,19 +67,10 @@ class PatchCore:
 
     Attributes:
         bank_: the memory after ``fit`` or loading; rows (M, D).
-        bank_record: how the bank was chosen (see ``bank_choice.choose_bank``); empty before a fit, and in models of
-            versions that did not record it.
-        report: what happened in the fit.
+        bank_record: how the bank was chosen (see ``bank_choice.choose_bank``); empty before a fit.
     """
 
-    facts = DetectorFacts(
-        name="patchcore",
-        needs_training=True,
-        makes_maps=True,
-        fixed_input_size=None,
-        normals_only=True,
-        needs_epochs=False,
-    )
+    name = "patchcore"
 
     def __init__(
         self,
@@ -74,14 +86,12 @@ class PatchCore:
         work_folder: Path | None = None,
         feature_cache: FeatureCache | None = None,
     ) -> None:
-        self.weights = weights
+        super().__init__(weights, accelerator)
         self.layers = fitting_layers(weights, layers)
         self._layers_of_plan = tuple(layers)
         self.coreset_sampling_ratio = coreset_sampling_ratio
         self.seed = seed
         self.batch_size = batch_size
-        self.device = resolve_device(accelerator)
-        self.accelerator = accelerator
         self.memory_bank: BankMethod = memory_bank
         self.memory_budget_gib = memory_budget_gib
         self.bank_cap_rows = bank_cap_rows
@@ -91,10 +101,24 @@ class PatchCore:
             self.embedder = PatchEmbedder(weights, self.layers).to(self.device)
         self.map_maker = MapMaker().to(self.device)
         self.bank_: MemoryBank | None = None
-        # a compiled network that takes the embedder's place in scoring, see vad_lib.compiled
-        self.runner: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] | None = None
         self.bank_record: dict[str, Any] = {}
-        self.report = FitReport()
+
+    @classmethod
+    def create(cls, arguments: PatchCoreArguments, settings: FitSettings) -> Self:
+        """Make the unfitted detector that a plan asks for; see ``base.Detector.create``."""
+        return cls(
+            settings.weights,
+            arguments.patchcore_layers,
+            arguments.patchcore_coreset_sampling_ratio,
+            settings.seed,
+            settings.batch_size,
+            settings.accelerator,
+            memory_bank=arguments.patchcore_memory_bank,
+            memory_budget_gib=arguments.patchcore_memory_budget_gib,
+            bank_cap_rows=arguments.patchcore_bank_cap_rows,
+            work_folder=settings.work_folder,
+            feature_cache=settings.feature_cache,
+        )
 
     def fit(self, images: ImageDataset, *, validation: ImageDataset | None = None, progress: Progress = silent) -> Self:
         """Remember the training patches; ``validation`` has no part in it. See ``base.Detector.fit``.
@@ -102,18 +126,10 @@ class PatchCore:
         Raises:
             InputError: no training image can be read.
         """
-        facts = {"detector": "patchcore", "weights": self.weights.to_json(), "layers": list(self.layers)}
+        facts = {"detector": self.name, "weights": self.weights.to_json(), "layers": list(self.layers)}
         cache = begin_cache(self.feature_cache, images, facts, self.weights, self.device)
         source = PatchSource(images, self.embedder, self.device, self.batch_size, cache)
-        plan = plan_bank(
-            len(images),
-            source.total / max(1, len(images)),
-            source.channels,
-            self.coreset_sampling_ratio,
-            method=self.memory_bank,
-            budget_bytes=budget_in_bytes(self.memory_budget_gib, self.accelerator),
-            cap_rows=self.bank_cap_rows,
-        )
+        plan = plan_bank(**self._bank_arguments(source))
         with seeded(self.seed):
             chosen = choose_bank(
                 source,
@@ -135,7 +151,6 @@ class PatchCore:
         self.report = FitReport(notices=notices, numbers={**chosen.numbers, **cache_numbers(cache)})
         return self
 
-    @torch.inference_mode()
     def score(self, batch: torch.Tensor, *, with_maps: bool = True) -> Scores:
         """Score images, float32 (N, 3, H, W) in 0..1; see ``base.Detector.score``.
 
@@ -143,10 +158,12 @@ class PatchCore:
             ModelFormatError: neither fitted nor loaded.
         """
         require_batch(batch)
-        if self.bank_ is None:
-            raise ModelFormatError("This PatchCore has no memory yet: fit or load it first.")
+        return self._score_each(batch, self._bank(), with_maps=with_maps)
+
+    @torch.inference_mode()
+    def _score_each(self, batch: torch.Tensor, bank: MemoryBank, *, with_maps: bool) -> Scores:
         size = 1 if self.device.type == "cpu" else max(1, len(batch))
-        return join_scores([self._score(part.to(self.device), self.bank_, with_maps) for part in batch.split(size)])
+        return join_scores([self._score(part.to(self.device), bank, with_maps) for part in batch.split(size)])
 
     def _score(self, images: torch.Tensor, bank: MemoryBank, with_maps: bool) -> Scores:
         embeddings, grid = self._embed(images)
@@ -178,11 +195,9 @@ class PatchCore:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the backbone's tensors and the memory."""
-        if self.bank_ is None:
-            raise ModelFormatError("This PatchCore has no memory yet: fit it first.")
         backbone = self.embedder.backbone.state_dict()
         return {
-            "memory_bank": self.bank_.rows,
+            "memory_bank": self._bank().rows,
             **{f"feature_extractor.{key}": value for key, value in backbone.items()},
         }
 
@@ -201,22 +216,106 @@ class PatchCore:
             raise ModelFormatError(f"The tensors are not those of this PatchCore: {error}") from error
         return self
 
-    def describe(self) -> dict[str, Any]:
-        """Return what ``registry.detector_from_description`` needs."""
+    def init_arguments(self) -> dict[str, Any]:
+        """Return what a loaded PatchCore is made with."""
         return {
-            "name": self.facts.name,
-            "backbone": self.weights.to_json(),
-            "arguments": {
-                "layers": list(self.layers),
-                "coreset_sampling_ratio": self.coreset_sampling_ratio,
-                "seed": self.seed,
-                "memory_bank": self.memory_bank,
-                "memory_budget_gib": self.memory_budget_gib,
-                "bank_cap_rows": self.bank_cap_rows,
-            },
-            "memory_bank": self.bank_record,
+            "layers": list(self.layers),
+            "coreset_sampling_ratio": self.coreset_sampling_ratio,
+            "seed": self.seed,
+            "memory_bank": self.memory_bank,
+            "memory_budget_gib": self.memory_budget_gib,
+            "bank_cap_rows": self.bank_cap_rows,
         }
 
-    def save(self, folder: Path) -> None:
-        """Write ``model.safetensors`` and ``detector.json``."""
-        write_model_folder(folder, self.state_dict(), {"detector": self.describe()})
+    def describe(self) -> dict[str, Any]:
+        """Return what ``from_description`` needs, and how the bank was chosen."""
+        return {**super().describe(), "memory_bank": self.bank_record}
+
+    @classmethod
+    def from_description(
+        cls, description: dict[str, Any], tensors: dict[str, torch.Tensor], *, accelerator: str = "cpu"
+    ) -> Self:
+        """Make a fitted PatchCore from what ``describe`` and ``state_dict`` returned."""
+        detector = super().from_description(description, tensors, accelerator=accelerator)
+        detector.bank_record = dict(description["memory_bank"])
+        return detector
+
+    def forecast(self, images: ImageDataset, validation: ImageDataset | None, memory_bytes: int) -> FitForecast:
+        """Forecast a fit; see ``base.Detector.forecast``. The sizes are those that the fit itself plans with.
+
+        Raises:
+            InputError: none of the images that are tried can be read.
+        """
+        source = PatchSource(images, self.embedder, self.device, self.batch_size)
+
+        def score(batch: torch.Tensor, bank: MemoryBank) -> Scores:
+            return self._score_each(batch, bank, with_maps=False)
+
+        return forecast_fit(source, self._bank_arguments(source), self.seed, score, memory_bytes)
+
+    def sizes(self) -> tuple[Size, ...]:
+        """Return the rows and the memory of the bank."""
+        rows, channels = self._bank().rows.shape
+        return bank_sizes(rows, bank_bytes(rows, channels))
+
+    def graph(self) -> nn.Module:
+        """Return backbone, patch embedding, search, weighing and map as one network; see ``base.Detector.graph``."""
+        return PatchCoreGraph(self.embedder, self.map_maker, self._bank())
+
+    def compiled_part(self) -> nn.Module:
+        """Return the backbone with the patch embedding: the search stays ours, it is faster than any runtime's."""
+        return PatchEmbedding(self.embedder)
+
+    def extend(self, images: ImageDataset, progress: Progress = silent) -> ExtendedDetector:
+        """Return a copy whose bank has further rows, for what the images have and the bank does not cover.
+
+        A refit would keep the coreset ratio of the new patches; no more than that is added, and never beyond the cap
+        of the bank. Distances of patches, and so anomaly maps, can only become smaller. The score of an image, which
+        PatchCore weighs by how common the neighbourhood of its worst patch is, nearly always does.
+
+        Raises:
+            InputError: the bank is full.
+        """
+        bank = self._bank()
+        if len(bank.rows) >= self.bank_cap_rows:
+            raise InputError(
+                f"The memory bank is full: it has {len(bank.rows):,} rows, and patchcore_bank_cap_rows of the plan it "
+                f"was trained with allows {self.bank_cap_rows:,}. Raise that, put the images into the ground-truth "
+                "table, and train again (vad train)."
+            )
+        radius = float(self.bank_record["covering_radius"])
+        source = PatchSource(images, self.embedder, self.device, self.batch_size)
+        meter = ProgressMeter(progress, "Extracting features", len(images))
+        # covered patches are let go at once: what is kept does not grow with the number of images, but with what is new
+        parts = [patches[bank.nearest(patches)[0] > radius] for patches in source.each(range(len(images)), meter)]
+        share = math.ceil(source.total * self.coreset_sampling_ratio)
+        room = self.bank_cap_rows - len(bank.rows)
+        added = select_new_rows(bank, torch.cat(parts), radius, min(share, room))
+        record = dict(self.bank_record)
+        record |= {"rows": len(bank.rows) + len(added.rows), "patches": record["patches"] + source.total}
+        # beside the radius of the fit, which says what later images must add; it must not grow by what was left out
+        if added.left_radius > radius:
+            record["uncovered_radius"] = added.left_radius
+        else:
+            record.pop("uncovered_radius", None)
+        tensors = {**self.state_dict(), "memory_bank": torch.cat([bank.rows, added.rows])}
+        description = {**self.describe(), "memory_bank": record}
+        grown = self.from_description(description, tensors, accelerator=self.accelerator)
+        return ExtendedDetector(grown, len(bank.rows), len(added.rows), added.farther, radius, added.left_radius)
+
+    def _bank_arguments(self, source: PatchSource) -> dict[str, Any]:
+        """Return the arguments of ``plan_bank`` for these images."""
+        return {
+            "images": len(source.images),
+            "patches_per_image": source.total / max(1, len(source.images)),
+            "channels": source.channels,
+            "ratio": self.coreset_sampling_ratio,
+            "method": self.memory_bank,
+            "budget_bytes": budget_in_bytes(self.memory_budget_gib, self.accelerator),
+            "cap_rows": self.bank_cap_rows,
+        }
+
+    def _bank(self) -> MemoryBank:
+        if self.bank_ is None:
+            raise ModelFormatError("This PatchCore has no memory yet: fit or load it first.")
+        return self.bank_

@@ -7,14 +7,10 @@ out. Of the others the farthest is taken, then the farthest from all that are th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from vad_lib.detectors.patchcore.nearest import MemoryBank
-
-SAMPLE = 4096
-"""Rows that a radius is estimated from where the model does not record one."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +54,3 @@ def select_new_rows(bank: MemoryBank, patches: torch.Tensor, radius: float, most
     left = max(covered, float(distance.max()) if len(distance) else 0.0)
     rows = torch.stack(chosen) if chosen else patches[:0]
     return NewRows(rows, farther, left)
-
-
-def covering_radius(bank: MemoryBank, record: dict[str, Any]) -> float:
-    """Return how far a training patch may lie from the bank.
-
-    Models record it (``bank_choice.choose_bank``). For those of earlier versions it is estimated: each row was the
-    farthest patch when it was taken, so rows are about that radius apart, and the median distance of a row to its
-    nearest neighbour stands for it.
-    """
-    if record.get("covering_radius"):
-        return float(record["covering_radius"])
-    rows = bank.rows[:: max(1, len(bank.rows) // SAMPLE)]
-    if len(bank.rows) < 2:
-        return 0.0
-    second = bank.nearest_rows(rows, 2)[:, 1]
-    return float(torch.linalg.vector_norm(rows - bank.rows[second], dim=1).median())

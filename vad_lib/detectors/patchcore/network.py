@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from vad_lib.backbones.build import Normalise, create_backbone, freeze, layer_index, load_weights
-from vad_lib.backbones.weights import BackboneWeights
+from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.patchcore.nearest import Farthest, MemoryBank
 from vad_lib.errors import PlanError
 

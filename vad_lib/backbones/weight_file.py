@@ -1,0 +1,109 @@
+"""The weights of one backbone, found: what the file is, and its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vad_lib.errors import ModelFormatError
+
+if TYPE_CHECKING:
+    import torch
+
+Source = Literal["plan", "store", "timm", "shipped", "random", "none"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class BackboneWeights:
+    """The weights of one backbone, found.
+
+    Attributes:
+        name: timm's name of the architecture.
+        file: the weight file; None for random weights.
+        source: which step of the order found them.
+        sha256: of the file; empty for random weights.
+        create_kwargs: further arguments of ``timm.create_model``.
+        mean: of the three channels, on values in 0..1; subtracted before the network.
+        std: of the three channels; divided by.
+        asked_for: what the plan named.
+        layers: layer names that the file's sidecar gives instead of the plan's; empty where the plan's are used.
+    """
+
+    name: str
+    file: Path | None
+    source: Source
+    sha256: str
+    create_kwargs: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    asked_for: str = ""
+    layers: tuple[str, ...] = ()
+
+    def load_state_dict(self) -> dict[str, torch.Tensor]:
+        """Read the tensors; nothing is unpickled.
+
+        Raises:
+            ModelFormatError: the file is damaged, or holds anything but tensors.
+        """
+        if self.file is None:
+            raise ModelFormatError(f"{self.name} has no weight file.")
+        return read_state_dict(self.file)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a model file says about its backbone."""
+        return {
+            "name": self.name,
+            "asked_for": self.asked_for or self.name,
+            "source": self.source,
+            "file": self.file.name if self.file else None,
+            "sha256": self.sha256,
+            "create_kwargs": self.create_kwargs,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> BackboneWeights:
+        """Inverse of ``to_json``; the file is known by name only, because a saved model holds the tensors itself."""
+        return cls(
+            name=content["name"],
+            file=None,
+            source=content["source"],
+            sha256=content["sha256"],
+            create_kwargs=dict(content["create_kwargs"]),
+            mean=tuple(content["mean"]),
+            std=tuple(content["std"]),
+            asked_for=content["asked_for"],
+        )
+
+
+NO_BACKBONE = BackboneWeights("", None, "none", "")
+"""What a detector without a backbone has in its place."""
+
+
+def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
+    """Read a file of tensors by name, without unpickling anything else.
+
+    Raises:
+        ModelFormatError: the file is damaged, or holds anything but tensors.
+    """
+    import torch
+
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged archives raise many kinds
+        raise ModelFormatError(f"{file} cannot be read as weights ({error}). Copy or fetch it again.") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(torch.is_tensor(value) for value in content.values()):
+        raise ModelFormatError(f"{file} does not hold named tensors: it is not a state dict.")
+    return {key.removeprefix("module."): value for key, value in content.items()}

@@ -1,0 +1,65 @@
+"""The arguments of PatchCore in a plan."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from vad_lib.argument_fields import argument, words_of
+from vad_lib.detectors.registry import DetectorArguments
+
+
+class PatchCoreArguments(DetectorArguments):
+    """What a plan says about PatchCore under ``model_parameters``."""
+
+    patchcore_backbone: str = argument(
+        "wide_resnet50_2",
+        "Network whose features PatchCore stores: any timm model that has the layers.",
+        aliases=("patchcore_backborn",),
+        min_length=1,
+        allowed="the name of a timm model",
+    )
+    patchcore_coreset_sampling_ratio: float = argument(
+        0.1, "Share of the patch features that PatchCore keeps.", gt=0, le=1
+    )
+    patchcore_memory_bank: Literal["auto", "exact", "streaming"] = argument(
+        "auto",
+        "How PatchCore chooses what it keeps: exact looks at all patches at once; streaming reads the images in one "
+        "pass, in a memory that does not grow with their number, and comes close; auto is exact where that fits.",
+        kind="own",
+    )
+    patchcore_memory_budget_gib: float = argument(
+        0.0,
+        "Memory in GiB that the choice may take beside the process itself; 0 takes half of the machine's.",
+        kind="own",
+        ge=0,
+    )
+    patchcore_bank_cap_rows: int = argument(
+        100_000,
+        "Most patches that PatchCore keeps, whatever the coreset ratio gives: scoring takes as long as they are many.",
+        kind="own",
+        ge=1,
+    )
+    patchcore_layers: tuple[str, ...] = argument(
+        ("layer2", "layer3"),
+        "Layers of the backbone that PatchCore reads.",
+        min_length=1,
+        allowed="a list of layer names of the backbone, such as [layer2, layer3]",
+    )
+
+    def backbone(self) -> str:
+        """Return the name or path of the backbone."""
+        return self.patchcore_backbone
+
+    @field_validator("patchcore_layers", mode="before")
+    @classmethod
+    def _one_layer_or_a_list(cls, value: Any) -> Any:
+        return words_of(value)
+
+    @field_validator("patchcore_layers")
+    @classmethod
+    def _each_layer_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a layer twice")
+        return value
