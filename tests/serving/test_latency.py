@@ -17,6 +17,8 @@ from vad_lib.queue import new_worker, register
 from vad_lib.queue.facts import announce_service
 from vad_lib.serving.latency import latencies, scored_since
 
+LINES = ["bottles", "caps"]
+
 
 def _arrive(db: InspectionDatabase, source: RigSource, ages: list[float]) -> None:
     now = time.time()
@@ -29,7 +31,7 @@ def test_images_that_wait_count_as_late_once_their_age_is_above_the_objective(
 ) -> None:
     announce_service(db, new_worker(), ["bottles"])
     _arrive(db, source, [0.5] * 18 + [60.0, 61.0])
-    found = latencies(db)["bottles"]
+    found = latencies(db, LINES)["bottles"]
     assert (found.images, found.waiting, found.is_met) == (20, 20, False)
     assert found.p95 is not None
     assert found.p95 >= 60
@@ -39,15 +41,15 @@ def test_images_that_wait_count_as_late_once_their_age_is_above_the_objective(
 
 def test_lines_that_no_service_works_on_have_no_latency_of_a_service(source: RigSource, db: InspectionDatabase) -> None:
     _arrive(db, source, [60.0])
-    assert latencies(db) == {}
+    assert latencies(db, LINES) == {}
 
 
 def test_nothing_is_said_about_no_images(db: InspectionDatabase) -> None:
     announce_service(db, new_worker(), ["bottles"])
-    found = latencies(db)["bottles"]
+    found = latencies(db, LINES)["bottles"]
     assert (found.is_met, found.p95, found.images) == (True, None, 0)
     assert "No inference service has decided an image" in str(found)
-    assert scored_since(db, {}) == ([], {})
+    assert scored_since(db, LINES, {}) == ([], {})
 
 
 def test_each_online_prediction_is_counted_once_and_those_of_runs_are_passed_over(
@@ -60,9 +62,9 @@ def test_each_online_prediction_is_counted_once_and_those_of_runs_are_passed_ove
     rig.work(most=2, chunk=2)
     online = Worker(new_worker(), ONLINE)
     work_on(db, rig.line, Served(BrightnessModel(), "1"), online, 3)
-    (first,), reached = scored_since(db, {})
+    (first,), reached = scored_since(db, LINES, {})
     assert (first.line, first.model_version, first.images, first.ok + first.ng) == ("bottles", "1", 3, 3)
     work_on(db, rig.line, Served(BrightnessModel(), "2"), online, 3)
-    (second,), reached = scored_since(db, reached)
+    (second,), reached = scored_since(db, LINES, reached)
     assert (second.model_version, second.images) == ("2", 1)
-    assert scored_since(db, reached) == ([], reached)
+    assert scored_since(db, LINES, reached) == ([], reached)
