@@ -12,12 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspection_plant import Plant
 from sqlalchemy import insert
-
-from vad_lib.errors import InputError
-from vad_lib.ground_truth import read_input
 from vad_lib.inspection.verdict_export import export_verdicts
-from vad_lib.inspection_db import InspectionDatabase, utc_now
-from vad_lib.inspection_db.schema import predictions
 from vad_lib.inspection_db.verdicts import (
     Agreement,
     agreement,
@@ -26,6 +21,11 @@ from vad_lib.inspection_db.verdicts import (
     verdict_history,
     verdicts_that_hold,
 )
+
+from vad_lib.errors import InputError
+from vad_lib.ground_truth import read_input
+from vad_lib.inspection_db import InspectionDatabase, utc_now
+from vad_lib.inspection_db.schema import predictions
 from vad_lib.lines import Home
 from vad_lib.plan.arguments import InputArguments
 

@@ -8,9 +8,9 @@ import pytest
 from brightness_model import write_image
 from inspection_plant import Plant
 from sqlalchemy import text
+from vad_lib.inspection_db.checking import check_database
 
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.checking import check_database
 from vad_lib.inspection_db.engine import create_inspection_engine
 from vad_lib.lines import Home
 

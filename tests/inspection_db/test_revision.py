@@ -13,11 +13,6 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, insert, select, text
-
-from vad_lib.errors import VadError
-from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.engine import create_inspection_engine
-from vad_lib.inspection_db.schema import batches, images, landings, metadata, predictions, schema_version, verdicts
 from vad_lib.inspection_db.upgrading import (
     FORMER_VERSION_TABLE,
     HEAD,
@@ -27,6 +22,11 @@ from vad_lib.inspection_db.upgrading import (
     bring_up_to_date,
     revision_of,
 )
+
+from vad_lib.errors import VadError
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.engine import create_inspection_engine
+from vad_lib.inspection_db.schema import batches, images, landings, metadata, predictions, schema_version, verdicts
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

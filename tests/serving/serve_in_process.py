@@ -10,10 +10,10 @@ from pathlib import Path
 
 from brightness_model import BrightnessModel
 from scorer_plant import PlantSource
+from vad_lib.scorer import Channels, FastLane, LaneLimits
 
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
-from vad_lib.scorer import Channels, FastLane, LaneLimits
 
 parser = argparse.ArgumentParser()
 parser.add_argument("home", type=Path)

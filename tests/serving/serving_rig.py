@@ -13,11 +13,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "inspection"))
 
 from brightness_model import BrightnessModel
+from vad_lib.scorer import Channels, FastLane, LaneLimits, WatchedLine
 
 from tests.postgres_server import new_inspection_url
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
-from vad_lib.scorer import Channels, FastLane, LaneLimits, WatchedLine
 
 
 @dataclass

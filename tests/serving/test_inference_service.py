@@ -13,11 +13,11 @@ from brightness_model import THORN, BrightnessModel, write_image
 from PIL import Image
 from scorer_plant import PlantSource, Starter, until
 from sqlalchemy import text
-
-from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.checking import check_database
 from vad_lib.landing import plan_landing_tick
 from vad_lib.scorer.watching import FolderWatch
+
+from vad_lib.inspection_db import InspectionDatabase
 
 
 def _states(db: InspectionDatabase, line: str = "bottles") -> dict[str, str]:

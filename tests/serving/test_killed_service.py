@@ -16,15 +16,15 @@ import pytest
 from brightness_model import POISON, BrightnessModel, write_image
 from scorer_plant import PlantSource, until
 from sqlalchemy.exc import OperationalError
-
-from vad_lib.inspection import inspect_batch
 from vad_lib.inspection.claims import new_owner
-from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.checking import check_database
 from vad_lib.landing import Limits, RunState, plan_landing_tick
 from vad_lib.landing.scanning import FileKey
 from vad_lib.scorer import FastLane, LaneLimits, fast_lane, hand_over_abandoned
 from vad_lib.scorer.taking_up import Candidate, TakenBatch, adopt_abandoned, take_up
+
+from vad_lib.inspection import inspect_batch
+from vad_lib.inspection_db import InspectionDatabase
 
 HERE = Path(__file__).parent
 PYTHONPATH = os.pathsep.join(str(folder) for folder in (HERE.parent.parent, HERE.parent / "inspection", HERE))

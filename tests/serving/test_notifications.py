@@ -14,13 +14,13 @@ import pytest
 from brightness_model import BrightnessModel, write_image
 from scorer_plant import Channels, PlantSource, Starter, until
 from sqlalchemy import update
-
-from vad_lib.inspection import inspect_batch
-from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.checking import check_database
 from vad_lib.landing import plan_landing_tick
 from vad_lib.scorer.signals import FILE, Signal, delay_before, signal_counts, signature, write_result_file
 from vad_lib.scorer.tables import signals
+
+from vad_lib.inspection import inspect_batch
+from vad_lib.inspection_db import InspectionDatabase
 
 
 class Receiver:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from brightness_model import write_image
 from scorer_plant import PlantSource, Starter, until
+from vad_lib.scorer.watching import FolderWatch
 
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.scorer.watching import FolderWatch
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -118,15 +117,20 @@ def test_a_forecast_is_kept_as_json(dataset: ValidatedDataset, tmp_path: Path) -
 
 
 def test_the_peak_of_memory_is_seen_though_it_is_over_at_the_end() -> None:
-    gc.collect()  # what earlier tests let go of must not be given back meanwhile
-    deadline = time.monotonic() + 20
-    with PeakMemory() as memory:
-        taken = np.ones(200 * MIB // 8)
-        total = taken.sum()
-        while memory.peak_bytes < memory.start_bytes + 90 * MIB and time.monotonic() < deadline:
-            total += taken.sum()
-        del taken
-    assert memory.peak_bytes >= memory.start_bytes + 90 * MIB
+    """In a process of its own: from one that has run other tests, the kernel may take memory back meanwhile."""
+    code = (
+        "import time, numpy as np\n"
+        "from vad_lib.machine import MIB, PeakMemory\n"
+        "with PeakMemory() as memory:\n"
+        "    taken = np.ones(200 * MIB // 8)\n"
+        "    deadline = time.monotonic() + 60\n"
+        "    while memory.peak_bytes < memory.start_bytes + 90 * MIB and time.monotonic() < deadline:\n"
+        "        time.sleep(0.01)\n"
+        "    del taken\n"
+        "print((memory.peak_bytes - memory.start_bytes) // MIB)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert int(ended.stdout) >= 90
 
 
 @given(

@@ -23,7 +23,7 @@ from vad_dagster import provenance
 from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import dagster_url
-from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError, image_as_scored
+from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError, bytes_as_scored
 from vad_lib.errors import InputError
 from vad_lib.inspection_db.labels import agreement, record_label
 from vad_lib.inspection_db.lineage import lineage_of, newest_results, prediction_by_id
@@ -151,9 +151,8 @@ def result_pages(service: InferenceService, known: Callable[[str], str], token: 
     def image(record: Recorded) -> Response:
         """The image as it was scored, byte for byte."""
         try:
-            image_as_scored(record)
-            data = Path(record.path).read_bytes()
-        except (PictureGoneError, OSError) as error:
+            data = bytes_as_scored(record)
+        except PictureGoneError as error:
             raise HTTPException(410, str(error)) from error
         return Response(data, media_type=PNG_TYPE if data.startswith(b"\x89PNG") else JPEG_TYPE)
 
