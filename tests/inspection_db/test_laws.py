@@ -55,6 +55,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("statement", BREAKS)
+@pytest.mark.spec("Q1.15")
 def test_a_broken_law_is_named(plant: Plant, statement: str) -> None:
     with plant.db.writing() as connection:
         connection.execute(text(statement))
