@@ -110,6 +110,7 @@ def test_the_check_runs_with_its_asset_for_a_line(
     source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VAD_HOME", str(source.home.root))
+    source.lines["bottles"].line.plan_file.write_text("# a line is a folder with a plan")
     _waiting(db, source.lines["bottles"].folder, [30.0])
     from vad_dagster.partitions import LINES_PARTITION, lines
 
