@@ -68,6 +68,7 @@ def _add_a_line_that_loads(source: RigSource, address: str) -> threading.Event:
     return loaded
 
 
+@pytest.mark.spec("S1.01")
 def test_an_image_sent_by_the_web_is_recorded_and_the_same_bytes_are_not_scored_again(
     web: Web, db: InspectionDatabase, tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: RigSourc
     assert requests.get(f"{address}/lines/bottles/heatmaps/{sha}.png", timeout=5).status_code == 410
 
 
+@pytest.mark.spec("S1.02")
 def test_with_a_token_nothing_but_health_is_told_without_it(web: Web, tmp_path: Path) -> None:
     address = web(token="a long random text")
     for path in ("/lines", "/metrics", "/lines/nowhere/predictions", "/lines/bottles/predictions/0"):
@@ -209,6 +211,7 @@ def test_a_page_that_calls_this_machine_by_another_name_is_turned_away(web: Web)
     ],
 )
 @pytest.mark.parametrize("path", ["images", "results/1/labels"])
+@pytest.mark.spec("S1.02")
 def test_a_page_of_another_site_can_send_nothing(web: Web, tmp_path: Path, headers: dict[str, str], path: str) -> None:
     address = web()
     answer = requests.post(f"{address}/lines/bottles/{path}", data=_bytes(tmp_path, 50), headers=headers, timeout=20)
@@ -235,6 +238,7 @@ def test_a_page_of_its_own_may_send_an_image(web: Web, tmp_path: Path) -> None:
         ("::1", "", False),
     ],
 )
+@pytest.mark.spec("S1.02")
 def test_the_door_to_other_machines_needs_a_token(host: str, token: str, open_: bool) -> None:
     if open_:
         with pytest.raises(InputError, match="VAD_TOKEN"):
@@ -243,6 +247,7 @@ def test_the_door_to_other_machines_needs_a_token(host: str, token: str, open_: 
         refuse_open_door(host, token)
 
 
+@pytest.mark.spec("S1.06")
 def test_metrics_tell_what_happened(web: Web, source: RigSource, db: InspectionDatabase) -> None:
     address = web()
     for i in range(3):
@@ -259,6 +264,7 @@ def test_metrics_tell_what_happened(web: Web, source: RigSource, db: InspectionD
         assert row.startswith("#") or float(row.rpartition(" ")[2]) >= 0
 
 
+@pytest.mark.spec("S1.06")
 def test_a_line_that_cannot_be_served_is_not_ready(web: Web, source: RigSource) -> None:
     address = web()
 
