@@ -28,7 +28,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
-.PHONY: help install demo dev test test-slow test-all lint format bench bench-quick screenshots clean
+.PHONY: help install demo dev test test-random test-slow test-all lint format bench bench-quick screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,11 +53,17 @@ $(STAMP): requirements.lock pyproject.toml $(BIN)/uv
 demo: $(STAMP) ## train both models on made images, inspect a drop, show the table
 	$(BIN)/vad demo
 
-dev: $(STAMP) ## both UIs and the resident scorer on localhost; one Ctrl-C stops all
+dev: $(STAMP) ## both UIs and the inference service on localhost; one Ctrl-C stops all
 	$(BIN)/vad dev
 
+# Workers share the cores; all tests of one file run in one worker, which makes its models once.
+TEST_WORKERS ?= 2
+
 test: $(STAMP) ## the tests, without those that take long
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
+test-random: $(STAMP) ## the tests that search for counterexamples, with a new seed; what is found becomes an @example
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m hypothesis --hypothesis-profile random
 
 test-slow: $(STAMP) ## only the tests that take long
 	$(BIN)/python -m pytest -m slow --timeout 1200
@@ -74,10 +80,10 @@ format: $(STAMP) ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes, the lanes of inference, start-up; hours
+bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes, both ways of inference, start-up; hours
 	$(BIN)/python -m benchmarks.landing_to_result
 	$(BIN)/python -m benchmarks.burst
-	$(BIN)/python -m benchmarks.storm --seeds 3
+	$(BIN)/python -m benchmarks.chaos --seeds 3
 	$(BIN)/python -m benchmarks.code_location_start
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.detectors
@@ -87,10 +93,10 @@ bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes
 	$(BIN)/python -m benchmarks.forecast_against_truth
 	$(BIN)/python -m benchmarks.data_path
 
-bench-quick: $(STAMP) ## the lanes, a burst, a storm, the detectors and a retrain, small
+bench-quick: $(STAMP) ## both ways of inference, a burst, chaos tests, the detectors and a retrain, small
 	$(BIN)/python -m benchmarks.landing_to_result --quick
 	$(BIN)/python -m benchmarks.burst --quick
-	$(BIN)/python -m benchmarks.storm --small --seeds 3
+	$(BIN)/python -m benchmarks.chaos --small --seeds 3
 	$(BIN)/python -m benchmarks.detectors --quick
 	$(BIN)/python -m benchmarks.retrain_with_cache --quick
 

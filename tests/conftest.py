@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy.engine import URL
 
 from tests.postgres_server import new_inspection_url, postgres_server
@@ -16,6 +17,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+# One worker of pytest-xdist on each core: threads of torch would only wait for those of the other workers.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples each time, so that a red test is a change's own; `make test-random` looks for new ones. What it
+# finds becomes an @example, or it would be forgotten.
+hypothesis_settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis_settings.register_profile("random", print_blob=True, deadline=None)
+hypothesis_settings.load_profile("fixed")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from vad_dagster.cli.development import answers
+from vad_dagster.cli.supervisor import answers
 from vad_dagster.home import prepare_home
 from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking

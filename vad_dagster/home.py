@@ -97,15 +97,11 @@ def executable(name: str) -> str:
     return str(beside) if beside.exists() else shutil.which(name) or name
 
 
-def dagster_command(port: int = 3000, host: str = "127.0.0.1") -> tuple[list[str], Path]:
-    """Return the command that starts web server and daemon, and the folder to start it in.
-
-    It is started in DAGSTER_HOME, because `dagster dev` warns where the current folder holds another dagster.yaml.
-    """
-    folder = settings().dagster_home or Home.from_environment().dagster_folder
+def webserver_command(port: int = 3000, host: str = "127.0.0.1") -> list[str]:
+    """Return the command that starts Dagster's web server behind ``vad_dagster.web_gate``."""
     # by the workspace file, which names the location: a run is launched only by a daemon that knows its location's name
-    command = [executable("dagster"), "dev", "--workspace", str(WORKSPACE), "--host", host, "--port", str(port)]
-    return command, folder
+    options = ["--workspace", str(WORKSPACE), "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "vad_dagster.web_gate", *options]
 
 
 def daemon_command() -> list[str]:

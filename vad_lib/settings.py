@@ -108,6 +108,18 @@ class Settings(BaseSettings):
         "machine only.",
         unset="no token",
     )
+    ui_token: SecretStr = variable(
+        "VAD_UI_TOKEN",
+        SecretStr(""),
+        "The password that Dagster's pages ask for where `vad dev` starts them; any user name goes with it.",
+        unset="no password",
+    )
+    allowed_hosts: str = variable(
+        "VAD_ALLOWED_HOSTS",
+        "",
+        "Further host names, separated by commas, under which Dagster's pages may be asked, as behind a proxy.",
+        unset="the names of this machine only",
+    )
     webhook_url: str = variable(
         "VAD_WEBHOOK_URL",
         "",

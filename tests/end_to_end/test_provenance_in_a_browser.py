@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from real_processes import SMALL_PLAN, Place, free_ports, wait_for
 
-from vad_dagster.cli.development import answers
+from vad_dagster.cli.supervisor import answers
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
 from vad_lib.synthetic import make_demo_drop, make_demo_line

@@ -31,7 +31,19 @@ sys.argv = {arguments!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 NEEDED = {"onnx": "onnxruntime", "openvino": "openvino"}
-OURS = ["vad_lib", "vad_dagster", "torch", "safetensors", "anomalib", "timm", "lightning", "torchvision", "pandas", "scipy", "sklearn"]
+OURS = [
+    "vad_lib",
+    "vad_dagster",
+    "torch",
+    "safetensors",
+    "anomalib",
+    "timm",
+    "lightning",
+    "torchvision",
+    "pandas",
+    "scipy",
+    "sklearn",
+]
 
 
 def bottles(shared_data: Path) -> tuple[list[Path], list[Path]]:

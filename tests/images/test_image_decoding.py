@@ -137,10 +137,10 @@ def test_what_is_no_image_is_refused_with_a_reason(tmp_path: Path, name: str, co
 
 def test_a_gigantic_header_is_refused_before_a_pixel_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "huge.png").write_bytes(png_with_size(60000, 60000))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UnreadableImageError, match="too many pixels"):
         decode_image(tmp_path / "huge.png")
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (32, 2049)])

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import requests
 from PIL import Image
-from scorer_plant import until
+from serving_rig import until
 
 from vad_dagster.registry import CHAMPION, LineRegistry
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.scorer.champions import ChampionSource, SignalSettings, validation_images
+from vad_dagster.service.champions import ChampionSource, validation_images
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home, Line
 from vad_lib.plan import write_plan_for_folder
+from vad_lib.serving import Sinks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -61,18 +62,19 @@ def _move_alias(line: Line, number: str) -> None:
     MLflowTracking().connect().set_registered_model_alias(f"vad-{line.name}", CHAMPION, number)
 
 
+@pytest.mark.spec("S1.03")
 def test_an_alias_that_a_person_moves_is_seen_and_an_idle_registry_is_not_asked(line: Line, tmp_path: Path) -> None:
     folder = tmp_path / "inspection_model"
     folder.mkdir()
     (folder / "detector.json").write_text("{}")
-    source = ChampionSource(Home.from_environment(), signals=SignalSettings("http://x/{line}", "key", True))
+    source = ChampionSource(Home.from_environment(), sinks=Sinks("http://x/{line}", "key", True))
     assert source.watched()[line.name].model_version == ""
     first, second = _register(line, folder), _register(line, folder)
     _move_alias(line, first)
     found = source.watched()[line.name]
     assert found.model_version == f"vad-gravel/{first}"
     assert found.folder == line.inbox
-    assert found.channels.names == ("webhook", "file")
+    assert found.sinks.names == ("webhook", "file")
     asked = source._asked
     assert source.watched()[line.name] is found
     assert source._asked == asked
@@ -132,12 +134,13 @@ def _train(line: Line, folder: Path, quantile: float) -> None:
     threshold = learn_threshold(scores, normal, "Percentile", quantile)
     calibration = learn_calibration(scores, normal, threshold)
     info = ModelInfo(model_name="patchcore", ok_class="good", n_train=len(files), backbone={}, arguments={})
-    scale = HeatmapScale.from_calibration(calibration)
+    scale = HeatmapScale(low=0.0, high=255.0, contour=128.0)
     InspectionModel(detector, preprocessing, threshold, calibration, info, scale).save(folder)
 
 
 @pytest.mark.slow
-def test_serve_scores_what_lands_follows_a_moved_alias_and_ends_in_good_order(
+@pytest.mark.spec("S1.03")
+def test_serve_scores_what_arrives_follows_a_moved_alias_and_ends_in_good_order(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VAD_ALLOW_RANDOM_WEIGHTS", "1")

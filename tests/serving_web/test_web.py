@@ -15,26 +15,26 @@ import pytest
 import requests
 import uvicorn
 from brightness_model import THORN, BrightnessModel, write_image
-from scorer_plant import PlantSource, until
+from serving_rig import RigSource, until
 
-from vad_dagster.scorer.app import WebSettings, create_app
-from vad_dagster.scorer.logs import log_as_json
-from vad_dagster.scorer.service import refuse_open_door
+from vad_dagster.service.json_logs import log_as_json
+from vad_dagster.service.process import refuse_open_door
+from vad_dagster.service.web_app import WebSettings, create_app
 from vad_lib.errors import InputError
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.scorer import FastLane, LaneLimits
+from vad_lib.serving import InferenceService, ServiceLimits
 
 Web = Callable[..., str]
 
 
 @pytest.fixture
-def web(db: InspectionDatabase, source: PlantSource) -> Iterator[Web]:
+def web(db: InspectionDatabase, source: RigSource) -> Iterator[Web]:
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def begin(**settings: object) -> str:
-        lane = FastLane(db, source, LaneLimits(follow_seconds=0.1))
-        app = create_app(lane, WebSettings(**settings))  # type: ignore[arg-type]
+        service = InferenceService(db, source, ServiceLimits(follow_seconds=0.1))
+        app = create_app(service, WebSettings(**settings))  # type: ignore[arg-type]
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()
@@ -54,7 +54,7 @@ def _bytes(tmp_path: Path, brightness: int, nonce: int = 0) -> bytes:
     return write_image(tmp_path / "made.png", brightness, nonce).read_bytes()
 
 
-def _add_a_line_that_loads(source: PlantSource, address: str) -> threading.Event:
+def _add_a_line_that_loads(source: RigSource, address: str) -> threading.Event:
     """Add the line ``caps``, whose model is there when the event that is returned is set."""
     loaded = threading.Event()
 
@@ -68,13 +68,14 @@ def _add_a_line_that_loads(source: PlantSource, address: str) -> threading.Event
     return loaded
 
 
+@pytest.mark.spec("S1.01")
 def test_an_image_sent_by_the_web_is_recorded_and_the_same_bytes_are_not_scored_again(
     web: Web, db: InspectionDatabase, tmp_path: Path
 ) -> None:
     address = web()
     first = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20)
     assert first.status_code == 200
-    assert (first.json()["predicted"], first.json()["lane"]) == ("NG", "fast")
+    assert (first.json()["predicted"], first.json()["source"]) == ("NG", "online")
     again = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20)
     assert again.json() == first.json()
     assert db.count_predictions("bottles") == 1
@@ -102,7 +103,7 @@ def test_what_is_no_image_too_large_or_refused_is_said_in_the_status(web: Web, t
 
 
 def test_the_same_bytes_sent_again_before_they_were_read_have_the_same_result(
-    web: Web, source: PlantSource, db: InspectionDatabase, tmp_path: Path
+    web: Web, source: RigSource, db: InspectionDatabase, tmp_path: Path
 ) -> None:
     address = web()
     loaded = _add_a_line_that_loads(source, address)
@@ -119,11 +120,11 @@ def test_the_same_bytes_sent_again_before_they_were_read_have_the_same_result(
         time.sleep(0.3)
         loaded.set()
         assert [answer.status_code for answer in answers] == [200, 200, 200]
-    assert db.landings("caps")["state"].tolist() == ["done"]
+    assert db.incoming_files("caps")["state"].tolist() == ["done"]
 
 
 def test_while_very_many_wait_for_their_results_health_is_told(
-    web: Web, source: PlantSource, db: InspectionDatabase, tmp_path: Path
+    web: Web, source: RigSource, db: InspectionDatabase, tmp_path: Path
 ) -> None:
     address = web()
     loaded = _add_a_line_that_loads(source, address)
@@ -144,7 +145,7 @@ def test_while_very_many_wait_for_their_results_health_is_told(
 
 
 def test_who_does_not_wait_is_told_where_the_result_will_be(
-    web: Web, source: PlantSource, db: InspectionDatabase, tmp_path: Path
+    web: Web, source: RigSource, db: InspectionDatabase, tmp_path: Path
 ) -> None:
     source.make = lambda line, version: BrightnessModel(seconds=0.5)
     address = web()
@@ -155,12 +156,12 @@ def test_who_does_not_wait_is_told_where_the_result_will_be(
     assert requests.get(address + answer.headers["Location"], timeout=5).json()["predicted"] == "OK"
 
 
-def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: PlantSource, tmp_path: Path) -> None:
+def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: RigSource, tmp_path: Path) -> None:
     from PIL import Image
 
     def with_scale(line: str, version: str) -> BrightnessModel:
         model = BrightnessModel()
-        model.heatmap_scale = HeatmapScale(low=0, threshold=100, high=255)  # type: ignore[attr-defined]
+        model.heatmap_scale = HeatmapScale(low=0, contour=100, high=255)  # type: ignore[attr-defined]
         return model
 
     source.make = with_scale
@@ -176,6 +177,7 @@ def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: PlantSou
     assert requests.get(f"{address}/lines/bottles/heatmaps/{sha}.png", timeout=5).status_code == 410
 
 
+@pytest.mark.spec("S1.02")
 def test_with_a_token_nothing_but_health_is_told_without_it(web: Web, tmp_path: Path) -> None:
     address = web(token="a long random text")
     for path in ("/lines", "/metrics", "/lines/nowhere/predictions", "/lines/bottles/predictions/0"):
@@ -185,12 +187,16 @@ def test_with_a_token_nothing_but_health_is_told_without_it(web: Web, tmp_path: 
     assert requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 50), timeout=5).status_code == 401
     right = {"Authorization": "Bearer a long random text"}
     assert requests.get(f"{address}/lines", headers=right, timeout=5).status_code == 200
+    assert requests.get(f"{address}/lines", auth=("anybody", "a long random text"), timeout=5).status_code == 200
     assert requests.get(f"{address}/health", timeout=5).json() == {"alive": True}
 
 
 def test_a_page_that_calls_this_machine_by_another_name_is_turned_away(web: Web) -> None:
     address = web()
-    assert requests.get(f"{address}/lines", headers={"Host": "evil.example"}, timeout=5).status_code == 400
+    assert requests.get(f"{address}/lines", headers={"Host": "evil.example"}, timeout=5).status_code == 421
+    # With a token the name counts too.
+    secret = {"Host": "evil.example", "Authorization": "Bearer a long random text"}
+    assert requests.get(f"{web(token='a long random text')}/lines", headers=secret, timeout=5).status_code == 421
 
 
 @pytest.mark.parametrize(
@@ -204,12 +210,13 @@ def test_a_page_that_calls_this_machine_by_another_name_is_turned_away(web: Web)
         {"Origin": "null"},
     ],
 )
-@pytest.mark.parametrize("path", ["images", "results/1/verdicts"])
+@pytest.mark.parametrize("path", ["images", "results/1/labels"])
+@pytest.mark.spec("S1.02")
 def test_a_page_of_another_site_can_send_nothing(web: Web, tmp_path: Path, headers: dict[str, str], path: str) -> None:
     address = web()
     answer = requests.post(f"{address}/lines/bottles/{path}", data=_bytes(tmp_path, 50), headers=headers, timeout=20)
     assert answer.status_code == 403
-    assert "only this site's own pages and programs may" in answer.json()["detail"]
+    assert "requests from pages of other sites are refused" in answer.text.lower()
 
 
 def test_a_page_of_its_own_may_send_an_image(web: Web, tmp_path: Path) -> None:
@@ -231,6 +238,7 @@ def test_a_page_of_its_own_may_send_an_image(web: Web, tmp_path: Path) -> None:
         ("::1", "", False),
     ],
 )
+@pytest.mark.spec("S1.02")
 def test_the_door_to_other_machines_needs_a_token(host: str, token: str, open_: bool) -> None:
     if open_:
         with pytest.raises(InputError, match="VAD_TOKEN"):
@@ -239,21 +247,25 @@ def test_the_door_to_other_machines_needs_a_token(host: str, token: str, open_: 
         refuse_open_door(host, token)
 
 
-def test_metrics_tell_what_happened(web: Web, source: PlantSource, db: InspectionDatabase) -> None:
+@pytest.mark.spec("S1.06")
+def test_metrics_tell_what_happened(web: Web, source: RigSource, db: InspectionDatabase) -> None:
     address = web()
     for i in range(3):
         write_image(source.lines["bottles"].folder / f"{i}.png", 50 + i, nonce=i)
     until(lambda: db.count_predictions("bottles") == 3)
-    until(lambda: 'state="done"} 3' in requests.get(f"{address}/metrics", timeout=5).text)
+    until(
+        lambda: 'vad_images_total{line="bottles",result="OK"} 3.0' in requests.get(f"{address}/metrics", timeout=5).text
+    )
     text = requests.get(f"{address}/metrics", timeout=5).text
-    assert 'vad_landing_to_result_seconds_count{line="bottles"} 3' in text
-    assert 'vad_model_info{line="bottles",version="1"} 1' in text
-    assert "vad_queue_images 0" in text
+    assert 'vad_arrival_to_result_seconds_count{line="bottles"} 3.0' in text
+    assert 'vad_model_info{line="bottles",version="1"} 1.0' in text
+    assert "vad_ready 1.0" in text
     for row in text.splitlines():
         assert row.startswith("#") or float(row.rpartition(" ")[2]) >= 0
 
 
-def test_a_line_that_cannot_be_served_is_not_ready(web: Web, source: PlantSource) -> None:
+@pytest.mark.spec("S1.06")
+def test_a_line_that_cannot_be_served_is_not_ready(web: Web, source: RigSource) -> None:
     address = web()
 
     def refuse(line: str, version: str) -> BrightnessModel:
@@ -281,11 +293,11 @@ def test_log_lines_are_json_with_what_was_given() -> None:
     stream = io.StringIO()
     try:
         log_as_json("info", stream)
-        logging.getLogger("vad.scorer").info("inspected", extra={"line": "bottles", "images": 3, "nothing": None})
+        logging.getLogger("vad.service").info("inspected", extra={"line": "bottles", "images": 3, "nothing": None})
         try:
             raise OSError("disk full")
         except OSError:
-            logging.getLogger("vad.scorer").exception("trouble")
+            logging.getLogger("vad.service").exception("trouble")
     finally:
         root.handlers[:] = before
         root.setLevel(level)
@@ -293,3 +305,48 @@ def test_log_lines_are_json_with_what_was_given() -> None:
     assert (first["message"], first["line"], first["images"], first["level"]) == ("inspected", "bottles", 3, "info")
     assert "nothing" not in first
     assert "disk full" in second["exception"]
+
+
+def test_the_first_page_shows_each_line_and_how_it_is_served(web: Web, source: RigSource) -> None:
+    address = web()
+    page = requests.get(address, timeout=20)
+    assert page.status_code == 200
+    assert 'href="/lines/bottles/results"' in page.text
+    assert ">works<" in "".join(page.text.split())
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_why_a_line_is_not_ready_is_told_to_those_who_bear_the_token_only(web: Web, source: RigSource) -> None:
+    address = web(token="a long random text")
+
+    def refuse(line: str, version: str) -> BrightnessModel:
+        raise OSError("the folder /secret/place is gone")
+
+    source.make = refuse
+    source.add("caps")
+    until(lambda: requests.get(f"{address}/ready", timeout=5).status_code == 503)
+    token = {"Authorization": "Bearer a long random text"}
+    until(lambda: "/secret/place" in requests.get(f"{address}/ready", headers=token, timeout=5).text)
+    assert requests.get(f"{address}/ready", timeout=5).json()["reasons"] == {"caps": ""}
+
+
+@pytest.mark.parametrize("number", [str(2**63), "-1", "1e30", "%00"])
+def test_a_number_that_no_database_holds_is_refused(web: Web, number: str) -> None:
+    address = web()
+    assert requests.get(f"{address}/lines/bottles/results/{number}", timeout=5).status_code == 422
+    assert requests.get(f"{address}/lines/bottles/results?first={number}", timeout=5).status_code == 422
+    assert requests.get(f"{address}/lines/bottles/predictions?after={number}", timeout=5).status_code == 422
+
+
+def test_uploads_are_bounded_together_and_their_room_comes_back(web: Web, source: RigSource, tmp_path: Path) -> None:
+    address = web(max_upload_bytes=1000)
+    loaded = _add_a_line_that_loads(source, address)
+    images = [_bytes(tmp_path, 50, nonce) for nonce in range(100)]
+    post = f"{address}/lines/caps/images?seconds=20"
+    with ThreadPoolExecutor(len(images)) as pool:
+        answers = [pool.submit(requests.post, post, data=data, timeout=40) for data in images]
+        until(lambda: any(answer.done() and answer.result().status_code == 503 for answer in answers))
+        loaded.set()
+        assert {answer.result().status_code for answer in answers} == {200, 503}
+    assert requests.post(post, data=images[0], timeout=40).status_code == 200

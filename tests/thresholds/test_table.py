@@ -91,9 +91,9 @@ def test_fifty_thousand_scores_give_a_bounded_table_with_the_chosen_row_quickly(
     scores = random.normal(flags * 2.0, 1)
     threshold = learn_threshold(scores, flags)
     calibration = learn_calibration(scores, flags, threshold)
-    begin = time.perf_counter()
+    begin = time.process_time()
     table = threshold_table(scores, flags, threshold, calibration)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 2
     assert len(table) <= 2000
     assert table.loc[table["chosen"], "threshold"].item() == threshold.value
     assert (table["tp"].iloc[0], table["tp"].iloc[-1]) == (5000, 0)

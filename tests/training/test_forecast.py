@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -35,6 +34,7 @@ def patchcore(**parameters: Any) -> TrainArguments:
 
 
 @pytest.mark.parametrize("how", ["exact", "streaming"])
+@pytest.mark.spec("F1.01")
 def test_the_bank_is_as_large_as_was_forecast_and_the_fit_is_the_same_after_a_forecast(
     dataset: ValidatedDataset, tmp_path: Path, how: str
 ) -> None:
@@ -51,6 +51,7 @@ def test_the_bank_is_as_large_as_was_forecast_and_the_fit_is_the_same_after_a_fo
     assert fitted.detector.state_dict()["memory_bank"].equal(before.detector.state_dict()["memory_bank"])
 
 
+@pytest.mark.spec("F1.02")
 def test_forecast_and_truth_agree_on_real_photographs(shared_data: Path, tmp_path: Path) -> None:
     files = sorted((shared_data / "mvtec_bottle" / "train" / "good").iterdir())[:30]
     real = dataset_of(files)
@@ -68,6 +69,7 @@ def test_forecast_and_truth_agree_on_real_photographs(shared_data: Path, tmp_pat
 
 
 @pytest.mark.parametrize("memory_bank", ["auto", "exact"])
+@pytest.mark.spec("F1.03")
 def test_a_training_that_cannot_fit_is_refused_and_what_is_advised_would_fit(
     memory_bank: str, dataset: ValidatedDataset, tmp_path: Path
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_training_that_cannot_fit_is_refused_and_what_is_advised_would_fit(
         assert forecast_training(dataset, changed, weights_store=tmp_path).fits, f"{name}: {value}"
 
 
+@pytest.mark.spec("F1.03")
 def test_a_machine_without_memory_or_disk_refuses_and_says_how_much_is_needed(
     dataset: ValidatedDataset, tmp_path: Path
 ) -> None:
@@ -118,15 +121,20 @@ def test_a_forecast_is_kept_as_json(dataset: ValidatedDataset, tmp_path: Path) -
 
 
 def test_the_peak_of_memory_is_seen_though_it_is_over_at_the_end() -> None:
-    gc.collect()  # what earlier tests let go of must not be given back meanwhile
-    deadline = time.monotonic() + 20
-    with PeakMemory() as memory:
-        taken = np.ones(200 * MIB // 8)
-        total = taken.sum()
-        while memory.peak_bytes < memory.start_bytes + 90 * MIB and time.monotonic() < deadline:
-            total += taken.sum()
-        del taken
-    assert memory.peak_bytes >= memory.start_bytes + 90 * MIB
+    """In a process of its own: from one that has run other tests, the kernel may take memory back meanwhile."""
+    code = (
+        "import time, numpy as np\n"
+        "from vad_lib.machine import MIB, PeakMemory\n"
+        "with PeakMemory() as memory:\n"
+        "    taken = np.ones(200 * MIB // 8)\n"
+        "    deadline = time.monotonic() + 60\n"
+        "    while memory.peak_bytes < memory.start_bytes + 90 * MIB and time.monotonic() < deadline:\n"
+        "        time.sleep(0.01)\n"
+        "    del taken\n"
+        "print((memory.peak_bytes - memory.start_bytes) // MIB)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert int(ended.stdout) >= 90
 
 
 @given(

@@ -68,24 +68,27 @@ def inspect(
 def dev(
     port: Annotated[int, typer.Option(help="Of Dagster's UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="Of MLflow's UI.")] = 5000,
-    only: Annotated[str, typer.Option(help="Only this one: dagster, mlflow or scorer.")] = "",
-    scorer: Annotated[
-        bool, typer.Option("--scorer/--no-scorer", help="The resident scorer; without it, runs inspect everything.")
+    only: Annotated[str, typer.Option(help="Only this one: dagster, mlflow or service.")] = "",
+    service: Annotated[
+        bool, typer.Option("--service/--no-service", help="The inference service; without it, runs inspect everything.")
     ] = True,
-    scorer_port: Annotated[int, typer.Option(help="Of the resident scorer.")] = 8600,
+    service_port: Annotated[int, typer.Option(help="Of the inference service.")] = 8600,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show all that the servers write, and not only problems.")
+    ] = False,
 ) -> None:
-    """Open both UIs on localhost, with the daemon that runs sensors and schedules, and the resident scorer.
+    """Open both UIs on localhost, with the daemon that runs sensors and schedules, and the inference service.
 
-    Ctrl-C stops everything.
+    A server that dies is started again. Ctrl-C stops everything.
     """
     from vad_dagster.cli.development import serve
 
-    ports = {"dagster": port, "mlflow": mlflow_port, "scorer": scorer_port}
+    ports = {"dagster": port, "mlflow": mlflow_port, "service": service_port}
     if only and only not in ports:
-        raise InputError(f"--only {only}: there are dagster, mlflow and scorer.")
-    if not scorer and only != "scorer":
-        del ports["scorer"]
-    serve({only: ports[only]} if only else ports)
+        raise InputError(f"--only {only}: there are dagster, mlflow and service.")
+    if not service and only != "service":
+        del ports["service"]
+    serve({only: ports[only]} if only else ports, verbose=verbose)
 
 
 def demo(

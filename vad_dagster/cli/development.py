@@ -1,83 +1,107 @@
-"""Both UIs and the resident scorer at once, for ``vad dev`` and ``make dev``."""
+"""Both UIs and the inference service at once, for ``vad dev`` and ``make dev``."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 from vad_dagster.cli.console import console, stderr
-from vad_dagster.home import dagster_command, executable, mlflow_command, prepare_home, prepare_tracking
-from vad_lib.errors import InputError, VadError
+from vad_dagster.cli.supervisor import POLL_SECONDS, Server, Supervisor
+from vad_dagster.home import (
+    daemon_command,
+    executable,
+    mlflow_command,
+    prepare_home,
+    prepare_tracking,
+    tracking_uri,
+    webserver_command,
+)
+from vad_lib.errors import InputError
+from vad_lib.lines import Home
 
-STOP_SECONDS = 30.0
+DAGSTER, MLFLOW, SERVICE = "dagster", "mlflow", "service"
+NAMES = {DAGSTER: "Dagster", MLFLOW: "MLflow", SERVICE: "Inference service"}
+PAGES = {MLFLOW: "/#/models"}
+"""The page of each that a person looks for first, where that is not its root."""
+OPTIONS = {DAGSTER: "--port", MLFLOW: "--mlflow-port", SERVICE: "--service-port"}
 
 
-def serve(ports: Mapping[str, int]) -> None:
-    """Start Dagster's web server with its daemon, MLflow's, and the resident scorer, and wait until Ctrl-C.
+def serve(ports: Mapping[str, int], *, verbose: bool = False) -> None:
+    """Run Dagster's web server with its daemon, MLflow's, and the inference service, until Ctrl-C.
 
-    A scorer that ends takes nothing with it: runs inspect what lands.
+    A server that dies is started again, after a pause that grows where it dies again and again. Where
+    ``MLFLOW_TRACKING_URI`` names a server, that one is used and none is started.
 
     Args:
-        ports: of ``dagster``, ``mlflow`` and ``scorer``, those that are wanted.
+        ports: of ``dagster``, ``mlflow`` and ``service``, those that are wanted.
+        verbose: show everything that they write, and not only problems.
 
     Raises:
         InputError: a port is taken.
-        VadError: Dagster's or MLflow's server ended by itself.
     """
-    for name, port in ports.items():
-        _refuse_taken(port, "--port" if name == "dagster" else f"--{name}-port")
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    own = dict(ports)
+    if MLFLOW in ports and is_server(given := tracking_uri()):
+        addresses[MLFLOW] = given.rstrip("/")
+        del own[MLFLOW]
+    for name, port in own.items():
+        _refuse_taken(port, OPTIONS[name])
     # links from one page to the other
     for name, address in addresses.items():
         os.environ[f"{name.upper()}_UI_URL"] = address
     environment = prepare_home()
     os.environ.update(environment)
     prepare_tracking()
-    dagster, folder = dagster_command(ports.get("dagster", 0))
     commands = {
-        "dagster": dagster,
-        "mlflow": mlflow_command(ports.get("mlflow", 0)),
-        "scorer": [executable("vad"), "serve", "--port", str(ports.get("scorer", 0)), "--log-level", "warning"],
+        DAGSTER: webserver_command(ports.get(DAGSTER, 0)),
+        MLFLOW: mlflow_command(ports.get(MLFLOW, 0)),
+        SERVICE: [executable("vad"), "serve", "--port", str(ports.get(SERVICE, 0)), "--log-level", "warning"],
     }
-    # Each in a session of its own: Ctrl-C reaches only this process, which then stops them in order.
-    servers: dict[str, subprocess.Popen[bytes]] = {}
-    waiting, ended = dict(addresses), set[str]()
+    servers = [Server(NAMES[name], commands[name], addresses[name]) for name in own]
+    if DAGSTER in own:
+        servers.insert(1, Server("Dagster's daemon", daemon_command()))
+    logs = Home.from_environment().root / "logs"
+    # not in the current folder, which may hold a dagster.yaml that is not the one of this home
+    folder = Path(environment["DAGSTER_HOME"])
+    supervisor = Supervisor(servers, environment, folder, logs, _tell, verbose=verbose)
+    console.print(f"starting {', '.join(server.name for server in servers)}; their logs are in {logs}")
     try:
-        for name in ports:
-            servers[name] = start(commands[name], environment, folder)
+        told = False
         while True:
-            for name, process in servers.items():
-                if process.poll() is not None and name not in ended:
-                    if name != "scorer":
-                        raise VadError(f"The server of {name} ended by itself (exit code {process.returncode}).")
-                    ended.add(name)
-                    waiting.pop(name, None)
-                    stderr.print(
-                        f"The resident scorer ended by itself (exit code {process.returncode}); runs inspect what "
-                        "lands. `vad serve` starts it again.",
-                        style="yellow",
-                        markup=False,
-                    )
-            for name, address in list(waiting.items()):
-                if answers(address):
-                    console.print(f"{name}: {address}   (Ctrl-C stops everything)", style="bold green")
-                    del waiting[name]
-            time.sleep(0.5)
+            up = supervisor.poll()
+            if up and not told:
+                _print_addresses(addresses)
+                told = True
+            time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         console.print("stopping")
     finally:
-        stop(servers.values())
-        if "dagster" in servers:
+        supervisor.close()
+        if DAGSTER in own:
             _forget_daemon()
+
+
+def is_server(address: str) -> bool:
+    """Return whether MLflow's tracking address is that of a server, and not of a database or a folder.
+
+    >>> is_server("http://mlflow.local:5000"), is_server("sqlite:////var/vad/mlflow.db")
+    (True, False)
+    """
+    return address.startswith(("http://", "https://", "databricks"))
+
+
+def _print_addresses(addresses: Mapping[str, str]) -> None:
+    width = max(len(NAMES[name]) for name in addresses)
+    for name, address in addresses.items():
+        console.print(f"{NAMES[name]:<{width}}  {address}{PAGES.get(name, '')}", style="bold green", markup=False)
+    console.print("Ctrl-C stops everything.")
+
+
+def _tell(line: str) -> None:
+    stderr.print(line, style="yellow", markup=False)
 
 
 def _forget_daemon() -> None:
@@ -88,55 +112,13 @@ def _forget_daemon() -> None:
         instance.wipe_daemon_heartbeats()
 
 
-def start(
-    command: Sequence[str], environment: dict[str, str], folder: Path | None = None, output: IO[bytes] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a server in a session of its own; what it writes goes to ``output``, or is shown."""
-    return subprocess.Popen(
-        list(command),
-        env=environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=None if output is None else subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Stop servers and everything that they started: first by asking, at last by force."""
-    running = list(processes)
-    for process in running:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in running:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.1, deadline - time.monotonic()))
-        # what it left behind is in its group still
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def answers(address: str) -> bool:
-    """True where a web server answers."""
-    try:
-        with urllib.request.urlopen(address, timeout=1):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
-        return False
-
-
 def _refuse_taken(port: int, option: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            without = ", or leave the scorer out with --no-scorer" if option == "--scorer-port" else ""
+            without = ", or leave the service out with --no-service" if option == OPTIONS[SERVICE] else ""
             raise InputError(
                 f"Port {port} is taken by another program: give another one with {option}{without}."
             ) from error

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vad_dagster.cli.development import start, stop
+from vad_dagster.cli.guard import start, stop
 from vad_dagster.cli.running import daemon_is_alive
 from vad_dagster.home import daemon_command, prepare_home
 from vad_lib.errors import VadError
@@ -37,7 +37,7 @@ def running_daemon(instance: DagsterInstance, home: Home, log: Path) -> Iterator
         return
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        process = start(daemon_command(), prepare_home(), home.dagster_folder, output)
+        process = start(daemon_command(), environment=prepare_home(), folder=home.dagster_folder, output=output)
     try:
         deadline = time.monotonic() + STARTUP_SECONDS
         while not daemon_is_alive(instance):

@@ -1,4 +1,4 @@
-"""What Dagster is told about the fast lane, and whether its promise was kept."""
+"""What Dagster records of an inference service, and whether the latency objective was met."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from brightness_model import write_image
-from scorer_plant import PlantSource, Starter, until
+from serving_rig import RigSource, Starter, until
 
 from vad_dagster.provenance import FIRST, LAST
-from vad_dagster.sensors.landing import landing_folders
-from vad_dagster.sensors.scored import PROMISE_CHECK, promise_of_three_seconds, scored_images
-from vad_lib.inspection.claims import new_owner
+from vad_dagster.sensors.online_results import LATENCY_CHECK, latency_objective, online_results
+from vad_lib.ingest import Arrival, FileVersion
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.verdicts import record_verdict
-from vad_lib.landing.scanning import FileKey
-from vad_lib.scorer.reporting import promise, scored_since
-from vad_lib.scorer.taking_up import Candidate, take_up
+from vad_lib.inspection_db.labels import record_label
+from vad_lib.queue import new_worker, queue_facts, register
+from vad_lib.queue.facts import announce_service
+from vad_lib.serving.latency import latencies, scored_since
 
 
 def _tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
-    result = scored_images(dg.build_sensor_context(instance=instance, cursor=cursor))
+    result = online_results(dg.build_sensor_context(instance=instance, cursor=cursor))
     assert isinstance(result, dg.SensorResult)
     return result
 
 
-def test_each_scored_image_is_told_once_in_events_of_its_line(
-    start: Starter, source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.spec("S1.04")
+def test_each_scored_image_is_recorded_once_in_events_of_its_line(
+    start: Starter, source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VAD_HOME", str(source.home.root))
     monkeypatch.setenv("SERVICE_UI_URL", "http://127.0.0.1:9")
     source.add("caps")
-    lane = start()
+    start()
     for i in range(6):
         write_image(source.lines["bottles"].folder / f"{i}.png", 50 + 20 * i, nonce=i)
     write_image(source.lines["caps"].folder / "a.png", 50)
     until(lambda: db.count_predictions("bottles") == 6 and db.count_predictions("caps") == 1)
-    until(lambda: lane.queue.images == 0)
+    until(lambda: not queue_facts(db))
     ng = db.predictions("bottles").query("predicted == 'NG'")["prediction_id"].iloc[0]
-    record_verdict(db, int(ng), "OK", person="Kim")
+    record_label(db, int(ng), "OK", person="Kim")
     with dg.instance_for_test() as instance:
         from vad_dagster.partitions import LINES_PARTITION
 
@@ -55,20 +55,19 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
         assert materialized["bottles"].metadata["OK"].value == 3
         assert materialized["bottles"].metadata["NG"].value == 3
         assert materialized["bottles"].metadata["oldest waits for seconds"].value == 0
-        told = materialized["bottles"].metadata
+        shown = materialized["bottles"].metadata
         numbers = sorted(db.predictions("bottles")["prediction_id"])
-        assert (told[FIRST].value, told[LAST].value) == (numbers[0], numbers[-1])
-        assert f"/lines/bottles/results?version=1&first={numbers[0]}&last={numbers[-1]}" in told["predictions"].value
-        assert (told["people looked at"].value, told["agreement of people"].value) == (1, 0.0)
+        assert (shown[FIRST].value, shown[LAST].value) == (numbers[0], numbers[-1])
+        assert f"/lines/bottles/results?version=1&first={numbers[0]}&last={numbers[-1]}" in shown["predictions"].value
+        assert (shown["people looked at"].value, shown["agreement of people"].value) == (1, 0.0)
         (check,) = (event for event in first.asset_events if isinstance(event, dg.AssetCheckEvaluation))
-        kept = [promise(db, name).kept for name in ("bottles", "caps")]
-        assert (check.check_name, check.passed) == (PROMISE_CHECK, all(kept))
+        met = [each.is_met for each in latencies(db, ["bottles", "caps"]).values()]
+        assert (check.check_name, check.passed) == (LATENCY_CHECK, all(met))
         assert [record.data["line"] for record in check.metadata["lines"].records] == ["bottles", "caps"]
         idle = _tick(instance, first.cursor)
         assert idle.asset_events == []
         assert idle.skip_reason is not None
-        assert "No resident scorer answers at http://127.0.0.1:9/" in str(idle.skip_reason.skip_message)
-        assert "`vad serve`" in str(idle.skip_reason.skip_message)
+        assert "Inference services work on bottles, caps" in str(idle.skip_reason.skip_message)
         write_image(source.lines["caps"].folder / "b.png", 150)
         until(lambda: db.count_predictions("caps") == 2)
         second = _tick(instance, first.cursor)
@@ -79,35 +78,40 @@ def test_each_scored_image_is_told_once_in_events_of_its_line(
         assert json.loads(_tick(instance, first.cursor).cursor or "") == json.loads(second.cursor or "")
 
 
-def _landed(db: InspectionDatabase, folder: Path, ages: list[float]) -> None:
+def _waiting(db: InspectionDatabase, folder: Path, ages: list[float]) -> None:
     now = time.time()
-    candidates = [Candidate(FileKey(f"{i}.png", 10, i), now - age) for i, age in enumerate(ages)]
-    assert take_up(db, "bottles", folder, candidates, new_owner()) is not None
+    arrivals = [Arrival(FileVersion(f"{i}.png", 10, i, i, i), now - age) for i, age in enumerate(ages)]
+    register(db, "bottles", folder, arrivals)
+    announce_service(db, new_worker(), ["bottles"])
 
 
-def test_images_that_wait_count_as_late_once_their_age_is_above_the_promise(
-    source: PlantSource, db: InspectionDatabase
+@pytest.mark.spec("S1.05")
+def test_images_that_wait_count_as_late_once_their_age_is_above_the_objective(
+    source: RigSource, db: InspectionDatabase
 ) -> None:
-    _landed(db, source.lines["bottles"].folder, [0.5] * 18 + [60.0, 61.0])
-    found = promise(db, "bottles")
-    assert (found.images, found.waiting, found.kept) == (20, 20, False)
+    _waiting(db, source.lines["bottles"].folder, [0.5] * 18 + [60.0, 61.0])
+    found = latencies(db, ["bottles", "caps"])["bottles"]
+    assert (found.images, found.waiting, found.is_met) == (20, 20, False)
     assert found.p95 is not None
     assert found.p95 >= 60
     assert found.oldest_waiting >= 61
-    assert "waited for longer than promised" in str(found)
+    assert "waited for longer than the objective" in str(found)
 
 
-def test_nothing_is_promised_about_no_images(db: InspectionDatabase) -> None:
-    found = promise(db, "bottles")
-    assert (found.kept, found.p95, found.images) == (True, None, 0)
-    assert scored_since(db, 0) == ([], 0)
+def test_nothing_is_said_about_lines_without_a_service_and_images(db: InspectionDatabase) -> None:
+    assert latencies(db, ["bottles"]) == {}
+    announce_service(db, new_worker(), ["bottles"])
+    found = latencies(db, ["bottles"])["bottles"]
+    assert (found.is_met, found.p95, found.images) == (True, None, 0)
+    assert scored_since(db, ["bottles"], {}) == ([], {})
 
 
 def test_the_check_runs_with_its_asset_for_a_line(
-    source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
+    source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VAD_HOME", str(source.home.root))
-    _landed(db, source.lines["bottles"].folder, [30.0])
+    source.lines["bottles"].line.plan_file.write_text("# a line is a folder with a plan")
+    _waiting(db, source.lines["bottles"].folder, [30.0])
     from vad_dagster.partitions import LINES_PARTITION, lines
 
     @dg.asset(partitions_def=lines)
@@ -116,7 +120,7 @@ def test_the_check_runs_with_its_asset_for_a_line(
 
     defs = dg.Definitions(
         assets=[inference_outputs],
-        asset_checks=[promise_of_three_seconds],
+        asset_checks=[latency_objective],
         jobs=[dg.define_asset_job("look", [inference_outputs])],
     )
     with dg.instance_for_test() as instance:
@@ -125,22 +129,3 @@ def test_the_check_runs_with_its_asset_for_a_line(
     (evaluation,) = run.get_asset_check_evaluations()
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert evaluation.metadata["waiting"].value == 1
-
-
-def test_the_landing_sensor_takes_over_what_a_dead_scorer_had(
-    source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vad_dagster.partitions import LINES_PARTITION
-
-    monkeypatch.setenv("VAD_HOME", str(source.home.root))
-    monkeypatch.setattr("vad_dagster.sensors.landing.WAIT_SECONDS", 0.0)
-    folder = source.lines["bottles"].folder
-    file = write_image(folder / "a.png", 50)
-    key = FileKey("a.png", file.stat().st_size, file.stat().st_mtime_ns)
-    place, pid, _, nonce = new_owner().split(":")
-    take_up(db, "bottles", folder, [Candidate(key, time.time())], f"{place}:{pid}:1:{nonce}")
-    assert db.batches("bottles")["state"].tolist() == ["closed"]
-    with dg.instance_for_test() as instance:
-        instance.add_dynamic_partitions(LINES_PARTITION, ["bottles"])
-        landing_folders(dg.build_sensor_context(instance=instance))
-    assert db.batches("bottles")["state"].tolist() == ["open"]
