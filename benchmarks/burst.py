@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from vad_lib.landing import plan_landing_tick
 
 from benchmarks.fast_lane_process import Scorer
 from benchmarks.homes import call, environment_of
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.database import chunks, insert_many
 from vad_lib.inspection_db.schema import CLOSED, DONE, batches, landings
-from vad_lib.landing import plan_landing_tick
 from vad_lib.lines import Home
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "burst_memory.png"

@@ -13,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+from vad_lib.scorer import FastLane, LaneLimits, WatchedLine
+
 from vad_lib.lines import Home
 from vad_lib.models import InspectionModel
-from vad_lib.scorer import FastLane, LaneLimits, WatchedLine
 
 
 class OneModel:

@@ -24,46 +24,72 @@ from vad_lib.inspection_db.engine import create_inspection_engine
 ABSENT = "no PostgreSQL here: install it (initdb and pg_ctl), or set VAD_TEST_POSTGRES_URL to a server's address"
 
 
+class OwnServer:
+    """A server in a temporary folder, which can be stopped and started again."""
+
+    def __init__(self, programs: Path) -> None:
+        self._programs = programs
+        # The server refuses to run as root.
+        self._owner = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
+        self.folder = Path(tempfile.mkdtemp(prefix="vad-pg-"))
+        self.url = URL.create(
+            "postgresql+psycopg2", username="vad", database="postgres", query={"host": str(self.folder)}
+        )
+        if self._owner:
+            shutil.chown(self.folder, "nobody", "nogroup")
+        try:
+            self._run("initdb", "-U", "vad", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        settings = f"-c listen_addresses='' -c unix_socket_directories={self.folder} -c fsync=off"
+        settings += " -c max_connections=100"
+        self._run("pg_ctl", "-l", self.folder / "server.log", "-w", "-t", "60", "-o", settings, "start")
+
+    def stop(self) -> None:
+        """Stop it as if it had crashed: what was not committed, or not durably, is gone."""
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def remove(self) -> None:
+        """Stop it and remove all that it has written."""
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, program: str, *words: str | Path) -> None:
+        done = subprocess.run(
+            [str(self._programs / program), "-D", str(self.folder / "data"), *map(str, words)],
+            cwd=self.folder,
+            env={**os.environ, "HOME": str(self.folder), "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            **self._owner,  # type: ignore[call-overload]
+        )
+        assert done.returncode == 0, f"{program}: {done.stdout}"
+
+
 @contextmanager
 def postgres_server() -> Iterator[URL]:
     """Yield the address of a server where databases may be made. Skips the test where there is none."""
     if given := os.environ.get("VAD_TEST_POSTGRES_URL"):
         yield make_url(given)
         return
-    programs = _programs()
+    programs = postgres_programs()
     if programs is None:
         pytest.skip(ABSENT)
-    # The server refuses to run as root.
-    owner = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
-    folder = Path(tempfile.mkdtemp(prefix="vad-pg-"))
-    if owner:
-        shutil.chown(folder, "nobody", "nogroup")
-
-    def run(*command: str | Path) -> None:
-        done = subprocess.run(
-            [str(word) for word in command],
-            cwd=folder,
-            env={**os.environ, "HOME": str(folder), "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            **owner,  # type: ignore[call-overload]
-        )
-        assert done.returncode == 0, f"{command[0]}: {done.stdout}"
-
-    data = folder / "data"
+    server = OwnServer(programs)
     try:
-        run(programs / "initdb", "-D", data, "-U", "vad", "--auth=trust", "--encoding=UTF8", "--no-sync")
-        settings = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_connections=100"
-        run(programs / "pg_ctl", "-D", data, "-l", folder / "server.log", "-w", "-t", "60", "-o", settings, "start")
-        try:
-            yield URL.create("postgresql+psycopg2", username="vad", database="postgres", query={"host": str(folder)})
-        finally:
-            run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        server.start()
+        yield server.url
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        server.remove()
 
 
 @contextmanager
@@ -92,7 +118,7 @@ def new_inspection_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
             yield url
 
 
-def _programs() -> Path | None:
+def postgres_programs() -> Path | None:
     """Return the folder of initdb and pg_ctl; Debian keeps them off the path."""
     found = [Path(program).parent for program in (shutil.which("initdb"), shutil.which("pg_ctl")) if program]
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)

@@ -1,7 +1,7 @@
 """Draft a revision of the inspection database: ``python -m tools.new_revision "what changes"``.
 
 Compares the tables as the code has them with those that all revisions together make, and writes the difference beside
-the other revisions, for review. ``HEAD`` in ``vad_lib/inspection_db/upgrading.py`` is changed by hand.
+the other revisions, for review. ``HEAD`` in ``vad_lib/inspection_db/revision.py`` is changed by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from vad_lib.inspection_db.engine import create_inspection_engine
-from vad_lib.inspection_db.upgrading import alembic_config, all_tables
+from vad_lib.inspection_db.revision import alembic_config
+from vad_lib.inspection_db.schema import metadata
 
 
 def main(message: str) -> None:
@@ -22,11 +23,11 @@ def main(message: str) -> None:
         engine = create_inspection_engine(f"sqlite:///{Path(folder) / 'draft.db'}")
         with engine.begin() as connection:
             config = alembic_config(connection)
-            config.attributes["tables"] = all_tables()
-            config.set_main_option("file_template", "r%%(rev)s_%%(slug)s")
+            config.attributes["tables"] = metadata
             number = 1 + len(list(ScriptDirectory.from_config(config).walk_revisions()))
+            config.set_main_option("file_template", f"r{number:04d}_%%(slug)s")
             command.upgrade(config, "head")
-            made = command.revision(config, message, autogenerate=True, rev_id=f"{number:04d}")
+            made = command.revision(config, message, autogenerate=True, rev_id=f"v2_{number:04d}")
             print(made.path)  # type: ignore[union-attr]
 
 

@@ -6,7 +6,7 @@ heavy libraries (torch, anomalib) are imported inside the functions that use the
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Threads of torch wait for one another thousands of times a second. By default they spin while they wait, and where any
 # other process wants the core that the last one needs, whole time slices pass: beside a scorer, a coreset was seen to

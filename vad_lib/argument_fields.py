@@ -1,7 +1,7 @@
 """What is said about one argument: its default, its limits, its meaning, and who may change it.
 
-A field of an arguments model is declared once, with ``argument(…)``; the fault messages, ``vad plan explain``, the
-README and the written plans all read it from here.
+A field of an arguments model is declared once, with ``argument(…)``; the fault messages, ``vad plan explain``,
+docs/plan.md and the written plans all read it from here.
 """
 
 from __future__ import annotations

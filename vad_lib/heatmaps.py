@@ -1,4 +1,4 @@
-"""Pictures of anomaly maps: the image beside its overlay, a colour bar with the threshold on it, and a caption.
+"""Pictures of anomaly maps: the image beside its overlay, a colour bar with the contour's value, and a caption.
 
 All pictures of one model version share one scale (`HeatmapScale`), so equal colours mean equal map values in any two
 of them. Drawing takes some ten milliseconds a picture: PIL and numpy only, colour tables and bars are made once.
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vad_lib.tables import NG
-from vad_lib.thresholds import Calibration, learn_threshold
+from vad_lib.thresholds import learn_threshold
 
 PANEL = 384
 """The longer side of each of the two panels, in pixels."""
@@ -40,18 +40,16 @@ class HeatmapScale(BaseModel):
 
     low: float = Field(allow_inf_nan=False, description="Drawn transparent, and everything below.")
     high: float = Field(allow_inf_nan=False, description="Drawn in the brightest colour, and everything above.")
-    threshold: float = Field(allow_inf_nan=False, description="Contours are drawn here.")
+    contour: float = Field(
+        allow_inf_nan=False,
+        description="Map value at which contours are drawn. It is no threshold: images are decided by their raw score.",
+    )
 
     @model_validator(mode="after")
     def _check_order(self) -> HeatmapScale:
         if not self.low < self.high:
             raise ValueError(f"a heatmap scale needs low < high, not {self.low} and {self.high}")
         return self
-
-    @classmethod
-    def from_calibration(cls, calibration: Calibration) -> HeatmapScale:
-        """Return a scale about the threshold of the image score, for a detector whose score is its map's maximum."""
-        return _scale_about(calibration.threshold - 5 * calibration.scale, calibration.threshold, None)
 
     def fractions(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return where map values lie on the scale, 0 at low and 1 at high, cut to that."""
@@ -62,10 +60,11 @@ class HeatmapScale(BaseModel):
 def learn_heatmap_scale(maps: Iterable[ArrayLike], is_ng: ArrayLike) -> HeatmapScale:
     """Learn the scale of a model version from the maps of its validation images.
 
-    The contour's threshold is the map value that best tells by its maximum which images were decided NG, so a contour
-    appears where the decision comes from, also for detectors whose image score is not simply the map's maximum. Low is
-    the usual value of images decided OK (the median of their medians). High is the 95th percentile of the NG maxima,
-    within 1.25 to 4 times the distance from low to the threshold.
+    The contour is the map value that best tells by its maximum which images were decided NG, so a contour appears
+    where the decision comes from, also for detectors whose image score is not simply the map's maximum. It is therefore
+    a number of its own beside the threshold on the raw score, and an image decided OK may bear one. Low is the usual
+    value of images decided OK (the median of their medians). High is the 95th percentile of the NG maxima, within 1.25
+    to 4 times the distance from low to the contour.
 
     Args:
         maps: one (H, W) array an image; read once, one at a time.
@@ -81,9 +80,9 @@ def learn_heatmap_scale(maps: Iterable[ArrayLike], is_ng: ArrayLike) -> HeatmapS
             f"{len(facts)} maps and {len(flags)} decisions: a heatmap scale needs one map for each, and one"
         )
     medians, maxima = facts.T
-    threshold = learn_threshold(maxima, flags, "F1", percentile=1.0).value
+    contour = learn_threshold(maxima, flags, "F1", percentile=1.0).value
     low = float(np.median(medians[~flags] if (~flags).any() else medians))
-    return _scale_about(low, threshold, float(np.quantile(maxima[flags], 0.95)) if flags.any() else None)
+    return _scale_about(low, contour, float(np.quantile(maxima[flags], 0.95)) if flags.any() else None)
 
 
 def draw_heatmap(
@@ -185,12 +184,12 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int = 3, cell_width:
     return sheet
 
 
-def _scale_about(low: float, threshold: float, high: float | None) -> HeatmapScale:
-    """Place low and high so that low < threshold < high; distances that vanish become 1e-4 of the magnitude."""
-    distance = max(threshold - low, 1e-4 * (abs(threshold) or 1.0))
+def _scale_about(low: float, contour: float, high: float | None) -> HeatmapScale:
+    """Place low and high so that low < contour < high; distances that vanish become 1e-4 of the magnitude."""
+    distance = max(contour - low, 1e-4 * (abs(contour) or 1.0))
     wanted = 2.0 if high is None else (high - low) / distance
-    low = threshold - distance
-    return HeatmapScale(low=low, high=low + distance * min(max(wanted, 1.25), 4.0), threshold=threshold)
+    low = contour - distance
+    return HeatmapScale(low=low, high=low + distance * min(max(wanted, 1.25), 4.0), contour=contour)
 
 
 def _panel(pixels: NDArray[np.uint8]) -> Image.Image:
@@ -216,7 +215,7 @@ def _overlay(original: Image.Image, anomaly_map: NDArray[np.float32], scale: Hea
     opacity = (_opacity_table()[levels])[..., None]
     base = np.asarray(original, dtype=np.uint16)
     mixed = ((base * (256 - opacity) + _colour_table()[levels] * opacity) >> 8).astype(np.uint8)
-    inside = stretched >= scale.threshold
+    inside = stretched >= scale.contour
     if inside.any():
         mixed[_ring(inside, 2)] = (0, 0, 0)
         mixed[_ring(inside, 1)] = _CONTOUR
@@ -250,11 +249,11 @@ def _opacity_table() -> NDArray[np.uint16]:
 
 @lru_cache(maxsize=64)
 def _colour_bar(scale: HeatmapScale, height: int) -> Image.Image:
-    """Draw the bar with low, threshold and high written beside it. A caller must not draw on it."""
+    """Draw the bar with low, contour and high written beside it. A caller must not draw on it."""
     font = _font(12)
-    at_threshold = (scale.threshold - scale.low) / (scale.high - scale.low)
+    at_contour = (scale.contour - scale.low) / (scale.high - scale.low)
     labels = {0.0: f"≤ {scale.low:.3g}", 1.0: f"≥ {scale.high:.3g}"}
-    wide = max(font.getlength(text) for text in (*labels.values(), "threshold", f"{scale.threshold:.4g}"))
+    wide = max(font.getlength(text) for text in (*labels.values(), "contour", f"{scale.contour:.4g}"))
     bar = Image.new("RGB", (_BAR_WIDTH + 12 + math.ceil(wide), height), _PAPER)
     draw = ImageDraw.Draw(bar)
     top, bottom = 6, height - 7
@@ -264,13 +263,13 @@ def _colour_bar(scale: HeatmapScale, height: int) -> Image.Image:
     for fraction, text in labels.items():
         beside = min(max(bottom - fraction * (bottom - top), 7), height - 8)
         draw.text((_BAR_WIDTH + 8, beside), text, font=font, fill=_FAINT, anchor="lm")
-    y = round(bottom - min(max(at_threshold, 0), 1) * (bottom - top))
+    y = round(bottom - min(max(at_contour, 0), 1) * (bottom - top))
     draw.line([(0, y), (_BAR_WIDTH + 5, y)], fill=(0, 0, 0), width=5)
     draw.line([(0, y), (_BAR_WIDTH + 5, y)], fill=_CONTOUR, width=3)
     if height >= 110:  # else there is no room between the ends
         middle = min(max(y, 38), height - 40)
-        draw.text((_BAR_WIDTH + 8, middle - 7), "threshold", font=font, fill=_INK, anchor="lm")
-        draw.text((_BAR_WIDTH + 8, middle + 7), f"{scale.threshold:.4g}", font=font, fill=_INK, anchor="lm")
+        draw.text((_BAR_WIDTH + 8, middle - 7), "contour", font=font, fill=_INK, anchor="lm")
+        draw.text((_BAR_WIDTH + 8, middle + 7), f"{scale.contour:.4g}", font=font, fill=_INK, anchor="lm")
     return bar
 
 

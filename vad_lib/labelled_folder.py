@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import InputError
@@ -21,6 +22,7 @@ from vad_lib.plan.writing import NORMAL_FOLDERS
 TABLE_NAME = "ground_truth.csv"
 SPLIT_COLUMN = "train_val_split"
 DEFAULT_LABEL = "good"
+ONLY_NORMAL_PERCENTILE, ONLY_NORMAL_SPLIT = 0.99, 0.3
 _SPLITS = {"train": "train", "test": "valid", "valid": "valid", "val": "valid", "validation": "valid"}
 # masks of defects are images too, and must not be trained on
 _NOT_DATA = frozenset({"ground_truth", "mask", "masks", "annotations"})
@@ -34,13 +36,29 @@ class LabelledFolder:
         folder: holds the table; relative paths of the table start here.
         ok_class: label of the normal images; empty where a table was there already and the plan's rule decides.
         split_column: name of the column of splits, or empty.
+        only_normal: a table was written, and it calls every image normal.
         notices: what the user should know.
     """
 
     folder: Path
     ok_class: str
     split_column: str
+    only_normal: bool
     notices: tuple[str, ...]
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Plan arguments that fit this folder.
+
+        With normal images only, the threshold is a quantile of the normal images held back. Of few, or a low quantile,
+        most good parts would be NG: more are held back, and nearly all of them are to be OK.
+        """
+        chosen: dict[str, Any] = {"ok_class": self.ok_class, "train_validate_column": self.split_column}
+        if self.only_normal:
+            chosen["percentile"] = ONLY_NORMAL_PERCENTILE
+        if self.only_normal and not self.split_column:
+            chosen["validation_split_rate"] = ONLY_NORMAL_SPLIT
+        return chosen
 
 
 def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
@@ -60,7 +78,7 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
     listing = list_folder(root)
     for place, tables in ((root, listing.tables), (root / "train", listing.deeper_tables)):
         if any((root / table).parent == place for table in tables):
-            return LabelledFolder(root, ok_class, "", (f"The table in {place} is used as it is.",))
+            return LabelledFolder(root, ok_class, "", False, (f"The table in {place} is used as it is.",))
     rows = [row for path in listing.images if (row := _row(path)) is not None]
     if not rows:
         raise InputError(f"{folder} holds no .png, .jpg or .jpeg image.")
@@ -72,8 +90,14 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
     file = root / TABLE_NAME
     _write(file, ("image_path", "label", column) if column else ("image_path", "label"), table)
     listed = ", ".join(f"{count} {label}" for label, count in counts.most_common())
-    notice = f"Wrote {file}: {listed}; normal is {normal!r}."
-    return LabelledFolder(root, normal, column, (notice,))
+    notices = [f"Wrote {file}: {listed}; normal is {normal!r}."]
+    only_normal = set(counts) == {normal}
+    if only_normal:
+        notices.append(
+            f"All images are normal: the plan makes the threshold of which {ONLY_NORMAL_PERCENTILE:.0%} of those held "
+            "back are OK. Some defective images would tell what it finds."
+        )
+    return LabelledFolder(root, normal, column, only_normal, tuple(notices))
 
 
 def _row(path: str) -> tuple[str, str, str] | None:

@@ -17,7 +17,7 @@ from vad_lib.plan.arguments import InputArguments, ReadinessArguments, TrainArgu
 from vad_lib.readiness import prepare_inference_data, prepare_training_data
 from vad_lib.thresholds import DecisionRule, LearntThreshold, learn_calibration, learn_threshold
 
-SCALE = HeatmapScale(low=0.0, high=8.0, threshold=3.5)
+SCALE = HeatmapScale(low=0.0, high=8.0, contour=3.5)
 
 
 def write_images(folder: Path, paths: list[str], seed: int = 0) -> None:

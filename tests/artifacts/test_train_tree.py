@@ -14,6 +14,7 @@ from PIL import Image
 from tests.artifacts.conftest import MakeTraining, maps_for
 from vad_lib.artifacts import collect_logs, write_train_tree
 from vad_lib.artifacts.pictures import rows_with_heatmaps
+from vad_lib.artifacts.tables import write_csv
 from vad_lib.tables import ThresholdTable
 
 ONLY_NORMAL = [(f"good/v{n}.png", "good", 1.0 + n / 10) for n in range(5)]
@@ -99,7 +100,7 @@ def test_output_csv_holds_the_users_columns_and_ours_for_the_validation_rows(
     ]  # fmt: skip
     assert len(table) == 7
     assert set(table["split"]) == {"valid"}
-    assert (table["predicted"] == "=1+1").all()
+    assert (table["predicted"] == "'=1+1").all()  # text, which no spreadsheet computes
     assert table["vad_predicted"].tolist() == ["OK", "OK", "NG", "NG", "NG", "NG", "OK"]
     assert table["probability"].tolist() == record.rows["p"].tolist()  # to the last bit
     assert table.loc[table["label"] == "good", "heatmap"].fillna("").tolist() == ["", "", "good_NG_v2.png"]
@@ -135,7 +136,7 @@ def test_the_configs_hold_the_resolved_arguments_and_the_threshold(make_training
     assert train["threshold"]["value"] == record.learnt.threshold.value
     assert train["threshold"]["version"] == record.learnt.threshold.version
     assert train["calibration"]["scale"] == record.learnt.calibration.scale
-    assert train["heatmap_scale"] == {"low": 0.0, "high": 8.0, "threshold": 3.5}
+    assert train["heatmap_scale"] == {"low": 0.0, "high": 8.0, "contour": 3.5}
     assert train["arguments"]["img_size"] == [256, 256]
     assert train["class_names"] == {"OK": "good", "NG": []}
     assert train["allow_small_dataset"] is False
@@ -292,3 +293,13 @@ def test_a_damaged_model_publishes_nothing(make_training: MakeTraining, tmp_path
         write_train_tree(tmp_path / "out", replace(record, model_folder=tmp_path))
     assert (tmp_path / "out").resolve() == before
     assert not list(before.parent.glob("*.partial"))
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+SUM(A1)", "-x", "@cmd", "\t=1", "-1+1"])
+def test_what_a_spreadsheet_would_compute_is_written_as_text(cell: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"text": [cell, "a=b", "-1.5"], "number": [-1.5, 2.0, 3.0], "=head": ["x", None, "z"]})
+    write_csv(table, tmp_path / "table.csv")
+    read = pd.read_csv(tmp_path / "table.csv", keep_default_na=False, dtype=str)
+    assert list(read.columns) == ["text", "number", "'=head"]
+    assert read["text"].tolist() == [f"'{cell}", "a=b", "-1.5"]
+    assert read["number"].tolist() == ["-1.5", "2.0", "3.0"]

@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from vad_dagster.cli.lines import add_line
 from vad_lib.errors import InputError
 from vad_lib.labelled_folder import label_folder
+from vad_lib.lines import Home
+from vad_lib.plan.reading import read_plan
 
 
 def _fill(folder: Path, *paths: str) -> Path:
@@ -63,3 +66,28 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "note.txt").touch()
     with pytest.raises(InputError, match=r"no \.png"):
         label_folder(tmp_path)
+
+
+def test_a_folder_of_normal_images_gets_a_plan_that_calls_nearly_all_good_parts_ok(tmp_path: Path) -> None:
+    images = _fill(tmp_path / "images", *(f"{number}.png" for number in range(60)))
+    line = Home(tmp_path / "home").line("only")
+    notes = add_line(line, images=images)
+    plan = read_plan(line.plan_file, line.base_folder)
+    assert plan.train.percentile == 0.99
+    assert plan.readiness.validation_split_rate == 0.3  # 18 of 60 and not 6 find the threshold
+    assert any("All images are normal" in note for note in notes)
+
+
+def test_a_folder_with_defective_images_keeps_the_defaults_of_the_plan(tmp_path: Path) -> None:
+    images = _fill(tmp_path / "images", "good/1.png", "good/2.png", "scratch/1.png")
+    line = Home(tmp_path / "home").line("mixed")
+    notes = add_line(line, images=images)
+    plan = read_plan(line.plan_file, line.base_folder)
+    assert (plan.train.percentile, plan.readiness.validation_split_rate) == (0.8, 0.1)
+    assert not any("All images are normal" in note for note in notes)
+
+
+def test_normal_images_below_train_and_test_keep_their_split(tmp_path: Path) -> None:
+    images = _fill(tmp_path / "images", "train/good/1.png", "train/good/2.png", "test/good/3.png")
+    labelled = label_folder(images)
+    assert labelled.choices == {"ok_class": "good", "train_validate_column": "train_val_split", "percentile": 0.99}

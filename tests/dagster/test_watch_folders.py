@@ -11,7 +11,6 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 from gravel_line import draw_tile, make_line
 
-from vad_dagster.definitions import build_defs
 from vad_dagster.io_manager import store_folder
 from vad_dagster.sensors.watch_folders import lines_from, seconds_until_run, watch_folders
 from vad_lib.inspection_db import InspectionDatabase
@@ -64,6 +63,7 @@ def test_without_a_champion_images_wait_and_the_tick_says_so(line: Line, instanc
     assert "gravel: no champion yet" in str(result.skip_reason)
 
 
+@pytest.mark.spec("R1.02")
 def test_new_images_of_any_depth_become_one_run(line: Line, instance: dg.DagsterInstance) -> None:
     champion(line)
     for name in ("a.png", "deep/er/b.JPG", "c.jpeg"):
@@ -133,6 +133,7 @@ def test_while_a_run_works_nothing_is_asked_for_twice_and_a_reset_cursor_changes
         assert "a run is at work" in str(result.skip_reason)
 
 
+@pytest.mark.spec("R1.02")
 def test_after_a_failed_run_the_next_waits_ever_longer(line: Line, instance: dg.DagsterInstance) -> None:
     champion(line)
     deliver(line, "a.png")
@@ -148,6 +149,7 @@ def test_after_a_failed_run_the_next_waits_ever_longer(line: Line, instance: dg.
     assert seconds_until_run([(False, 0.0), (True, 0.0)], 0.0) == 0
 
 
+@pytest.mark.spec("R1.01")
 def test_where_an_inference_service_works_on_the_line_no_run_is_asked_for_and_nothing_is_scanned(
     line: Line, instance: dg.DagsterInstance
 ) -> None:
@@ -215,6 +217,5 @@ def test_lines_are_looked_at_in_turn() -> None:
 
 
 def test_the_sensor_is_on_by_default_and_starts_the_inference_assets() -> None:
-    sensor = build_defs().get_sensor_def("watch_folders")
-    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
-    assert sensor.job_name == "inspect_line"
+    assert watch_folders.default_status == dg.DefaultSensorStatus.RUNNING
+    assert [target.job_name for target in watch_folders.targets] == ["inspect_line"]

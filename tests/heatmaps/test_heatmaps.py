@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from vad_lib.heatmaps import (
     PANEL,
@@ -24,9 +24,8 @@ from vad_lib.heatmaps import (
     thumbnail_markdown,
 )
 from vad_lib.images.decoding import decode_image
-from vad_lib.thresholds import Calibration
 
-SCALE = HeatmapScale(low=1.0, high=5.0, threshold=3.0)
+SCALE = HeatmapScale(low=1.0, high=5.0, contour=3.0)
 CONTOUR = (0, 229, 255)
 GREY = np.full((320, 320, 3), 120, np.uint8)
 CAPTION = 26
@@ -60,22 +59,22 @@ def test_what_is_ordinary_stays_as_it_was_and_what_is_not_glows() -> None:
 
 @pytest.mark.parametrize(("height", "drawn"), [(2.9, False), (3.2, True), (100.0, True)])
 @pytest.mark.spec("V5.06")
-def test_a_contour_surrounds_what_reaches_the_threshold_and_nothing_else(height: float, drawn: bool) -> None:
+def test_a_contour_surrounds_what_reaches_its_value_and_nothing_else(height: float, drawn: bool) -> None:
     _, overlay, bar = panels(draw_heatmap(GREY, spot(height), SCALE))
     assert (count(overlay, CONTOUR) > 100) == drawn
     if drawn:
         ys, xs = np.nonzero((overlay == CONTOUR).all(axis=-1))
         assert 70 < ys.min() < ys.max() < 215
         assert 165 < xs.min() < xs.max() < 360
-    assert count(bar, CONTOUR) > 30  # the bar marks the threshold always
+    assert count(bar, CONTOUR) > 30  # the bar marks the contour always
 
 
-def test_the_threshold_is_marked_on_the_bar_where_it_lies_on_the_scale() -> None:
-    for threshold in (2.0, 3.0, 4.5):
-        scale = HeatmapScale(low=1.0, high=5.0, threshold=threshold)
+def test_the_contour_is_marked_on_the_bar_where_it_lies_on_the_scale() -> None:
+    for contour in (2.0, 3.0, 4.5):
+        scale = HeatmapScale(low=1.0, high=5.0, contour=contour)
         bar = panels(draw_heatmap(GREY, spot(1), scale))[2]
         rows = np.nonzero((bar == CONTOUR).all(axis=-1).any(axis=1))[0]
-        assert rows.mean() == pytest.approx(PANEL - 7 - (threshold - 1) / 4 * (PANEL - 13), abs=2)
+        assert rows.mean() == pytest.approx(PANEL - 7 - (contour - 1) / 4 * (PANEL - 13), abs=2)
 
 
 def test_equal_map_values_have_equal_colours_in_any_two_pictures_of_one_scale() -> None:
@@ -92,7 +91,7 @@ def test_a_higher_value_is_always_brighter() -> None:
     black = np.zeros((8, 8, 3), np.uint8)
     lightness = []
     for value in np.linspace(1.5, 5, 15):
-        scale = HeatmapScale(low=1.0, high=5.0, threshold=9.0)
+        scale = HeatmapScale(low=1.0, high=5.0, contour=9.0)
         pixel = panels(draw_heatmap(black, np.full((8, 8), value, np.float32), scale))[1][50, 50]
         lightness.append(float(rgb2lab(pixel[None, None] / 255)[0, 0, 0]))
     assert (np.diff(lightness) > 0).all()
@@ -158,7 +157,7 @@ def test_drawing_and_saving_takes_less_than_fifty_milliseconds(size: int, tmp_pa
 def test_every_set_of_maps_gives_an_ordered_scale(images: list[tuple[float, bool]]) -> None:
     maps = [np.array([[height, 0.0], [0.0, 0.0]], np.float32) for height, _ in images]
     scale = learn_heatmap_scale(iter(maps), [ng for _, ng in images])
-    assert scale.low < scale.threshold < scale.high
+    assert scale.low < scale.contour < scale.high
 
 
 def test_the_contour_appears_in_the_images_that_were_decided_ng() -> None:
@@ -166,15 +165,15 @@ def test_the_contour_appears_in_the_images_that_were_decided_ng() -> None:
     heights = np.array([2.0, 2.2, 2.4, 6.0, 7.0, 40.0])
     is_ng = np.array([False] * 3 + [True] * 3)
     scale = learn_heatmap_scale((spot(h) for h in heights), is_ng)
-    assert ((heights >= scale.threshold) == is_ng).all()
+    assert ((heights >= scale.contour) == is_ng).all()
     assert scale.low == pytest.approx(1)
-    assert scale.high <= scale.low + 4 * (scale.threshold - scale.low) + 1e-6  # one extreme does not darken the rest
+    assert scale.high <= scale.low + 4 * (scale.contour - scale.low) + 1e-6  # one extreme does not darken the rest
 
 
 def test_without_any_ng_no_contour_is_drawn() -> None:
     scale = learn_heatmap_scale((spot(h) for h in (2.0, 2.5)), [False, False])
-    assert scale.threshold > 2.5
-    assert scale.threshold == pytest.approx(2.5)
+    assert scale.contour > 2.5
+    assert scale.contour == pytest.approx(2.5)
 
 
 def test_maps_and_decisions_must_match() -> None:
@@ -183,12 +182,23 @@ def test_maps_and_decisions_must_match() -> None:
     with pytest.raises(ValueError, match="one map for each"):
         learn_heatmap_scale([spot(1)], [True, False])
     with pytest.raises(ValueError, match="low < high"):
-        HeatmapScale(low=1, high=1, threshold=1)
+        HeatmapScale(low=1, high=1, contour=1)
 
 
-def test_a_scale_can_be_made_from_the_calibration_alone() -> None:
-    scale = HeatmapScale.from_calibration(Calibration(threshold=10, scale=1))
-    assert (scale.low, scale.threshold, scale.high) == (5, 10, 15)
+def test_the_picture_calls_the_value_of_its_contours_no_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One quantity has one name: the threshold is on the raw score, and images decided OK may bear a contour."""
+    written: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def write(draw: ImageDraw.ImageDraw, place: object, said: str, *more: object, **options: object) -> None:
+        written.append(said)
+        text(draw, place, said, *more, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
+    draw_heatmap(GREY, spot(4.0), HeatmapScale(low=1.0, high=5.0, contour=3.25), raw_score=2.0, predicted="OK", p=0.4)
+    assert {"contour", "3.25"} <= set(written)
+    assert not any("threshold" in one for one in written)
+    assert "threshold" not in HeatmapScale.model_fields
 
 
 def test_thumbnails_carry_their_bytes_and_no_markup() -> None:

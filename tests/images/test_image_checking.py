@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 from skimage import data as pictures
 
 from vad_lib.errors import TrainingStopped
 from vad_lib.images.checking import FACT_TYPES, check_images, variance_of_laplacian
-from vad_lib.images.duplicates import exact_duplicates, near_duplicates, nearest_hashes
+from vad_lib.images.duplicates import exact_duplicates, look_alike, near_between, near_duplicates, nearest_hashes
 from vad_lib.progress import ProgressUpdate
 
 
@@ -130,3 +130,43 @@ def test_20000_hashes_are_compared_in_seconds() -> None:
     keys = np.arange(20000)
     nearest, distance = nearest_hashes(values, values, keys, keys)
     assert (nearest[19999], distance[19999]) == (3, 0)
+
+
+def small_part(folder: Path, number: int, *, scratched: bool = False) -> Path:
+    """Write a small ring on an even ground, 400 x 400 pixels, with noise of its own."""
+    random = np.random.default_rng(number)
+    picture = Image.new("L", (400, 400), 190)
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((150, 150, 250, 250), fill=110)
+    draw.ellipse((180, 180, 220, 220), fill=190)
+    if scratched:
+        x, y = (int(place) for place in random.integers(158, 190, 2))
+        draw.line((x, y, x + 18, y + 10), fill=160, width=2)
+    noisy = np.asarray(picture) + random.normal(0, 2, (400, 400))
+    file = folder / f"{number}.png"
+    Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)).save(file)
+    return file
+
+
+def test_a_small_part_with_a_scratch_is_no_near_duplicate_of_one_without(tmp_path: Path) -> None:
+    good = small_part(tmp_path, 0)
+    scratched = [small_part(tmp_path, number, scratched=True) for number in range(1, 9)]
+    assert not any(look_alike(good, file) for file in scratched)
+    references, queries = ({"file": list(map(str, files))} for files in ([good], scratched))
+    same_hash = "0" * 16  # as a hash of so even a picture may be
+    found = near_between(
+        pd.DataFrame(queries).assign(phash=same_hash).set_index(np.arange(1, 9)),
+        pd.DataFrame(references).assign(phash=same_hash),
+    )
+    assert found.empty
+
+
+@pytest.mark.parametrize("photograph", ["camera", "coins", "rocket"])
+def test_a_copy_of_a_photograph_is_found_however_it_was_stored(photograph: str, tmp_path: Path) -> None:
+    original = Image.fromarray(getattr(pictures, photograph)()).convert("RGB")
+    original.save(tmp_path / "original.png")
+    original.save(tmp_path / "strong.jpg", quality=70)
+    original.point(lambda value: min(255, round(value * 1.03) + 3)).save(tmp_path / "brighter.png")
+    original.resize((original.width * 3 // 4, original.height * 3 // 4)).save(tmp_path / "smaller.png")
+    for copy in ("strong.jpg", "brighter.png", "smaller.png"):
+        assert look_alike(tmp_path / "original.png", tmp_path / copy), copy

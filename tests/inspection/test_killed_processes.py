@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 from brightness_model import POISON, write_image
-from inspection_plant import Plant
+from inspection_rig import Rig
 from PIL import Image
 
-from vad_lib.inspection_db.checking import check_database
-from vad_lib.landing import RunState
+from vad_lib.inspection.worker import MAX_DELIVERIES
+from vad_lib.inspection_db.laws import check_database
 
 HERE = Path(__file__).parent
 
 
-def _start(plant: Plant, batch_id: str, *more: str) -> subprocess.Popen[str]:
+def _start(rig: Rig, run_id: str, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(HERE / "inspect_in_process.py"), str(plant.line.folder.parent.parent), batch_id, *more],
+        [sys.executable, str(HERE / "inspect_in_process.py"), str(rig.line.folder.parent.parent), run_id, *more],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE)])},
         stdout=subprocess.PIPE,
         text=True,
@@ -39,114 +39,104 @@ def _finish(process: subprocess.Popen[str]) -> dict[str, int]:
     return found
 
 
-def _check_database(plant: Plant) -> None:
-    assert check_database(plant.db.engine) == []
-
-
-def _wait_for_predictions(plant: Plant, count: int) -> None:
+def _wait_for_predictions(rig: Rig, count: int) -> None:
     deadline = time.monotonic() + 60
-    while plant.db.count_predictions("bottles") < count:
-        assert time.monotonic() < deadline, "the process does not get on"
+    while rig.db.count_predictions("bottles") < count:
+        assert time.monotonic() < deadline, f"only {rig.db.count_predictions('bottles')} of {count} came about"
         time.sleep(0.01)
 
 
-def test_a_killed_inspection_is_finished_by_the_next_which_repeats_at_most_one_chunk(
-    plant: Plant, tmp_path: Path
-) -> None:
+@pytest.mark.spec("Q1.05")
+def test_a_killed_run_is_finished_by_the_next_which_repeats_at_most_one_chunk(rig: Rig, tmp_path: Path) -> None:
     for i in range(30):
-        write_image(plant.inbox / f"{i}.png", 40 + 4 * i, nonce=i)
-    batch = plant.land_batch()
+        write_image(rig.inbox / f"{i}.png", 40 + 4 * i, nonce=i)
+    rig.register()
     log = tmp_path / "scored.log"
-    process = _start(plant, batch, "--seconds", "0.03", "--log", str(log))
-    _wait_for_predictions(plant, 5)
+    process = _start(rig, "first", "--seconds", "0.03", "--log", str(log))
+    _wait_for_predictions(rig, 5)
     process.kill()
     process.wait()
-    before = plant.db.count_predictions("bottles")
+    before = rig.db.count_predictions("bottles")
     assert before < 30
-    # The next does not wait for the claims of the dead one.
+    # The next does not wait until the leases of the dead one run out.
     started = time.monotonic()
-    assert _finish(_start(plant, batch, "--log", str(log))) == {
-        "predicted": 30,
-        "scored": 30 - before,
-        "refused": 0,
-        "left": 0,
-    }
+    assert _finish(_start(rig, "second", "--log", str(log))) == {"decided": 30 - before, "scored": 30 - before}
     assert time.monotonic() - started < 60
-    assert plant.db.predictions("bottles")["sha256"].is_unique
+    assert rig.db.predictions("bottles")["sha256"].is_unique
     assert len(log.read_text().splitlines()) <= 30 + 4
-    _check_database(plant)
+    assert set(rig.states().values()) == {"done"}
+    assert check_database(rig.db.engine) == []
 
 
-def test_two_processes_on_one_batch_share_it_and_both_give_the_whole_result(plant: Plant, tmp_path: Path) -> None:
+def test_two_processes_share_one_queue_and_score_each_image_once(rig: Rig, tmp_path: Path) -> None:
     for i in range(24):
-        write_image(plant.inbox / f"{i}.png", 40 + 4 * i, nonce=i)
-    shutil.copy(plant.inbox / "0.png", plant.inbox / "copy of 0.png")
-    (plant.inbox / "broken.png").write_bytes(b"broken")
-    batch = plant.land_batch()
+        write_image(rig.inbox / f"{i}.png", 40 + 4 * i, nonce=i)
+    (rig.inbox / "broken.png").write_bytes(b"broken")
+    rig.register()
+    shutil.copy(rig.inbox / "0.png", rig.inbox / "copy of 0.png")
+    rig.register()
     log = tmp_path / "scored.log"
-    both = [_start(plant, batch, "--seconds", "0.02", "--log", str(log)) for _ in range(2)]
+    both = [_start(rig, name, "--seconds", "0.02", "--log", str(log)) for name in ("one", "other")]
     results = [_finish(process) for process in both]
-    assert [result["predicted"] for result in results] == [24, 24]
-    assert [result["refused"] for result in results] == [2, 2]
+    assert sum(result["decided"] for result in results) == 26
     assert sum(result["scored"] for result in results) == 24
     assert len(log.read_text().splitlines()) == 24
-    assert plant.db.count_predictions("bottles") == 24
-    _check_database(plant)
+    assert sorted(rig.states().values()) == ["done"] * 24 + ["duplicate", "unreadable_image"]
+    assert check_database(rig.db.engine) == []
 
 
-def test_an_image_that_kills_its_inspection_is_found_out_and_kept_aside(plant: Plant) -> None:
+@pytest.mark.spec("Q1.06")
+def test_an_image_that_kills_its_worker_is_found_out_and_quarantined(rig: Rig) -> None:
     for i in range(9):
-        write_image(plant.inbox / f"{i}.png", 40 + i, nonce=i)
-    write_image(plant.inbox / "4 poison.png", POISON)
-    batch = plant.land_batch()
+        write_image(rig.inbox / f"{i}.png", 40 + i, nonce=i)
+    write_image(rig.inbox / "4 poison.png", POISON)
+    rig.register()
     deaths = 0
-    while (process := _start(plant, batch, "--poisonous")).wait(timeout=60) != 0:
+    while (process := _start(rig, f"run {deaths}", "--poisonous")).wait(timeout=60) != 0:
         assert process.returncode == -signal.SIGKILL
         deaths += 1
-        assert deaths < 6
-    # Once in company, three times alone; the others were done before it was tried again.
-    assert deaths == 4
-    assert plant.db.count_predictions("bottles") == 9
-    (kept,) = plant.db.kept_aside("bottles").itertuples()
-    assert (kept.path, kept.rule) == ("4 poison.png", "ends_its_inspection")
-    assert "3 inspections ended while they had only this file in hand" in kept.reason
-    assert Path(kept.kept_file).is_file()
+        assert deaths <= MAX_DELIVERIES
+    # Once in company, then alone; the others were done before it was tried again.
+    assert deaths == MAX_DELIVERIES
+    assert rig.db.count_predictions("bottles") == 9
+    (refused,) = rig.db.refused("bottles").itertuples()
+    assert (refused.path, refused.rule) == ("4 poison.png", "poison_image")
+    assert f"{MAX_DELIVERIES} workers took it and did not finish it" in refused.reason
+    assert Path(refused.quarantine_file).read_bytes() == (rig.inbox / "4 poison.png").read_bytes()
 
 
-@pytest.mark.spec("V9.05")
+@pytest.mark.spec("V9.05", "Q1.05")
 @pytest.mark.parametrize(
     "inspection_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
 )
-def test_500_files_with_5_percent_bad_ones_and_deaths_in_between(plant: Plant) -> None:
+def test_500_files_with_5_percent_bad_ones_and_deaths_in_between(rig: Rig) -> None:
     """Every good one has exactly one prediction, every bad one a reason."""
     good = {f"{i:03}.png" for i in range(470)} | {'it\'s "größe" 图.png'}
     for number, name in enumerate(sorted(good)):
-        write_image(plant.inbox / name, 60 + number % 100, nonce=number)
-    bad = _write_bad_ones(plant.inbox)
+        write_image(rig.inbox / name, 60 + number % 100, nonce=number)
+    rig.register()
+    bad = _write_bad_ones(rig.inbox)
+    rig.register()
     chance = random.Random(7)
-    runs: dict[str, RunState] = {}
-    for _ in range(60):
-        # a batch whose runs were killed three times with images in hand is halved: two requests then
-        tick = plant.tick(state_of=runs.get, max_batch=128, max_active=1)
-        if not tick.requests:
+    for number in range(60):
+        process = _start(rig, f"run {number}", "--seconds", "0.005")
+        if chance.random() < 0.7:
+            time.sleep(chance.uniform(0.5, 2.0))
+            process.kill()
+        if process.wait(timeout=120) == 0:
             break
-        for request in tick.requests:
-            process = _start(plant, request.batch_id, "--seconds", "0.001")
-            if chance.random() < 0.5:
-                time.sleep(chance.uniform(0.5, 2.0))
-                process.kill()
-            runs[request.run_key] = RunState("succeeded" if process.wait(timeout=120) == 0 else "failed")
-    predicted = plant.db.predictions("bottles")
-    landed = plant.db.landings("bottles")
+    assert number > 0, "nothing was killed"
+    predicted = rig.db.predictions("bottles")
+    files = rig.db.incoming_files("bottles")
     assert predicted["sha256"].is_unique
-    done = landed.query("state == 'done'")
+    done = files.query("state == 'done'")
     assert set(done["path"]) == good
     assert set(done["sha256"]) == set(predicted["sha256"])
-    refused = landed.query("state == 'refused'")
+    refused = files.query("state == 'refused'")
     assert dict(zip(refused["path"], refused["rule"], strict=True)) == bad
     assert refused["reason"].str.len().min() > 5
-    assert plant.db.landing_counts("bottles")["pending"] == 0
-    _check_database(plant)
+    assert rig.db.file_counts("bottles")["pending"] == 0
+    assert check_database(rig.db.engine) == []
 
 
 def _write_bad_ones(inbox: Path) -> dict[str, str]:

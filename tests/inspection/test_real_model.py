@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from brightness_model import write_image
-from inspection_plant import Plant
+from inspection_rig import Rig
 
 from vad_lib.detectors.base import Scores
 from vad_lib.models import InspectionModel, ModelInfo
@@ -40,14 +40,14 @@ def model() -> InspectionModel:
 
 
 @pytest.mark.parametrize("inspection_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("chunk", [1, 4])
 def test_an_inspection_gives_what_the_model_gives_for_the_files(
-    plant: Plant, model: InspectionModel, tmp_path: Path, batch_size: int
+    rig: Rig, model: InspectionModel, tmp_path: Path, chunk: int
 ) -> None:
     for i in range(6):
-        write_image(plant.inbox / f"{i}.png", 40 * i, size=16 + i)
-    (plant.inbox / "broken.png").write_bytes(b"broken")
-    result = plant.inspect(plant.land_batch(), model, batch_size=batch_size, maps_folder=tmp_path / "maps")  # type: ignore[arg-type]
+        write_image(rig.inbox / f"{i}.png", 40 * i, size=16 + i)
+    (rig.inbox / "broken.png").write_bytes(b"broken")
+    result = rig.inspect(model, chunk=chunk, maps_folder=tmp_path / "maps")  # type: ignore[arg-type]
     direct = list(model.predict_files([Path(file) for file in result.predictions["file"]], with_maps=True))
     for name in ("sha256", "raw_score", "p", "certainty", "predicted"):
         assert result.predictions[name].tolist() == [getattr(each, name) for each in direct]
@@ -55,4 +55,4 @@ def test_an_inspection_gives_what_the_model_gives_for_the_files(
         assert each.map is not None
         assert np.array_equal(result.load_map(row), each.map)
     assert result.refused["image_path"].tolist() == ["broken.png"]
-    assert set(plant.db.predictions("bottles")["threshold_version"]) == {model.threshold.version}
+    assert set(rig.db.predictions("bottles")["threshold_version"]) == {model.threshold.version}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy.ndimage import rotate, shift
 from skimage import data as pictures
 
@@ -151,6 +151,18 @@ def test_turned_and_shifted_parts_are_found_and_the_others_left_alone(tmp_path: 
     assert (finding.severity, finding.blocking) == ("warn", False)
 
 
+def normal_rows(files: list[Path]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "row": range(len(files)),
+            "image_path": [file.name for file in files],
+            "file": [str(file) for file in files],
+            "sha256": [f"{number:064d}" for number in range(len(files))],
+            "label": "good",
+        }
+    )
+
+
 def test_textures_without_a_fixed_part_are_not_judged_by_pose(tmp_path: Path) -> None:
     grass = pictures.grass()
     files = []
@@ -158,5 +170,52 @@ def test_textures_without_a_fixed_part_are_not_judged_by_pose(tmp_path: Path) ->
         files.append(tmp_path / f"{number}.png")
         y, x = np.random.default_rng(number).integers(0, 280, 2)
         Image.fromarray(grass[y : y + 224, x : x + 224]).save(files[-1])
-    normal = pd.DataFrame({"row": range(12), "image_path": "x", "file": [str(f) for f in files]})
-    assert pose(normal.assign(sha256=[f"{n:064d}" for n in range(12)])) is None
+    finding = pose(normal_rows(files))
+    assert finding is not None
+    assert finding.severity == "info"
+    assert "cannot be judged" in finding.message
+
+
+@pytest.mark.parametrize("lie", ["at any angle", "in any place"])
+def test_parts_that_lie_anyhow_are_not_said_to_be_turned_by_nothing(lie: str, tmp_path: Path) -> None:
+    files = []
+    for number in range(16):
+        random = np.random.default_rng(number)
+        picture = Image.new("L", (224, 224), 200)
+        draw = ImageDraw.Draw(picture)
+        draw.ellipse((92, 40, 132, 80), fill=80)
+        draw.rectangle((106, 78, 118, 180), fill=80)
+        if lie == "at any angle":
+            picture = picture.rotate(float(random.uniform(0, 360)), fillcolor=200)
+        part = np.asarray(picture)
+        if lie == "in any place":
+            part = np.roll(part, tuple(random.integers(-40, 40, 2)), (0, 1))
+        files.append(write_parts(tmp_path, part, number))
+    finding = pose(normal_rows(files))
+    assert finding is not None
+    assert finding.severity == "info"
+
+
+def test_a_reflection_that_wanders_over_a_part_that_lies_still_is_no_movement(tmp_path: Path) -> None:
+    part = np.asarray(Image.fromarray(pictures.coins()).resize((224, 224))).astype(float)
+    y, x = np.mgrid[:224, :224]
+    files = []
+    for number in range(16):
+        place = np.random.default_rng(number).uniform(70, 150, 2)
+        light = 150 * np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / (2 * 25**2))
+        files.append(write_parts(tmp_path, np.clip(part * 0.3 + light, 0, 255), number))
+    assert pose(normal_rows(files)) is None
+
+
+@pytest.mark.parametrize("photograph", ["camera", "coins"])
+def test_drawn_shifts_and_rotations_of_real_photographs_are_measured(photograph: str, tmp_path: Path) -> None:
+    part = np.asarray(Image.fromarray(getattr(pictures, photograph)()).resize((224, 224)))
+    random = np.random.default_rng(5)
+    drawn = [(0.0, 0.0, 0.0)] * 20
+    drawn += [(float(random.integers(-10, 11)), *map(float, random.uniform(-9, 9, 2))) for _ in range(12)]
+    files = [write_parts(tmp_path, part, number, *one) for number, one in enumerate(drawn)]
+    found = estimate_pose(files)
+    assert found["assessable"].all()
+    assert np.abs(found["rotation"] - [angle for angle, _, _ in drawn]).max() <= 1
+    assert np.abs(found["shift_y"] - [down for _, down, _ in drawn]).max() < 0.5
+    assert np.abs(found["shift_x"] - [right for _, _, right in drawn]).max() < 0.5

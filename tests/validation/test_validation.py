@@ -51,7 +51,7 @@ def test_maps_are_kept_of_all_anomalous_and_all_misjudged_rows_only(tmp_path: Pa
     maps = make_validation_maps(Model(), judged([10, 20, 60, 70], [20, 70]), tmp_path)  # type: ignore[arg-type]
     assert dict(maps).keys() == {20, 60, 70}  # a miss, a false alarm, a hit; never 10, rightly OK
     assert maps.scale is not None
-    assert maps.scale.low < maps.scale.threshold < maps.scale.high
+    assert maps.scale.low < maps.scale.contour < maps.scale.high
 
 
 def test_without_heatmaps_only_what_the_scale_needs_is_computed(tmp_path: Path) -> None:

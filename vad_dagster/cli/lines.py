@@ -93,12 +93,11 @@ def add_line(
         from vad_lib.plan.writing import dump_plan, write_plan_for_folder
 
         labelled = label_folder(images, ok_class=ok_class)
-        choices = {"ok_class": labelled.ok_class, "train_validate_column": labelled.split_column}
         partial = line.folder / ".plan.partial"
         _prepare(line)
         partial.unlink(missing_ok=True)
         try:
-            written = write_plan_for_folder(labelled.folder, partial, model_name=model, **choices)
+            written = write_plan_for_folder(labelled.folder, partial, model_name=model, **labelled.choices)
             if labelled.split_column:
                 # train/ and test/ together are the training data: one fits, the other validates
                 paths = written.paths.model_copy(update={"train_data": str(labelled.folder)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 from sqlalchemy import Row
 
 from vad_lib.errors import UnreadableImageError, VadError
-from vad_lib.images.decoding import DecodedImage, decode_image
+from vad_lib.images.decoding import decode_bytes
+from vad_lib.images.paths import read_regular_file
 from vad_lib.serving import InferenceService
 from vad_lib.serving.warm_models import InTurn
 
@@ -23,19 +25,19 @@ class NoHeatmapError(VadError):
     """The model makes none, or cannot be had."""
 
 
-def image_as_scored(record: Row[Any]) -> DecodedImage:
-    """Return the image of a prediction.
+def bytes_as_scored(record: Row[Any]) -> bytes:
+    """Return the bytes of the image of a prediction: what is read is what is compared and what is shown.
 
     Raises:
         PictureGoneError: the file cannot be read any more, or holds something else.
     """
     try:
-        image = decode_image(Path(record.path))
+        data = read_regular_file(Path(record.path))
     except UnreadableImageError as error:
         raise PictureGoneError(f"The image cannot be read any more: {error.reason}.") from error
-    if image.sha256 != record.sha256:
+    if hashlib.sha256(data).hexdigest() != record.sha256:
         raise PictureGoneError("Another image lies in its place now.")
-    return image
+    return data
 
 
 class Drawer:
@@ -50,12 +52,12 @@ class Drawer:
         """Return a PNG of the image beside its heatmap.
 
         Raises:
-            PictureGoneError: see ``image_as_scored``.
+            PictureGoneError: see ``bytes_as_scored``.
             NoHeatmapError: the version makes no maps, or cannot be loaded any more.
         """
         from vad_lib.heatmaps import draw_heatmap
 
-        image = image_as_scored(record)
+        image = decode_bytes(bytes_as_scored(record), record.path, sha256=record.sha256)
         model = self._model(record.line, record.model_version)
         scale = getattr(model.model, "heatmap_scale", None)
         if scale is None:

@@ -11,6 +11,8 @@ import pandas as pd
 from vad_lib.artifacts.records import write_json
 from vad_lib.metrics import Evaluation, classification_report, confusion_matrix
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
 
 def output_table(users: pd.DataFrame, rows: Sequence[int], results: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     """Return the user's columns of some rows with our results behind them.
@@ -31,8 +33,24 @@ def output_table(users: pd.DataFrame, rows: Sequence[int], results: Mapping[str,
 
 
 def write_csv(table: pd.DataFrame, file: Path, *, index: bool = False) -> None:
-    """Write a table as UTF-8 csv; numbers in full, so that they read back as they were."""
-    table.to_csv(file, index=index, encoding="utf-8", lineterminator="\n")
+    """Write a table as UTF-8 csv: numbers in full, so that they read back as they were, and formulas as text."""
+    safe = table.rename(columns=_as_text).map(_as_text)
+    safe.to_csv(file, index=index, encoding="utf-8", lineterminator="\n")
+
+
+def _as_text(cell: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe in front.
+
+    >>> _as_text("=HYPERLINK(A1)"), _as_text("-1.5"), _as_text(-1.5), _as_text("a=b")
+    ("'=HYPERLINK(A1)", '-1.5', -1.5, 'a=b')
+    """
+    if not isinstance(cell, str) or not cell.startswith(FORMULA_STARTS):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def write_performance(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ MAX_DELIVERIES = 4
 """A file is refused after so many workers took it and did not finish it: once with others, then alone."""
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 15.0, 300.0
 FINISH_PAUSE_SECONDS = 1.0
+logger = logging.getLogger("vad.inspection.worker")
 
 
 @dataclass(frozen=True)
@@ -93,27 +95,33 @@ def work_on(db: InspectionDatabase, line: Line, served: Served, worker: Worker, 
         InputError: the watch folder cannot be read; no file is blamed.
         Exception: what the detector raised, where it cannot score anything; no file is blamed.
     """
-    leased = lease(db, line.name, worker.name, count)
+    leased, more = lease(db, line.name, worker.name, count)
     if not leased:
         return Worked([], more=False)
-    # A file that a worker did not finish comes alone, and others like it may follow.
-    more = len(leased) == count or leased[0].deliveries > 0
     try:
         outcomes = inspect_files(db, line, served, leased, worker.maps_folder)
     except BaseException as error:
-        # Nobody is to blame. If even this cannot be written, the leases expire and cost a little caution.
-        outcomes = [Later(each.file_id, RETRY_SECONDS, str(error) or type(error).__name__) for each in leased]
-        with contextlib.suppress(Exception):
-            finish(db, line.name, worker.name, outcomes, source=worker.source, run_id=worker.run_id)
+        _put_off(db, line, worker, leased, error)
         raise
     while True:
         try:
             decided = finish(db, line.name, worker.name, outcomes, source=worker.source, run_id=worker.run_id)
             return Worked(decided, more)
-        except DBAPIError:
+        except DBAPIError as error:
             if not worker.goes_on():
+                _put_off(db, line, worker, leased, error)
                 raise
+            logger.warning("results cannot be written now, trying again: %s", error.orig)
             time.sleep(FINISH_PAUSE_SECONDS)
+
+
+def _put_off(
+    db: InspectionDatabase, line: Line, worker: Worker, leased: Sequence[Leased], error: BaseException
+) -> None:
+    """Nobody is to blame. If even this cannot be written, the leases expire and cost a little caution."""
+    outcomes = [Later(each.file_id, RETRY_SECONDS, str(error) or type(error).__name__) for each in leased]
+    with contextlib.suppress(Exception):
+        finish(db, line.name, worker.name, outcomes, source=worker.source, run_id=worker.run_id)
 
 
 def inspect_files(
@@ -210,17 +218,30 @@ class _Known:
     Attributes:
         owners: content -> path that owns it.
         predicted: contents with a prediction of this model version.
-        newest: path -> its newest decided version.
+        newest: file id -> the newest decided version of the same path before it.
     """
 
     owners: dict[str, str | None]
     predicted: set[str]
-    newest: dict[str, Row[Any]]
+    newest: dict[int, Row[Any]]
 
 
 def _look_up(db: InspectionDatabase, line: str, model_version: str, read: Sequence[Pixels | Unread]) -> _Known:
-    files = incoming_files.c
+    files, mine, earlier = incoming_files.c, incoming_files.alias(), incoming_files.alias()
     contents = sorted({sha for each in read if (sha := sha_of(each))})
+    before = (
+        select(earlier.c.file_id)
+        .where(
+            *(earlier.c.line == mine.c.line, earlier.c.path == mine.c.path, earlier.c.file_id < mine.c.file_id),
+            earlier.c.state != PENDING,
+            earlier.c.rule.is_(None) | earlier.c.rule.not_in(sorted(SUPERSEDED_RULES)),
+        )
+        .order_by(desc(earlier.c.file_id))
+        .limit(1)
+        .correlate(mine)
+        .scalar_subquery()
+    )
+    predicted = recorded_contents(db, line, model_version, contents)
     with db.reading() as connection:
         owners = {
             row.sha256: row.owner_path
@@ -229,16 +250,17 @@ def _look_up(db: InspectionDatabase, line: str, model_version: str, read: Sequen
                 select(images.c.sha256, images.c.owner_path).where(images.c.line == line, images.c.sha256.in_(part))
             )
         }
-        predicted = recorded_contents(db, line, model_version, contents)
-        newest = {}
-        for each in read:
-            before = select(incoming_files).where(
-                *(files.line == line, files.path == each.item.image_path, files.file_id < each.item.number),
-                *(files.state != PENDING, files.rule.is_(None) | files.rule.not_in(sorted(SUPERSEDED_RULES))),
+        newest = {
+            row.number: row
+            for part in chunks([each.item.number for each in read])
+            for row in connection.execute(
+                select(mine.c.file_id.label("number"), incoming_files, images.c.size.label("content_size"))
+                .select_from(mine)
+                .join(incoming_files, files.file_id == before)
+                .outerjoin(images, (images.c.line == files.line) & (images.c.sha256 == files.sha256))
+                .where(mine.c.file_id.in_(part))
             )
-            row = connection.execute(before.order_by(desc(files.file_id)).limit(1)).one_or_none()
-            if row is not None:
-                newest[each.item.image_path] = row
+        }
     return _Known(owners, predicted, newest)
 
 
@@ -286,7 +308,7 @@ def _known_outcome(pixels: Pixels, known: _Known, maps_folder: Path | None) -> O
 
 def _same_as_before(read: Pixels | Unread, known: _Known) -> Unchanged | None:
     """A file that was touched, moved back, or got a trailer behind its end holds what it held."""
-    before, version = known.newest.get(read.item.image_path), read.item.version
+    before, version = known.newest.get(read.item.number), read.item.version
     if before is None or version is None or before.sha256 is None:
         return None
     if before.state != DONE and before.rule not in (UNREADABLE, DUPLICATE):
@@ -297,10 +319,11 @@ def _same_as_before(read: Pixels | Unread, known: _Known) -> Unchanged | None:
 
 
 def _has_trailer(read: Pixels, before: Row[Any]) -> bool:
-    head = read.data[: before.size]
+    # The row's own size is that of the file, which may have got a trailer before.
+    head = read.data[: before.content_size or 0]
     if before.state != DONE or read.item.version is None or before.inode != read.item.version.inode:
         return False
-    if len(head) == len(read.data) or hashlib.sha256(head).hexdigest() != before.sha256:
+    if not head or len(head) == len(read.data) or hashlib.sha256(head).hexdigest() != before.sha256:
         return False
     shown: DecodedImage = decode_bytes(head, read.item.file, sha256=before.sha256)
     return np.array_equal(shown.pixels, read.image.pixels)

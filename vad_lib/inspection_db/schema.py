@@ -140,6 +140,7 @@ images = Table(
     Column("sha256", String(64), primary_key=True, comment="Of the file's bytes."),
     Column("first_file", Text, nullable=False, comment="Absolute path at which it was first read."),
     Column("owner_path", Text, comment="Relative path of the incoming file that owns this content."),
+    Column("size", BigInteger, comment="Bytes, where an incoming file owns it."),
     Column("width", Integer, nullable=False, comment="Pixels, upright."),
     Column("height", Integer, nullable=False, comment="Pixels, upright."),
     Column("channels", Integer, nullable=False),

@@ -66,7 +66,7 @@ def explain(plan: ExperimentalPlan) -> pd.DataFrame:
 
 
 def arguments_markdown() -> str:
-    """Return the table of all arguments for the README."""
+    """Return the table of all arguments, for docs/plan.md."""
     lines = [
         "| Step | Argument | Default | Allowed | Operator may change | Look at it | Meaning |",
         "|---|---|---|---|:-:|:-:|---|",

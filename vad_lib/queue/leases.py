@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, exists, or_, select, update
 
@@ -20,6 +22,9 @@ from vad_lib.processes import is_dead, me
 
 LEASE_SECONDS = 120.0
 """Renewed while the worker lives. On the same machine a death is seen at once; this is for all other cases."""
+SUSPECT = 2
+"""Deliveries from which a file is in hand with no other file of its process: two that were in hand in two threads when
+their process died would else come together again, and the innocent one would be blamed as often as the other."""
 logger = logging.getLogger("vad.queue")
 
 
@@ -52,36 +57,47 @@ class Leased:
         return self.folder / self.version.path
 
 
-def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> list[Leased]:
+class LeasedFiles(NamedTuple):
+    """What a worker has taken, and whether more may wait."""
+
+    files: list[Leased]
+    more: bool
+
+
+def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedFiles:
     """Take at most ``count`` files of a line that wait, oldest first; none where nothing waits.
 
     A file that a worker did not finish comes after all others, and alone: if it kills this worker too, it alone is to
-    blame. Of one path, no version is offered while a worker has an earlier one: whether something changed can be said
-    only when that is decided.
+    blame. Threads share the name of their process' worker; from ``SUSPECT`` deliveries on, a file comes only while they
+    have nothing else. Of one path, no version is offered while a worker has an earlier one: whether something changed
+    can be said only when that is decided.
     """
-    files, earlier = incoming_files.c, incoming_files.alias()
+    files, earlier, mine = incoming_files.c, incoming_files.alias(), incoming_files.alias()
+    has_any = exists().where(mine.c.leased_by == worker)
+    has_suspect = exists().where(mine.c.leased_by == worker, mine.c.deliveries >= SUSPECT)
     in_hand = exists().where(
         *(earlier.c.line == files.line, earlier.c.path == files.path, earlier.c.file_id < files.file_id),
         earlier.c.leased_by.is_not(None),
     )
-    with db.writing(durable=False) as connection:
+    with _turn_of(worker), db.writing(durable=False) as connection:
         now = db.clock(connection)
         waiting = (
             select(incoming_files)
             .where(files.line == line, files.state == PENDING, files.leased_by.is_(None))
             .where(or_(files.leased_until.is_(None), files.leased_until <= now), ~in_hand)
+            .where(~has_suspect, or_(files.deliveries < SUSPECT, ~has_any))
             .order_by(files.deliveries, files.file_id)
             .limit(count)
         )
-        rows = connection.execute(waiting.with_for_update(skip_locked=True)).all()
-        rows = [row for row in rows if not row.deliveries] or rows[:1]
+        found = connection.execute(waiting.with_for_update(skip_locked=True)).all()
+        rows = [row for row in found if not row.deliveries] or found[:1]
         if rows:
             connection.execute(
                 update(incoming_files)
                 .where(files.file_id.in_([row.file_id for row in rows]))
                 .values(leased_by=worker, leased_until=now + timedelta(seconds=LEASE_SECONDS))
             )
-    return [
+    taken = [
         Leased(
             file_id=row.file_id,
             folder=Path(row.folder),
@@ -91,6 +107,13 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> list[Le
         )
         for row in rows
     ]
+    return LeasedFiles(taken, more=len(found) == count or len(rows) < len(found))
+
+
+@lru_cache(maxsize=1024)
+def _turn_of(worker: str) -> threading.Lock:
+    """Two threads of one worker that lease at once would not see what the other one takes."""
+    return threading.Lock()
 
 
 def renew(db: InspectionDatabase, worker: str) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, literal, select, tuple_, update
 
 from vad_lib.inspection_db.database import InspectionDatabase, chunks, insert_many
 from vad_lib.inspection_db.schema import (
@@ -100,8 +100,10 @@ class Notification:
         return f"{self.line}-{self.file_id}"
 
 
-def due_notifications(db: InspectionDatabase, *, blocked: Sequence[tuple[str, str]] = ()) -> list[Notification]:
-    """Return notifications whose time has come, oldest first, but for the given pairs of line and sink."""
+def due_notifications(db: InspectionDatabase, pairs: Collection[tuple[str, str]]) -> list[Notification]:
+    """Return notifications of these pairs of line and sink whose time has come, oldest first."""
+    if not pairs:
+        return []
     newer, newer_sent = incoming_files.alias(), notifications.alias()
     superseded = exists().where(
         newer.c.line == incoming_files.c.line,
@@ -118,12 +120,10 @@ def due_notifications(db: InspectionDatabase, *, blocked: Sequence[tuple[str, st
             *(files.state.label("file_state"), superseded.label("superseded")),
         )
         .join(incoming_files, files.file_id == due.file_id)
-        .where(due.state == WAITING)
+        .where(due.state == WAITING, tuple_(due.line, due.sink).in_(sorted(pairs)))
         .order_by(due.file_id)
         .limit(AT_ONCE)
     )
-    for line, sink in blocked:
-        statement = statement.where(~((notifications.c.line == line) & (notifications.c.sink == sink)))
     with db.reading() as connection:
         rows = connection.execute(statement.where(due.next_try_at <= db.clock(connection))).all()
         known = _predictions_of(connection, [(row.line, row.sha256) for row in rows if row.sha256])

@@ -60,7 +60,8 @@ def register(
     """
     if not arrivals and not refused:
         return
-    with db.writing(line=line, durable=False) as connection:
+    # Whoever watches does not look at these files again. A power cut ends it too, but a server may crash without it.
+    with db.writing(line=line, durable=db.is_postgresql) as connection:
         now = db.clock(connection)
         _forget_vanished(connection, line, [each.version.path for each in arrivals])
         common = {"line": line, "folder": str(folder), "deliveries": 0, "registered_at": now}

@@ -114,14 +114,14 @@ def finish(
     Returns:
         What was decided.
     """
-    with db.writing(line=line) as connection:
+    with db.writing(line=line, durable=not all(isinstance(each, Later) for each in outcomes)) as connection:
         now = db.clock(connection)
         by_id = {each.file_id: each for each in outcomes}
         own = incoming_files.c.file_id.in_(list(by_id)), incoming_files.c.leased_by == worker
         held = select(incoming_files).where(*own, incoming_files.c.state == PENDING)
         rows = connection.execute(held.order_by(incoming_files.c.file_id).with_for_update()).all()
         outcomes = [by_id[row.file_id] for row in rows]
-        done = [(row.path, each) for row, each in zip(rows, outcomes, strict=True) if isinstance(each, Done)]
+        done = [(row, each) for row, each in zip(rows, outcomes, strict=True) if isinstance(each, Done)]
         owners = _note_images(db, connection, line, done, now)
         settled = [_unless_duplicate(row, each, owners) for row, each in zip(rows, outcomes, strict=True)]
         new = [each for each in settled if isinstance(each, Done)]
@@ -148,13 +148,14 @@ def duplicate(file_id: int, sha256: str, owner_path: str) -> Refused:
     return Refused(file_id, DUPLICATE, reason, sha256, duplicate_of=owner_path, quarantine_note=note)
 
 
-def _image_row(line: str, done: Done, path: str | None, now: datetime) -> dict[str, Any]:
+def _image_row(line: str, done: Done, row: Row[Any] | None, now: datetime) -> dict[str, Any]:
     image = done.image
     return {
         "line": line,
         "sha256": image.sha256,
         "first_file": done.prediction.path if done.prediction else "",
-        "owner_path": path,
+        "owner_path": row.path if row else None,
+        "size": row.size if row else None,
         "width": image.width,
         "height": image.height,
         "channels": image.channels,
@@ -163,7 +164,7 @@ def _image_row(line: str, done: Done, path: str | None, now: datetime) -> dict[s
 
 
 def _note_images(
-    db: InspectionDatabase, connection: Connection, line: str, done: Sequence[tuple[str, Done]], now: datetime
+    db: InspectionDatabase, connection: Connection, line: str, done: Sequence[tuple[Row[Any], Done]], now: datetime
 ) -> dict[str, str]:
     """Note contents; return the path that owns each: the first that held it, in order of registration."""
     if not done:
@@ -171,21 +172,21 @@ def _note_images(
     insert_many(
         connection,
         db.insert_or_ignore(images),
-        [_image_row(line, each, path, now) for path, each in done],
+        [_image_row(line, each, row, now) for row, each in done],
     )
     noted = select(images.c.sha256, images.c.owner_path).where(
         images.c.line == line, images.c.sha256.in_({each.image.sha256 for _, each in done})
     )
     owners = {row.sha256: row.owner_path for row in connection.execute(noted)}
     # Known from the row of a table only: the first that arrives with it owns it from now on.
-    free = {each.image.sha256: path for path, each in reversed(done) if owners[each.image.sha256] is None}
+    free = {each.image.sha256: row for row, each in reversed(done) if owners[each.image.sha256] is None}
     if free:
         this = (images.c.line == line) & (images.c.sha256 == bindparam("content"))
         connection.execute(
-            update(images).where(this).values(owner_path=bindparam("owner")),
-            [{"content": sha, "owner": path} for sha, path in free.items()],
+            update(images).where(this).values(owner_path=bindparam("owner"), size=bindparam("bytes")),
+            [{"content": sha, "owner": row.path, "bytes": row.size} for sha, row in free.items()],
         )
-    return owners | free
+    return owners | {sha: row.path for sha, row in free.items()}
 
 
 def _unless_duplicate(row: Row[Any], outcome: Outcome, owners: Mapping[str, str]) -> Outcome:

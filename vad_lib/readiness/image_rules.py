@@ -200,8 +200,7 @@ def near_duplicates(table: pd.DataFrame) -> Finding | None:
     return Finding(
         rule="near_duplicates",
         severity="info",
-        message=f"To the eye the same as another one: {len(found)} of {plural(len(table), 'image')} "
-        f"(perceptual hash within {int(near['distance'].max())} bits).",
+        message=f"To the eye the same as another one: {len(found)} of {plural(len(table), 'image')}.",
         advice="If one part was photographed several times, fewer different parts were seen than there are images.",
         count=len(found),
         examples=examples(found, looks_like=near["near_to"].map(table["image_path"])),

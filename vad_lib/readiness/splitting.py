@@ -121,8 +121,8 @@ def near_duplicates_across_split(table: pd.DataFrame) -> Finding | None:
     return Finding(
         rule="near_duplicates_across_split",
         severity="warn",
-        message=f"To the eye the same as a training image: {len(found)} of {plural(len(valid), 'validation image')} "
-        f"(perceptual hash within {int(near['distance'].max())} bits), such as {some(list(found['image_path']))}.",
+        message=f"To the eye the same as a training image: {len(found)} of {plural(len(valid), 'validation image')}, "
+        f"such as {some(list(found['image_path']))}.",
         advice="Pictures of one part taken twice make a model look better than it is: keep them on one side.",
         count=len(found),
         examples=examples(found, looks_like=near["near_to"].map(table["image_path"])),

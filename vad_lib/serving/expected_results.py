@@ -36,4 +36,6 @@ class ExpectedResults:
         with self._lock:
             futures = self._waiting.pop((line, decided.path), [])
         for future in futures:
-            future.set_result(decided)
+            # Who waited may have turned away just now.
+            if future.set_running_or_notify_cancel():
+                future.set_result(decided)

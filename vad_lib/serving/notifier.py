@@ -47,11 +47,12 @@ class Notifier:
 
         with requests.Session() as session, ThreadPoolExecutor(RECEIVERS_AT_ONCE, "vad-send") as pool:
             while not self._stopping:
-                if any(sinks.names for sinks in self._sinks().values()):
-                    try:
-                        self.begin_due(session, pool)
-                    except Exception:
-                        logger.exception("notifications cannot be sent now")
+                try:
+                    # What a first look left out, since there was much of others, comes with the next.
+                    while not self._stopping and self.begin_due(session, pool):
+                        continue
+                except Exception:
+                    logger.exception("notifications cannot be sent now")
                 self._awake.wait(IDLE_SECONDS)
                 self._awake.clear()
 
@@ -59,9 +60,10 @@ class Notifier:
         """Begin to send everything whose time has come, each line and sink by itself; return what was begun."""
         now = time.monotonic()
         self._sending = {pair: future for pair, future in self._sending.items() if not future.done()}
-        blocked = [pair for pair, (_, until) in self._failures.items() if until > now] + list(self._sending)
+        blocked = {pair for pair, (_, until) in self._failures.items() if until > now} | self._sending.keys()
+        opened = {(line, sink) for line, sinks in self._sinks().items() for sink in sinks.names}
         groups: dict[tuple[str, str], list[Notification]] = {}
-        for notification in due_notifications(self._db, blocked=blocked):
+        for notification in due_notifications(self._db, opened - blocked):
             groups.setdefault((notification.line, notification.sink), []).append(notification)
         begun = {pair: pool.submit(self._send, session, group) for pair, group in groups.items()}
         self._sending |= begun

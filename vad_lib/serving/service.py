@@ -1,8 +1,8 @@
 """The inference service: sees images arrive, scores them with warm models, and records each result durably.
 
-Five threads: one *watches* (events, scans, registering), one *follows* (lines, plans, champions; loads models), two
-*work* (read and record while the other scores) and one *notifies*. They share nothing but the queue in the database, so
-any of them may be cut off at any instruction, and several services may work on the same lines.
+Six threads: one *watches* (events, scans, registering), one *follows* (lines, plans, champions; loads models), three
+*work* (one reads and one records while another scores) and one *notifies*. They share nothing but the queue in the
+database, so any of them may be cut off at any instruction, and several services may work on the same lines.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ServiceLimits:
 
     micro_batch: int = 16
     warm_models: int = 8
-    workers: int = 2
+    workers: int = 3
     follow_seconds: float = 3.0
 
 
@@ -87,11 +87,14 @@ class InferenceService:
         self.trouble = ""
         self._source = source
         self._events = FolderEvents()
-        self._work = WorkList()
+        # A line whose files are slow leaves a worker to the others.
+        self._work = WorkList(max(1, self.limits.workers - 1))
         self._stopping = threading.Event()
         self._woken = threading.Event()
         self._follow_now = threading.Event()
         self._wanted: dict[str, None] = {}
+        self._resting: dict[str, float] = {}
+        """Lines on which something failed just now, and until when they are left alone, on the monotonic clock."""
         self._next_look = self._next_renewal = self._next_announcement = 0.0
         self._threads: list[threading.Thread] = []
         self._anchor: Connection | None = None
@@ -209,7 +212,7 @@ class InferenceService:
                 pause = self._look_and_register()
                 self._look_at_queue()
             except Exception:
-                logger.exception("arrivals cannot be registered now")
+                logger.exception("the queue cannot be looked at now")
                 pause = TROUBLE_SECONDS
                 self._stopping.wait(pause)
             if self._woken.wait(min(pause, QUEUE_SECONDS)):
@@ -218,19 +221,27 @@ class InferenceService:
     def _look_and_register(self) -> float:
         """Do what is due; return for how long nothing will be."""
         self._woken.clear()
-        watches = self.watches
-        for watch in watches.values():
-            watch.take_hints()
-        due = sorted((watch for watch in watches.values() if watch.due(time.monotonic())), key=lambda w: w.next_scan)
+        now = time.monotonic()
+        watches = [watch for watch in self.watches.values() if self._resting.get(watch.line, 0.0) <= now]
+        for watch in watches:
+            self._see(watch, watch.take_hints)
+        due = sorted((watch for watch in watches if watch.due(now)), key=lambda watch: watch.next_scan)
         if due:
             # One at a time: events of the others come first.
-            due[0].scan(len(watches))
-        for watch in watches.values():
-            self._register(watch)
+            self._see(due[0], partial(due[0].scan, len(watches)))
         if len(due) > 1:
             return 0.0
         now = time.monotonic()
-        return max(0.0, min([60.0, *(watch.next_scan - now for watch in watches.values())]))
+        return max(0.0, min([60.0, *(watch.next_scan - now for watch in watches)]))
+
+    def _see(self, watch: FolderWatch, look: Callable[[], object]) -> None:
+        """Look at one line and register what is there. What fails there does not stop the others."""
+        try:
+            look()
+            self._register(watch)
+        except Exception:
+            logger.exception("arrivals cannot be registered now", extra={"line": watch.line})
+            self._resting[watch.line] = time.monotonic() + TROUBLE_SECONDS
 
     def _register(self, watch: FolderWatch) -> None:
         if not watch.waiting and not watch.refused:
@@ -248,6 +259,10 @@ class InferenceService:
     def _look_at_queue(self) -> None:
         """Find work that others have left, and say that this service is there."""
         now = time.monotonic()
+        if now >= self._next_renewal:
+            # Before anything expires: after an outage of the database, what this service has in hand is still its own.
+            renew(self.db, self.worker.name)
+            self._next_renewal = now + LEASE_SECONDS / 3
         if now >= self._next_look:
             self._next_look = now + QUEUE_SECONDS
             if given_back := expire(self.db):
@@ -256,10 +271,6 @@ class InferenceService:
             for name, facts in self.waiting.items():
                 if facts.unleased_seconds is not None and name in self.watched:
                     self._work.offer(name)
-        if now >= self._next_renewal:
-            self._next_renewal = now + LEASE_SECONDS / 3
-            if any(facts.leased for facts in self.waiting.values()):
-                renew(self.db, self.worker.name)
         if now >= self._next_announcement and self.alive() and self.followed_at:
             self._next_announcement = now + ALIVE_SECONDS / 3
             announce_service(self.db, self.worker.name, self.serves())
@@ -282,6 +293,7 @@ class InferenceService:
             warm, watched = self.models.get(name), self.watched.get(name)
             if warm is None or watched is None:
                 # No lease is spent while a model loads: the line is offered again when it is warm.
+                self._work.done(name)
                 self._want(name)
                 continue
             started = time.monotonic()
@@ -293,12 +305,15 @@ class InferenceService:
                 self.metrics.failures.labels(name).inc()
                 self._work.pause(name, TROUBLE_SECONDS)
                 continue
+            finally:
+                self._work.done(name)
             if more:
                 self._work.offer(name)
             if decided:
-                self._tell(name, decided, time.monotonic() - started, warm.version)
+                self._tell(watched, decided, time.monotonic() - started, warm.version)
 
-    def _tell(self, line: str, decided: Collection[Decision], seconds: float, version: str) -> None:
+    def _tell(self, watched: WatchedLine, decided: Collection[Decision], seconds: float, version: str) -> None:
+        line = watched.line.name
         for each in decided:
             self.metrics.decided(line, each)
             self.expected.tell(line, each)
@@ -313,5 +328,5 @@ class InferenceService:
                 "model_version": version,
             },
         )
-        if self.watched[line].sinks.names:
+        if watched.sinks.names:
             self.notifier.wake()

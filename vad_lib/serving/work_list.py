@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 
 class WorkList:
     """Names of lines, each once, given out in turn. May be used by several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_at_once: int = 1) -> None:
+        """``most_at_once``: workers that may have one line at the same time."""
+        self._most = most_at_once
         self._lines: OrderedDict[str, None] = OrderedDict()
         self._paused: dict[str, float] = {}
+        self._taken: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._closed = False
 
@@ -28,20 +31,28 @@ class WorkList:
         with self._changed:
             self._paused[line] = time.monotonic() + seconds
             self._lines.setdefault(line)
+            self._changed.notify()
 
     def take(self) -> str | None:
-        """Wait for a line, and take it out; None once the list is closed."""
+        """Wait for a line, and take it out until it is ``done``; None once the list is closed."""
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
-                for line in self._lines:
+                free = [line for line in self._lines if self._taken[line] < self._most]
+                for line in free:
                     if self._paused.get(line, 0.0) <= now:
                         del self._lines[line]
                         self._paused.pop(line, None)
+                        self._taken[line] += 1
                         return line
-                pauses = [self._paused[line] - now for line in self._lines]
-                self._changed.wait(min(pauses, default=None))
+                self._changed.wait(min((self._paused[line] - now for line in free), default=None))
             return None
+
+    def done(self, line: str) -> None:
+        """Say that a worker has left a line that it took."""
+        with self._changed:
+            self._taken[line] -= 1
+            self._changed.notify()
 
     def close(self) -> None:
         """Let all who wait go."""

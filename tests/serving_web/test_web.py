@@ -1,0 +1,352 @@
+"""The web interface, asked over a real socket."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+import uvicorn
+from brightness_model import THORN, BrightnessModel, write_image
+from serving_rig import RigSource, until
+
+from vad_dagster.service.json_logs import log_as_json
+from vad_dagster.service.process import refuse_open_door
+from vad_dagster.service.web_app import WebSettings, create_app
+from vad_lib.errors import InputError
+from vad_lib.heatmaps import HeatmapScale
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.serving import InferenceService, ServiceLimits
+
+Web = Callable[..., str]
+
+
+@pytest.fixture
+def web(db: InspectionDatabase, source: RigSource) -> Iterator[Web]:
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def begin(**settings: object) -> str:
+        service = InferenceService(db, source, ServiceLimits(follow_seconds=0.1))
+        app = create_app(service, WebSettings(**settings))  # type: ignore[arg-type]
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        servers.append((server, thread))
+        until(lambda: server.started)
+        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        until(lambda: requests.get(f"{address}/ready", timeout=5).status_code == 200)
+        return address
+
+    yield begin
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(20)
+
+
+def _bytes(tmp_path: Path, brightness: int, nonce: int = 0) -> bytes:
+    return write_image(tmp_path / "made.png", brightness, nonce).read_bytes()
+
+
+def _add_a_line_that_loads(source: RigSource, address: str) -> threading.Event:
+    """Add the line ``caps``, whose model is there when the event that is returned is set."""
+    loaded = threading.Event()
+
+    def load_slowly(line: str, version: str) -> BrightnessModel:
+        assert loaded.wait(20)
+        return BrightnessModel()
+
+    source.make = load_slowly
+    source.add("caps")
+    until(lambda: len(requests.get(f"{address}/lines", timeout=5).json()) == 2)
+    return loaded
+
+
+@pytest.mark.spec("S1.01")
+def test_an_image_sent_by_the_web_is_recorded_and_the_same_bytes_are_not_scored_again(
+    web: Web, db: InspectionDatabase, tmp_path: Path
+) -> None:
+    address = web()
+    first = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20)
+    assert first.status_code == 200
+    assert (first.json()["predicted"], first.json()["source"]) == ("NG", "online")
+    again = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20)
+    assert again.json() == first.json()
+    assert db.count_predictions("bottles") == 1
+    by_content = requests.get(address + first.headers["Location"], timeout=5)
+    assert by_content.json() == first.json()
+    feed = requests.get(f"{address}/lines/bottles/predictions", timeout=5).json()
+    assert feed == [first.json()]
+    assert requests.get(f"{address}/lines/bottles/predictions?after=1", timeout=5).json() == []
+
+
+def test_what_is_no_image_too_large_or_refused_is_said_in_the_status(web: Web, tmp_path: Path) -> None:
+    address = web(max_upload_bytes=1000)
+    post = f"{address}/lines/bottles/images"
+    assert requests.post(post, data=b"GIF89a", timeout=20).status_code == 415
+    assert requests.post(post, data=b"\x89PNG\r\n\x1a\n" + bytes(2000), timeout=20).status_code == 413
+    # Without a length that could be looked at beforehand.
+    pieces = iter([b"\x89PNG\r\n\x1a\n", bytes(800), bytes(800)])
+    assert requests.post(post, data=pieces, timeout=20).status_code == 413
+    requests.post(post, data=_bytes(tmp_path, 60), timeout=20)
+    thorn = requests.post(f"{post}?seconds=0.5", data=_bytes(tmp_path, THORN), timeout=20)
+    assert thorn.status_code in (202, 422)
+    missing = requests.post(f"{address}/lines/nowhere/images", data=b"", timeout=5)
+    assert missing.status_code == 404
+    assert "There are: bottles" in missing.json()["detail"]
+
+
+def test_the_same_bytes_sent_again_before_they_were_read_have_the_same_result(
+    web: Web, source: RigSource, db: InspectionDatabase, tmp_path: Path
+) -> None:
+    address = web()
+    loaded = _add_a_line_that_loads(source, address)
+
+    def waiting() -> int:
+        return sum(line["waiting"] for line in requests.get(f"{address}/lines", timeout=5).json())
+
+    data = _bytes(tmp_path, 150)
+    post = f"{address}/lines/caps/images?seconds"
+    assert requests.post(f"{post}=0", data=data, timeout=20).status_code == 202
+    until(lambda: waiting() == 1)
+    with ThreadPoolExecutor(3) as pool:
+        answers = pool.map(lambda _: requests.post(f"{post}=20", data=data, timeout=30), range(3))
+        time.sleep(0.3)
+        loaded.set()
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert db.incoming_files("caps")["state"].tolist() == ["done"]
+
+
+def test_while_very_many_wait_for_their_results_health_is_told(
+    web: Web, source: RigSource, db: InspectionDatabase, tmp_path: Path
+) -> None:
+    address = web()
+    loaded = _add_a_line_that_loads(source, address)
+    images = [_bytes(tmp_path, 50, nonce) for nonce in range(60)]
+    with ThreadPoolExecutor(len(images)) as pool:
+        post = f"{address}/lines/caps/images?seconds=30"
+        answers = pool.map(lambda data: requests.post(post, data=data, timeout=40), images)
+        try:
+            # As many threads as handlers may have at a time.
+            until(lambda: len(list(source.lines["caps"].folder.glob("uploads/*.png"))) >= 40)
+            assert requests.get(f"{address}/health", timeout=5).json() == {"alive": True}
+            assert requests.get(f"{address}/ready", timeout=5).status_code == 503
+            assert requests.get(f"{address}/lines", timeout=5).status_code == 200
+        finally:
+            loaded.set()
+        assert {answer.status_code for answer in answers} == {200}
+    assert db.count_predictions("caps") == 60
+
+
+def test_who_does_not_wait_is_told_where_the_result_will_be(
+    web: Web, source: RigSource, db: InspectionDatabase, tmp_path: Path
+) -> None:
+    source.make = lambda line, version: BrightnessModel(seconds=0.5)
+    address = web()
+    answer = requests.post(f"{address}/lines/bottles/images?seconds=0", data=_bytes(tmp_path, 70), timeout=20)
+    assert answer.status_code == 202
+    assert requests.get(address + answer.headers["Location"], timeout=5).status_code == 404
+    until(lambda: db.count_predictions("bottles") == 1)
+    assert requests.get(address + answer.headers["Location"], timeout=5).json()["predicted"] == "OK"
+
+
+def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: RigSource, tmp_path: Path) -> None:
+    from PIL import Image
+
+    def with_scale(line: str, version: str) -> BrightnessModel:
+        model = BrightnessModel()
+        model.heatmap_scale = HeatmapScale(low=0, contour=100, high=255)  # type: ignore[attr-defined]
+        return model
+
+    source.make = with_scale
+    address = web()
+    sha = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20).json()["sha256"]
+    answer = requests.get(f"{address}/lines/bottles/heatmaps/{sha}.png", timeout=20)
+    assert answer.status_code == 200
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > picture.height
+    assert requests.get(f"{address}/lines/bottles/heatmaps/{'0' * 64}.png", timeout=5).status_code == 404
+    (source.lines["bottles"].folder / "uploads" / f"{sha}.png").unlink()
+    assert requests.get(f"{address}/lines/bottles/heatmaps/{sha}.png", timeout=5).status_code == 410
+
+
+@pytest.mark.spec("S1.02")
+def test_with_a_token_nothing_but_health_is_told_without_it(web: Web, tmp_path: Path) -> None:
+    address = web(token="a long random text")
+    for path in ("/lines", "/metrics", "/lines/nowhere/predictions", "/lines/bottles/predictions/0"):
+        assert requests.get(address + path, timeout=5).status_code == 401
+        wrong = requests.get(address + path, headers={"Authorization": "Bearer another"}, timeout=5)
+        assert wrong.status_code == 401
+    assert requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 50), timeout=5).status_code == 401
+    right = {"Authorization": "Bearer a long random text"}
+    assert requests.get(f"{address}/lines", headers=right, timeout=5).status_code == 200
+    assert requests.get(f"{address}/lines", auth=("anybody", "a long random text"), timeout=5).status_code == 200
+    assert requests.get(f"{address}/health", timeout=5).json() == {"alive": True}
+
+
+def test_a_page_that_calls_this_machine_by_another_name_is_turned_away(web: Web) -> None:
+    address = web()
+    assert requests.get(f"{address}/lines", headers={"Host": "evil.example"}, timeout=5).status_code == 421
+    # With a token the name counts too.
+    secret = {"Host": "evil.example", "Authorization": "Bearer a long random text"}
+    assert requests.get(f"{web(token='a long random text')}/lines", headers=secret, timeout=5).status_code == 421
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:3000"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://127.0.0.1:3000"},
+        {"Origin": "null"},
+    ],
+)
+@pytest.mark.parametrize("path", ["images", "results/1/labels"])
+@pytest.mark.spec("S1.02")
+def test_a_page_of_another_site_can_send_nothing(web: Web, tmp_path: Path, headers: dict[str, str], path: str) -> None:
+    address = web()
+    answer = requests.post(f"{address}/lines/bottles/{path}", data=_bytes(tmp_path, 50), headers=headers, timeout=20)
+    assert answer.status_code == 403
+    assert "requests from pages of other sites are refused" in answer.text.lower()
+
+
+def test_a_page_of_its_own_may_send_an_image(web: Web, tmp_path: Path) -> None:
+    address = web()
+    for nonce, headers in enumerate([{"Origin": address}, {"Origin": address, "Sec-Fetch-Site": "same-origin"}]):
+        data = _bytes(tmp_path, 50, nonce)
+        answer = requests.post(f"{address}/lines/bottles/images", data=data, headers=headers, timeout=20)
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "open_"),
+    [
+        ("0.0.0.0", "", True),
+        ("::", "", True),
+        ("10.0.0.5", "", True),
+        ("0.0.0.0", "x", False),
+        ("localhost", "", False),
+        ("::1", "", False),
+    ],
+)
+@pytest.mark.spec("S1.02")
+def test_the_door_to_other_machines_needs_a_token(host: str, token: str, open_: bool) -> None:
+    if open_:
+        with pytest.raises(InputError, match="VAD_TOKEN"):
+            refuse_open_door(host, token)
+    else:
+        refuse_open_door(host, token)
+
+
+@pytest.mark.spec("S1.06")
+def test_metrics_tell_what_happened(web: Web, source: RigSource, db: InspectionDatabase) -> None:
+    address = web()
+    for i in range(3):
+        write_image(source.lines["bottles"].folder / f"{i}.png", 50 + i, nonce=i)
+    until(lambda: db.count_predictions("bottles") == 3)
+    until(
+        lambda: 'vad_images_total{line="bottles",result="OK"} 3.0' in requests.get(f"{address}/metrics", timeout=5).text
+    )
+    text = requests.get(f"{address}/metrics", timeout=5).text
+    assert 'vad_arrival_to_result_seconds_count{line="bottles"} 3.0' in text
+    assert 'vad_model_info{line="bottles",version="1"} 1.0' in text
+    assert "vad_ready 1.0" in text
+    for row in text.splitlines():
+        assert row.startswith("#") or float(row.rpartition(" ")[2]) >= 0
+
+
+@pytest.mark.spec("S1.06")
+def test_a_line_that_cannot_be_served_is_not_ready(web: Web, source: RigSource) -> None:
+    address = web()
+
+    def refuse(line: str, version: str) -> BrightnessModel:
+        raise OSError("the model folder is gone")
+
+    source.make = refuse
+    source.add("caps")
+    until(lambda: requests.get(f"{address}/ready", timeout=5).status_code == 503)
+    until(lambda: "the model folder is gone" in requests.get(f"{address}/ready", timeout=5).text)
+    assert requests.get(f"{address}/health", timeout=5).status_code == 200
+
+
+def test_the_interface_describes_itself(web: Web) -> None:
+    described = requests.get(f"{web()}/openapi.json", timeout=5).json()
+    assert {"/lines/{line}/images", "/lines/{line}/heatmaps/{sha256}.png", "/metrics", "/ready"} <= set(
+        described["paths"]
+    )
+    body = described["paths"]["/lines/{line}/images"]["post"]["requestBody"]
+    assert set(body["content"]) == {"image/png", "image/jpeg"}
+
+
+def test_log_lines_are_json_with_what_was_given() -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    stream = io.StringIO()
+    try:
+        log_as_json("info", stream)
+        logging.getLogger("vad.service").info("inspected", extra={"line": "bottles", "images": 3, "nothing": None})
+        try:
+            raise OSError("disk full")
+        except OSError:
+            logging.getLogger("vad.service").exception("trouble")
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    first, second = (json.loads(row) for row in stream.getvalue().splitlines())
+    assert (first["message"], first["line"], first["images"], first["level"]) == ("inspected", "bottles", 3, "info")
+    assert "nothing" not in first
+    assert "disk full" in second["exception"]
+
+
+def test_the_first_page_shows_each_line_and_how_it_is_served(web: Web, source: RigSource) -> None:
+    address = web()
+    page = requests.get(address, timeout=20)
+    assert page.status_code == 200
+    assert 'href="/lines/bottles/results"' in page.text
+    assert ">works<" in "".join(page.text.split())
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_why_a_line_is_not_ready_is_told_to_those_who_bear_the_token_only(web: Web, source: RigSource) -> None:
+    address = web(token="a long random text")
+
+    def refuse(line: str, version: str) -> BrightnessModel:
+        raise OSError("the folder /secret/place is gone")
+
+    source.make = refuse
+    source.add("caps")
+    until(lambda: requests.get(f"{address}/ready", timeout=5).status_code == 503)
+    token = {"Authorization": "Bearer a long random text"}
+    until(lambda: "/secret/place" in requests.get(f"{address}/ready", headers=token, timeout=5).text)
+    assert requests.get(f"{address}/ready", timeout=5).json()["reasons"] == {"caps": ""}
+
+
+@pytest.mark.parametrize("number", [str(2**63), "-1", "1e30", "%00"])
+def test_a_number_that_no_database_holds_is_refused(web: Web, number: str) -> None:
+    address = web()
+    assert requests.get(f"{address}/lines/bottles/results/{number}", timeout=5).status_code == 422
+    assert requests.get(f"{address}/lines/bottles/results?first={number}", timeout=5).status_code == 422
+    assert requests.get(f"{address}/lines/bottles/predictions?after={number}", timeout=5).status_code == 422
+
+
+def test_uploads_are_bounded_together_and_their_room_comes_back(web: Web, source: RigSource, tmp_path: Path) -> None:
+    address = web(max_upload_bytes=1000)
+    loaded = _add_a_line_that_loads(source, address)
+    images = [_bytes(tmp_path, 50, nonce) for nonce in range(100)]
+    post = f"{address}/lines/caps/images?seconds=20"
+    with ThreadPoolExecutor(len(images)) as pool:
+        answers = [pool.submit(requests.post, post, data=data, timeout=40) for data in images]
+        until(lambda: any(answer.done() and answer.result().status_code == 503 for answer in answers))
+        loaded.set()
+        assert {answer.result().status_code for answer in answers} == {200, 503}
+    assert requests.post(post, data=images[0], timeout=40).status_code == 200
