@@ -1,7 +1,7 @@
-"""A plant and a running scorer for each test."""
+"""A test rig and a running inference service for each test."""
 
 from __future__ import annotations
 
-from scorer_plant import db, inspection_url, source, start
+from serving_rig import db, inspection_url, receiver, source, start
 
-__all__ = ["db", "inspection_url", "source", "start"]
+__all__ = ["db", "inspection_url", "receiver", "source", "start"]

@@ -1,11 +1,14 @@
-"""Lines with folders, a source that tests turn the knobs of, and a running scorer."""
+"""Lines with folders, a source that tests turn the knobs of, a running service, and a receiver of its notifications."""
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,15 +16,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "inspection"))
 
 from brightness_model import BrightnessModel
-from vad_lib.scorer import Channels, FastLane, LaneLimits, WatchedLine
 
 from tests.postgres_server import new_inspection_url
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
+from vad_lib.serving import InferenceService, ServiceLimits, Sinks, WatchedLine
 
 
 @dataclass
-class PlantSource:
+class RigSource:
     """Lines and models as a test says."""
 
     home: Home
@@ -38,6 +41,9 @@ class PlantSource:
     def change(self, name: str, **values: object) -> None:
         self.lines = {**self.lines, name: replace(self.lines[name], **values)}  # type: ignore[arg-type]
 
+    def remove(self, name: str) -> None:
+        self.lines = {other: line for other, line in self.lines.items() if other != name}
+
     def watched(self) -> dict[str, WatchedLine]:
         return self.lines
 
@@ -47,10 +53,10 @@ class PlantSource:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> PlantSource:
-    plant = PlantSource(Home(tmp_path / "home"))
-    plant.add("bottles")
-    return plant
+def source(tmp_path: Path) -> RigSource:
+    made = RigSource(Home(tmp_path / "home"))
+    made.add("bottles")
+    return made
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -59,36 +65,93 @@ def inspection_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[s
 
 
 @pytest.fixture
-def db(inspection_url: str, source: PlantSource, monkeypatch: pytest.MonkeyPatch) -> InspectionDatabase:
+def db(inspection_url: str, source: RigSource, monkeypatch: pytest.MonkeyPatch) -> InspectionDatabase:
     """On each kind of database; processes that a test starts find the same one."""
     monkeypatch.setenv("VAD_INSPECTION_DB", inspection_url)
     return InspectionDatabase(inspection_url)
 
 
-Starter = Callable[..., FastLane]
+Starter = Callable[..., InferenceService]
 
 
 @pytest.fixture
-def start(db: InspectionDatabase, source: PlantSource) -> Iterator[Starter]:
-    lanes: list[FastLane] = []
+def start(db: InspectionDatabase, source: RigSource) -> Iterator[Starter]:
+    services: list[InferenceService] = []
 
-    def begin(**limits: object) -> FastLane:
-        lane = FastLane(db, source, LaneLimits(**{"follow_seconds": 0.1, **limits}))  # type: ignore[arg-type]
-        lanes.append(lane)
-        lane.start()
-        until(lambda: not lane.not_ready())
-        return lane
+    def begin(*, wait: bool = True, **limits: object) -> InferenceService:
+        service = InferenceService(db, source, ServiceLimits(**{"follow_seconds": 0.1, **limits}))  # type: ignore[arg-type]
+        services.append(service)
+        service.start()
+        if wait:
+            until(lambda: not service.not_ready())
+        return service
 
     yield begin
-    for lane in lanes:
-        lane.stop()
+    for service in services:
+        service.stop()
 
 
-def until(true: Callable[[], object], seconds: float = 20.0) -> None:
+def until(true: Callable[[], object], seconds: float = 30.0, seen: Callable[[], object] = lambda: "nothing") -> None:
+    """Wait until something is true; ``seen`` says what was seen instead where it does not come about."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, "it does not come about"
+        assert time.monotonic() < deadline, f"it does not come about within {seconds} s; seen: {seen()}"
         time.sleep(0.01)
 
 
-__all__ = ["Channels", "PlantSource", "Starter", "until"]
+def states(db: InspectionDatabase, line: str = "bottles") -> dict[str, str]:
+    """Return the state of the newest version of each file, or the rule by which it was refused."""
+    files = db.incoming_files(line)
+    return dict(zip(files["path"], files["rule"].where(files["state"] == "refused", files["state"]), strict=True))
+
+
+class Receiver:
+    """A web server that answers as it is told and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, object]] = []
+        self.headers: list[dict[str, str]] = []
+        self.bodies: list[bytes] = []
+        self.attempts = 0
+        self.status = 200
+        self.answer: Callable[[BaseHTTPRequestHandler], None] | None = None
+        """How the request of a line named ``slow`` is answered instead."""
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.attempts += 1
+                if receiver.answer is not None and self.path == "/slow":
+                    receiver.answer(self)
+                    return
+                status = receiver.status
+                if status == 200:
+                    receiver.got.append(json.loads(body))
+                    receiver.headers.append(dict(self.headers))
+                    receiver.bodies.append(body)
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/{{line}}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def paths(self) -> list[str]:
+        return sorted(str(each["image_path"]) for each in self.got)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+__all__ = ["Receiver", "RigSource", "Sinks", "Starter", "states", "until"]
