@@ -152,7 +152,7 @@ def test_a_training_is_forecast_and_fits_the_machine(trained: Trained) -> None:
     assert forecast.ms_per_image > 0
     assert forecast.disk_bytes > 0
     page = gravel_line.metadata(trained.result, "trained_model")
-    compared = {record.data["what"]: record.data for record in page["forecast and truth"].records}
+    compared = {record.data["what"]: record.data for record in page["forecast and actual"].records}
     assert {size.label for size in forecast.sizes} <= set(compared)
 
 
