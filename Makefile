@@ -80,10 +80,10 @@ format: $(STAMP) ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes, the lanes of inference, start-up; hours
+bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes, both ways of inference, start-up; hours
 	$(BIN)/python -m benchmarks.landing_to_result
 	$(BIN)/python -m benchmarks.burst
-	$(BIN)/python -m benchmarks.storm --seeds 3
+	$(BIN)/python -m benchmarks.chaos --seeds 3
 	$(BIN)/python -m benchmarks.code_location_start
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.detectors
@@ -93,10 +93,10 @@ bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes
 	$(BIN)/python -m benchmarks.forecast_against_truth
 	$(BIN)/python -m benchmarks.data_path
 
-bench-quick: $(STAMP) ## the lanes, a burst, a storm, the detectors and a retrain, small
+bench-quick: $(STAMP) ## both ways of inference, a burst, chaos tests, the detectors and a retrain, small
 	$(BIN)/python -m benchmarks.landing_to_result --quick
 	$(BIN)/python -m benchmarks.burst --quick
-	$(BIN)/python -m benchmarks.storm --small --seeds 3
+	$(BIN)/python -m benchmarks.chaos --small --seeds 3
 	$(BIN)/python -m benchmarks.detectors --quick
 	$(BIN)/python -m benchmarks.retrain_with_cache --quick
 

@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vad_lib.errors import PlanError
-
 if TYPE_CHECKING:
     import torch
-
-    from vad_lib.plan.arguments import TrainArguments
 
 TRANSFORMS = ("rotation", "brightness", "contrast", "saturation", "hue", "blur")
 COLOUR_TRANSFORMS = ("saturation", "hue")
@@ -53,53 +49,6 @@ class Augmentation:
     blur_kernel_size: int
     seed: int
     notices: tuple[str, ...] = ()
-
-    @classmethod
-    def from_arguments(cls, train: TrainArguments, *, grey: bool = False) -> Augmentation | None:
-        """Build from the plan; None where nothing would ever be applied.
-
-        Args:
-            train: the plan's train arguments.
-            grey: True where every training image has one channel; saturation and hue have no effect there and are
-                left out with a notice.
-
-        Raises:
-            PlanError: an unknown transform, or a hue_degree above 0.5.
-        """
-        names = tuple(dict.fromkeys(train.augmentation_list))
-        if unknown := [name for name in names if name not in TRANSFORMS]:
-            raise PlanError(f"augmentation_list holds {unknown[0]!r}; the transforms are {', '.join(TRANSFORMS)}.")
-        if "hue" in names and train.hue_degree > LARGEST_HUE:
-            raise PlanError(f"hue_degree is {train.hue_degree}; the largest possible shift is {LARGEST_HUE}.")
-        notices = []
-        if grey and (idle := [name for name in names if name in COLOUR_TRANSFORMS]):
-            names = tuple(name for name in names if name not in COLOUR_TRANSFORMS)
-            notices.append(f"The training images are grey: {' and '.join(idle)} would have no effect and is left out.")
-        if "blur" in names and train.blur_kernel_size < 3:
-            names = tuple(name for name in names if name != "blur")
-            notices.append(
-                f"blur_kernel_size is {train.blur_kernel_size}: the smallest blur is 3 pixels, so none is done."
-            )
-        if names and train.augmentation_choice > len(names):
-            notices.append(
-                f"augmentation_choice is {train.augmentation_choice}, but there are {len(names)} transforms: "
-                "all of them are applied to each image."
-            )
-        choice = min(train.augmentation_choice, len(names))
-        if not names and not notices:
-            return None
-        return cls(
-            names,
-            choice,
-            train.rotation_angle,
-            train.brightness_degree,
-            train.contrast_degree,
-            train.saturation_degree,
-            train.hue_degree,
-            train.blur_kernel_size,
-            train.experiment_seed,
-            tuple(notices),
-        )
 
     @property
     def changes_images(self) -> bool:

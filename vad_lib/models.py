@@ -277,15 +277,9 @@ class InspectionModel:
         tensors, description = read_model_folder(Path(folder))
         return cls._from(description, tensors, accelerator)
 
-    def save_checkpoint(self, file: Path) -> None:
-        """Write one file that ``torch.load(..., weights_only=True)`` reads: {'state_dict', 'detector_json'}."""
-        from vad_lib.detectors.storage import write_checkpoint
-
-        write_checkpoint(file, self.detector.state_dict(), self.describe())
-
     @classmethod
     def load_checkpoint(cls, file: Path, *, accelerator: str = "cpu") -> InspectionModel:
-        """Load what ``save_checkpoint`` wrote; nothing but tensors and text is read from it.
+        """Load the checkpoint of a train tree; nothing but tensors and text is read from it.
 
         Raises:
             ModelFormatError: it is not such a file, or is damaged.
@@ -310,7 +304,7 @@ class InspectionModel:
                 ModelInfo.model_validate(description["info"]),
                 None if scale is None else HeatmapScale.model_validate(scale),
             )
-        except (KeyError, ValidationError) as error:
+        except (KeyError, TypeError, ValidationError) as error:
             raise ModelFormatError(f"The model's description is incomplete: {error}.") from error
 
 

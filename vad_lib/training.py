@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from vad_lib.augmentation import Augmentation
-from vad_lib.errors import InputError, ReadinessError
+from vad_lib.augmentation import COLOUR_TRANSFORMS, LARGEST_HUE, TRANSFORMS, Augmentation
+from vad_lib.errors import InputError, PlanError, ReadinessError
 from vad_lib.findings import ArgumentChange
 from vad_lib.preprocessing import Preprocessing, resolve_image_size
 from vad_lib.progress import Progress, ProgressMeter, silent
@@ -155,7 +155,7 @@ def prepare_fit(
         arguments, weights_store=weights_store, work_folder=work_folder, cache_folder=cache_folder
     )
     preprocessing = Preprocessing(size)
-    augmentation = Augmentation.from_arguments(arguments, grey=bool((rows["channels"] == 1).all()))
+    augmentation = augmentation_of(arguments, grey=bool((rows["channels"] == 1).all()))
     return PreparedFit(
         detector=detector,
         images=ImageDataset.from_rows(rows, preprocessing, augmentation),
@@ -210,6 +210,51 @@ def create_detector(
         feature_cache=cache,
     )
     return detector.load_class().create(own, settings)
+
+
+def augmentation_of(train: TrainArguments, *, grey: bool = False) -> Augmentation | None:
+    """Return the augmentation that a plan asks for; None where nothing would ever be applied.
+
+    Args:
+        train: the plan's train arguments.
+        grey: True where every training image has one channel; saturation and hue have no effect there and are
+            left out with a notice.
+
+    Raises:
+        PlanError: an unknown transform, or a hue_degree above 0.5.
+    """
+    names = tuple(dict.fromkeys(train.augmentation_list))
+    if unknown := [name for name in names if name not in TRANSFORMS]:
+        raise PlanError(f"augmentation_list holds {unknown[0]!r}; the transforms are {', '.join(TRANSFORMS)}.")
+    if "hue" in names and train.hue_degree > LARGEST_HUE:
+        raise PlanError(f"hue_degree is {train.hue_degree}; the largest possible shift is {LARGEST_HUE}.")
+    notices = []
+    if grey and (idle := [name for name in names if name in COLOUR_TRANSFORMS]):
+        names = tuple(name for name in names if name not in COLOUR_TRANSFORMS)
+        notices.append(f"The training images are grey: {' and '.join(idle)} would have no effect and is left out.")
+    if "blur" in names and train.blur_kernel_size < 3:
+        names = tuple(name for name in names if name != "blur")
+        notices.append(f"blur_kernel_size is {train.blur_kernel_size}: the smallest blur is 3 pixels, so none is done.")
+    if names and train.augmentation_choice > len(names):
+        notices.append(
+            f"augmentation_choice is {train.augmentation_choice}, but there are {len(names)} transforms: "
+            "all of them are applied to each image."
+        )
+    choice = min(train.augmentation_choice, len(names))
+    if not names and not notices:
+        return None
+    return Augmentation(
+        names,
+        choice,
+        train.rotation_angle,
+        train.brightness_degree,
+        train.contrast_degree,
+        train.saturation_degree,
+        train.hue_degree,
+        train.blur_kernel_size,
+        train.experiment_seed,
+        tuple(notices),
+    )
 
 
 def score_rows(

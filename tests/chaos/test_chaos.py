@@ -32,7 +32,7 @@ def _needs_postgresql(postgres: object) -> None:
     """The chaos test starts a server of its own."""
 
 
-@pytest.mark.spec("V9.05")
+@pytest.mark.spec("V9.05", "Q1.05")
 def test_a_small_chaos_test_passes() -> None:
     assert "1 of 1 chaos tests passed" in _chaos("--small", "--seed", "1", seconds=250)
 
@@ -54,6 +54,7 @@ def test_small_chaos_tests_on_a_database_server_that_crashes_pass() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("_needs_postgresql")
+@pytest.mark.spec("Q1.14")
 def test_two_machines_that_share_one_queue_decide_each_image_once_though_their_services_are_killed() -> None:
     assert "1 of 1 chaos tests passed" in _chaos("--machines", "2", "--seed", "1", seconds=1100)
 

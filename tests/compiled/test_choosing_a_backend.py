@@ -61,6 +61,7 @@ def test_a_backend_that_is_asked_for_scores_as_torch_does_and_is_recorded(
     np.testing.assert_allclose(maps[0], maps[1], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.spec("E1.05")
 def test_the_choice_is_made_once_and_followed_afterwards(
     folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,6 +79,7 @@ def test_the_choice_is_made_once_and_followed_afterwards(
     assert len(made) == 1
 
 
+@pytest.mark.spec("E1.04")
 def test_a_backend_that_decides_otherwise_does_not_score(
     folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_backend_that_decides_otherwise_does_not_score(
     assert found.detector.runner is None  # type: ignore[attr-defined]
 
 
+@pytest.mark.spec("E1.04")
 def test_a_runtime_that_fails_leaves_torch_and_says_why(
     folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +202,7 @@ def test_a_damaged_network_in_the_cache_leaves_torch(folder: Path, files: list[P
     assert len(scores(found, files[:1])) == 1
 
 
+@pytest.mark.spec("E1.05")
 def test_a_choice_of_another_machine_is_not_followed(
     folder: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

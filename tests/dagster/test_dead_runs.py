@@ -58,6 +58,7 @@ def status_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
     return run.status
 
 
+@pytest.mark.spec("R1.03")
 def test_a_started_run_whose_process_is_gone_is_marked_as_failed(instance: dg.DagsterInstance) -> None:
     gone, alive, silent = (started_run(instance, pid) for pid in (dead_pid(), os.getpid(), None))
     look(instance)
@@ -172,6 +173,7 @@ def with_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WithDaemon
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.spec("R1.03")
 def test_a_run_that_was_killed_is_found_and_repeated_by_the_daemon(with_daemon: WithDaemon) -> None:
     first = with_daemon.submit("waits_once")
     pid = int(with_daemon.wait_for(lambda: _text(with_daemon.home / "waits_once"), "step that has begun"))

@@ -46,6 +46,7 @@ def vad(*words: object) -> Result:
         os.environ.update(before)
 
 
+@pytest.mark.spec("X1.04")
 def test_an_extension_is_a_challenger_of_its_own_that_tells_before_and_after(
     extended: dg.ExecuteInProcessResult, photographs: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_the_job_refuses_without_a_name_and_where_nothing_is_new(
     assert len(LineRegistry(MLflowTracking(), "gravel").versions()) == 2
 
 
+@pytest.mark.spec("X1.04")
 def test_versions_are_listed_promoted_and_rolled_back_by_commands(extended: dg.ExecuteInProcessResult) -> None:
     """Order matters: the last test that changes who serves."""
     listed = vad("model", "list", "gravel").output
@@ -111,6 +113,7 @@ def test_a_line_without_versions_says_how_to_get_one(extended: dg.ExecuteInProce
     assert "no version 'challenger'" in none.output
 
 
+@pytest.mark.spec("F1.04")
 def test_a_dry_run_tells_what_a_training_takes_and_writes_nothing(
     extended: dg.ExecuteInProcessResult, gravel_home: Home
 ) -> None:

@@ -63,6 +63,7 @@ def test_without_a_champion_images_wait_and_the_tick_says_so(line: Line, instanc
     assert "gravel: no champion yet" in str(result.skip_reason)
 
 
+@pytest.mark.spec("R1.02")
 def test_new_images_of_any_depth_become_one_run(line: Line, instance: dg.DagsterInstance) -> None:
     champion(line)
     for name in ("a.png", "deep/er/b.JPG", "c.jpeg"):
@@ -132,6 +133,7 @@ def test_while_a_run_works_nothing_is_asked_for_twice_and_a_reset_cursor_changes
         assert "a run is at work" in str(result.skip_reason)
 
 
+@pytest.mark.spec("R1.02")
 def test_after_a_failed_run_the_next_waits_ever_longer(line: Line, instance: dg.DagsterInstance) -> None:
     champion(line)
     deliver(line, "a.png")
@@ -147,6 +149,7 @@ def test_after_a_failed_run_the_next_waits_ever_longer(line: Line, instance: dg.
     assert seconds_until_run([(False, 0.0), (True, 0.0)], 0.0) == 0
 
 
+@pytest.mark.spec("R1.01")
 def test_where_an_inference_service_works_on_the_line_no_run_is_asked_for_and_nothing_is_scanned(
     line: Line, instance: dg.DagsterInstance
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +35,7 @@ def test_patches_that_the_bank_holds_add_no_row(rows: torch.Tensor, picks: list[
 
 @given(rows=points(1, 12), patches=points(0, 30), radius=st.floats(0, 6), most=st.integers(0, 30))
 @settings(deadline=None)
+@pytest.mark.spec("X1.01")
 def test_what_is_added_covers_the_patches_and_no_distance_grows(
     rows: torch.Tensor, patches: torch.Tensor, radius: float, most: int
 ) -> None:

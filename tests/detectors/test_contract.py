@@ -156,6 +156,7 @@ def test_a_training_is_forecast_and_fits_the_machine(trained: Trained) -> None:
     assert {size.label for size in forecast.sizes} <= set(compared)
 
 
+@pytest.mark.spec("M1.02")
 def test_the_job_leaves_report_tree_and_champion_and_its_numbers(trained: Trained) -> None:
     page = gravel_line.metadata(trained.result, "model_evaluation")
     assert 0 <= page["image_auroc"] <= 1
@@ -166,6 +167,7 @@ def test_the_job_leaves_report_tree_and_champion_and_its_numbers(trained: Traine
     assert described["detector"]["name"] == described["info"]["model_name"] == trained.kind
 
 
+@pytest.mark.spec("M1.02")
 def test_what_mlflow_serves_and_what_the_service_asks_give_the_same_scores(trained: Trained) -> None:
     import mlflow
 
@@ -180,6 +182,7 @@ def test_what_mlflow_serves_and_what_the_service_asks_give_the_same_scores(train
 
 
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.spec("M1.02")
 def test_it_is_exported_with_the_same_decisions_or_refused_in_a_sentence(
     trained: Trained, format: str, tmp_path: Path
 ) -> None:
@@ -223,6 +226,7 @@ def test_it_learns_further_images_without_a_fit_or_says_what_to_do_instead(train
         assert extension.rows_added >= 0
 
 
+@pytest.mark.spec("M1.03")
 def test_the_recipe_in_the_documentation_is_the_code_of_the_toy() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
@@ -230,6 +234,7 @@ def test_the_recipe_in_the_documentation_is_the_code_of_the_toy() -> None:
     assert code in blocks, "the python block of docs/architecture.md is not tests/detectors/toy_detector.py"
 
 
+@pytest.mark.spec("M1.01")
 def test_no_module_of_the_product_knows_a_detector_by_name_outside_the_detectors_own_folder() -> None:
     names = re.compile("|".join(KINDS), re.IGNORECASE)
     found = []
@@ -246,6 +251,7 @@ def test_no_module_of_the_product_knows_a_detector_by_name_outside_the_detectors
     assert found == []
 
 
+@pytest.mark.spec("M1.01")
 def test_a_folder_is_found_by_itself_and_a_package_by_its_entry_point_and_a_broken_one_stops_nobody(
     tmp_path: Path,
 ) -> None:

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.detectors.tile_images import as_dataset, write_tiles
-from vad_lib.augmentation import Augmentation
 from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors import feature_cache
 from vad_lib.detectors.fastflow.detector import FastFlow
@@ -23,6 +22,7 @@ from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.errors import InputError
 from vad_lib.plan.arguments import TrainArguments
 from vad_lib.preprocessing import Preprocessing
+from vad_lib.training import augmentation_of
 
 CPU = torch.device("cpu")
 SHA = "ab" * 32
@@ -120,7 +120,7 @@ def test_a_damaged_entry_is_extracted_again_and_replaced(
 def test_augmented_images_and_random_weights_are_never_kept(
     rows: pd.DataFrame, real_resnet: BackboneWeights, random_resnet: BackboneWeights, cache: FeatureCache
 ) -> None:
-    augmentation = Augmentation.from_arguments(TrainArguments(augmentation_list=("brightness",)), grey=True)
+    augmentation = augmentation_of(TrainArguments(augmentation_list=("brightness",)), grey=True)
     fit(real_resnet, ImageDataset.from_rows(rows, Preprocessing((64, 64)), augmentation), cache)
     fit(random_resnet, as_dataset(rows), cache)
     assert not cache.folder.exists()

@@ -213,23 +213,3 @@ def test_a_gpu_that_is_not_there_is_refused(random_resnet: BackboneWeights, monk
 def test_what_is_no_batch_of_images_is_refused(fitted: PatchCore) -> None:
     with pytest.raises(ValueError, match="float32"):
         fitted.score(torch.zeros(3, 64, 64))
-
-
-@pytest.mark.slow
-@pytest.mark.spec("V14.33")
-@pytest.mark.parametrize(
-    ("backbone", "layers"),
-    [("vit_tiny_patch16_224", ("blocks.9", "blocks.5")), ("convnext_atto", ("stages.1", "stages.2"))],
-)
-def test_other_families_of_backbones_fit_and_score(
-    tiles: pd.DataFrame, backbone: str, layers: tuple[str, ...], tmp_path: Path
-) -> None:
-    import timm
-
-    from vad_lib.backbones.weights import resolve_backbone_weights
-
-    torch.save(timm.create_model(backbone, pretrained=False).state_dict(), tmp_path / f"{backbone}.pth")
-    detector = PatchCore(resolve_backbone_weights(backbone, tmp_path), layers, 0.5).fit(as_dataset(tiles[:3], 96))
-    detector.save(tmp_path / "model")
-    image = as_dataset(tiles[12:], 96)[0][None]
-    assert load_detector(tmp_path / "model").score(image).scores == detector.score(image).scores

@@ -36,6 +36,7 @@ QUICK = {("patchcore", "onnx"), ("fastflow", "openvino")}
         for format in get_args(Format)
     ],
 )
+@pytest.mark.spec("E1.01")
 def test_the_folder_alone_gives_our_scores_and_labels_one_by_one_and_thirty_at_once(
     kind: str, format: Format, request: pytest.FixtureRequest, shared_data: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_results_that_were_written_into_an_export_are_not_lost_to_the_next(
     assert (tmp_path / "out" / "results.csv").read_text() == "of a shift"
 
 
+@pytest.mark.spec("E1.02")
 def test_an_export_that_flips_a_label_is_refused_and_the_earlier_one_stays(
     patchcore: InspectionModel, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +172,7 @@ def test_a_damaged_file_of_the_folder_is_refused_by_its_script(
 
 @pytest.mark.parametrize("size", [(64, 48), (100, 77), (256, 256), 50, 130])
 @pytest.mark.parametrize("shape", [(90, 60), (60, 90, 3), (77, 77, 3)])
+@pytest.mark.spec("E1.03")
 def test_the_script_prepares_images_as_we_do(size: int | tuple[int, int], shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
     ours = Preprocessing(size).prepare(pixels).numpy()
@@ -184,6 +187,7 @@ def test_the_script_prepares_images_as_we_do(size: int | tuple[int, int], shape:
     threshold=st.floats(-100, 100),
     scale=st.floats(1e-3, 1e3),
 )
+@pytest.mark.spec("E1.03")
 def test_the_script_calibrates_to_the_same_bits(raw: list[float], threshold: float, scale: float) -> None:
     ours = Calibration(threshold=threshold, scale=scale)([*raw, threshold])
     values = np.array([*raw, threshold], np.float32)
@@ -204,6 +208,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.spec("E1.03")
 def test_the_script_decodes_every_kind_of_png_as_we_do(kind: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(5).integers(0, 256, (21, 34, 3), dtype=np.uint8)
     KINDS[kind](pixels).save(tmp_path / "image.png")

@@ -28,6 +28,7 @@ HOW = {
 
 
 @pytest.mark.parametrize("name", HOW)
+@pytest.mark.spec("I1.01")
 def test_a_file_is_whole_with_its_last_byte_and_not_before(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     data = _write(file, **HOW[name])
@@ -46,6 +47,7 @@ def test_zeros_behind_the_end_are_neither_damage_nor_still_writing(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+@pytest.mark.spec("I1.01")
 def test_a_file_for_which_room_was_made_first_is_not_whole_before_its_end_is_written(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     data = _write(file)

@@ -27,6 +27,7 @@ def _paths(watch: FolderWatch) -> set[str]:
 
 
 @pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.spec("I1.03")
 def test_neither_a_hint_nor_a_scan_finds_what_the_line_writes_itself(linked: bool, tmp_path: Path) -> None:
     line = Home(tmp_path / "home").line("bottles")
     line.inbox.mkdir(parents=True)
@@ -108,6 +109,7 @@ def test_too_many_hints_and_too_many_files_become_a_scan(tmp_path: Path, monkeyp
     assert watch.due(time.monotonic())
 
 
+@pytest.mark.spec("I1.02")
 def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path) -> None:
     folder = tmp_path / "inbox"
     write_image(folder / "a.png", 50)

@@ -31,6 +31,7 @@ def test_images_at_any_depth_and_in_any_letter_case_are_seen_and_other_files_are
 @pytest.mark.parametrize(
     "name", [".hidden.png", "a.png.part", "a.png.tmp", "a.png~", "~$a.png", "a.PNG.PART", "Thumbs.db"]
 )
+@pytest.mark.spec("I1.03")
 def test_files_with_temporary_names_are_left_alone_and_counted(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"x")
     scan = scan_folder(tmp_path)
@@ -38,6 +39,7 @@ def test_files_with_temporary_names_are_left_alone_and_counted(tmp_path: Path, n
     assert scan.temporary == 1
 
 
+@pytest.mark.spec("I1.04")
 def test_a_link_that_leaves_the_folder_is_refused_and_a_link_inside_is_a_file(tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
@@ -84,6 +86,7 @@ def test_awkward_names_are_ordinary_names(tmp_path: Path, name: str) -> None:
     assert _rules(scan_folder(tmp_path)) == {name: ""}
 
 
+@pytest.mark.spec("I1.02")
 def test_a_folder_that_is_not_there_is_an_error_and_not_an_empty_folder(tmp_path: Path) -> None:
     scan = scan_folder(tmp_path / "unmounted")
     assert "No such file" in scan.error
@@ -129,6 +132,7 @@ def test_a_folder_inside_that_cannot_be_read_is_named_and_the_others_are_seen(
     assert scan.unreadable_folders == ("locked/: Permission denied",)
 
 
+@pytest.mark.spec("I1.05")
 def test_another_file_in_the_place_of_one_is_another_version_though_name_size_and_time_are_the_same(
     tmp_path: Path,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,7 @@ def test_a_file_touched_a_moment_ago_is_left_alone_and_told_about() -> None:
     assert (found.complete, list(found.writing)) == ([], ["a.png"])
 
 
+@pytest.mark.spec("I1.01")
 def test_a_young_file_is_taken_where_it_is_whole_and_one_refused_by_name_still_waits() -> None:
     files = [_seen("a.png", age=0.1), _seen("b.png", age=0.1), _seen("c.txt", age=0.1, rule="not_an_image")]
     found = _sort(files, is_whole=lambda version: version.path != "b.png")
@@ -97,6 +99,7 @@ def test_a_clock_that_was_set_back_does_not_make_a_file_wait_for_ever() -> None:
     ),
     st.integers(1, 3),
 )
+@pytest.mark.spec("I1.06")
 def test_sooner_or_later_each_file_is_complete_or_refused_once(files: list[FileSeen], most: int) -> None:
     waiting = list(files)
     before: Sorted | None = None

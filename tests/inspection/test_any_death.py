@@ -40,6 +40,7 @@ BROKEN = -1
 
 @pytest.mark.parametrize("inspection_url", ["sqlite"], indirect=True)  # the database is copied with its folder
 @pytest.mark.parametrize("after_commit", [False, True], ids=["before its commit", "after its commit"])
+@pytest.mark.spec("Q1.05")
 def test_a_death_in_any_transaction_of_a_worker_leaves_what_the_next_can_finish(
     rig: Rig, tmp_path: Path, after_commit: bool
 ) -> None:
@@ -106,6 +107,7 @@ class _Interrupted(MortalModel):
         return super().predict_pixels(images, with_maps=with_maps)
 
 
+@pytest.mark.spec("Q1.06")
 def test_two_threads_that_die_together_again_and_again_end_in_the_refusal_of_the_poison_alone(rig: Rig) -> None:
     """Whoever is in hand beside the poison at each death would else be blamed as often as the poison."""
     for i in range(4):

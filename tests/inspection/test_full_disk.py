@@ -47,6 +47,7 @@ def full(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Full]:
 
 
 @pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.spec("Q1.12")
 def test_images_of_a_disk_that_stayed_full_are_inspected_when_there_is_room_again(
     rig: Rig, full: Full, images: int
 ) -> None:
@@ -67,6 +68,7 @@ def test_images_of_a_disk_that_stayed_full_are_inspected_when_there_is_room_agai
     assert check_database(rig.db.engine) == []
 
 
+@pytest.mark.spec("Q1.12")
 def test_a_worker_that_stays_writes_its_results_as_soon_as_there_is_room_and_scores_nothing_again(
     rig: Rig, full: Full, monkeypatch: pytest.MonkeyPatch
 ) -> None:

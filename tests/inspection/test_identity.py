@@ -44,6 +44,7 @@ def _grey(file: Path, brightness: int) -> Path:
 
 
 @pytest.mark.parametrize("way", ["written in place", "renamed over"])
+@pytest.mark.spec("Q1.07")
 def test_another_part_under_the_same_name_size_and_time_is_inspected(rig: Rig, way: str) -> None:
     file = _grey(rig.inbox / "part.png", 50)
     assert rig.inspect().predictions["predicted"].tolist() == ["OK"]
@@ -83,6 +84,7 @@ def _write_again(file: Path, _: Path) -> None:
 
 @pytest.mark.parametrize("way", [_touch, _change_mode, _copy_over, _move_away_and_back, _write_again])
 @pytest.mark.parametrize("kind", ["image", "broken", "duplicate"])
+@pytest.mark.spec("Q1.08")
 def test_the_same_content_again_is_remembered_without_another_result_or_notification(
     rig: Rig, way: Callable[[Path, Path], None], kind: str
 ) -> None:
@@ -139,6 +141,7 @@ def test_an_older_content_that_comes_back_under_its_name_is_told_with_the_result
     assert newest.content["predicted"] == "OK"
 
 
+@pytest.mark.spec("Q1.08")
 def test_a_trailer_behind_a_complete_image_is_no_second_part_however_often_it_is_touched(rig: Rig) -> None:
     file, model = rig.inbox / "a.jpg", BrightnessModel()
     Image.new("L", (16, 16), 50).save(file)
@@ -216,6 +219,7 @@ def test_each_part_of_a_camera_with_one_name_for_all_has_its_row_and_the_result_
     assert written.exists()
 
 
+@pytest.mark.spec("Q1.11")
 def test_a_quarantined_copy_stays_what_was_refused_when_the_next_picture_is_written_in_place(rig: Rig) -> None:
     file = rig.inbox / "a.png"
     file.write_bytes(b"\x89PNG damaged")

@@ -25,7 +25,7 @@ def offer_everything(rig: Rig) -> None:
         connection.execute(text("UPDATE incoming_files SET leased_until = NULL WHERE leased_by IS NULL"))
 
 
-@pytest.mark.spec("V5.03")
+@pytest.mark.spec("V5.03", "Q1.11")
 def test_every_readable_image_has_a_prediction_and_every_other_file_a_reason(rig: Rig) -> None:
     write_image(rig.inbox / "dark.png", 20)
     write_image(rig.inbox / "deep" / 'o\'brien "größe".png', 200)
@@ -73,6 +73,7 @@ def test_the_decision_is_made_on_p_with_the_threshold_that_was_given(rig: Rig) -
     assert rig.db.predictions("bottles")["predicted"].tolist() == ["NG"]
 
 
+@pytest.mark.spec("Q1.09")
 def test_the_same_content_at_another_path_is_refused_by_the_name_of_the_first(rig: Rig) -> None:
     write_image(rig.inbox / "a.png", 20)
     rig.register()
@@ -139,6 +140,7 @@ def test_an_image_on_which_the_detector_fails_is_refused_also_where_it_comes_alo
     assert rig.file("thorn.png").rule == "detector_failed"
 
 
+@pytest.mark.spec("Q1.10")
 def test_a_detector_that_fails_on_everything_blames_no_image(rig: Rig) -> None:
     for i in range(5):
         write_image(rig.inbox / f"{i}.png", 50 + i)
@@ -178,6 +180,7 @@ def test_a_score_that_is_no_number_is_a_failure_of_the_detector(rig: Rig) -> Non
     assert result.refused["reason"].tolist() == ["the detector failed on it: its score is nan"]
 
 
+@pytest.mark.spec("Q1.10")
 def test_a_watch_folder_that_went_away_blames_no_image(rig: Rig) -> None:
     for i in range(3):
         write_image(rig.inbox / f"{i}.png", 50, nonce=i)
@@ -192,6 +195,7 @@ def test_a_watch_folder_that_went_away_blames_no_image(rig: Rig) -> None:
     assert rig.work() == 3
 
 
+@pytest.mark.spec("Q1.10")
 def test_a_share_that_answers_with_errors_blames_no_image(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(3):
         write_image(rig.inbox / f"{i}.png", 50, nonce=i)
@@ -274,6 +278,7 @@ def test_a_link_out_of_the_folder_is_refused_and_never_followed(rig: Rig) -> Non
     assert "leaves the folder" in kept.quarantine_note
 
 
+@pytest.mark.spec("I1.04")
 def test_a_link_swapped_in_after_the_scan_does_not_lead_out(rig: Rig) -> None:
     write_image(rig.inbox / "a.png", 60)
     rig.register()
@@ -286,6 +291,7 @@ def test_a_link_swapped_in_after_the_scan_does_not_lead_out(rig: Rig) -> None:
     assert not rig.line.quarantine.exists()
 
 
+@pytest.mark.spec("Q1.11")
 def test_an_unwritable_quarantine_never_stops_an_inspection(rig: Rig) -> None:
     rig.line.quarantine.write_text("a file stands in the way")
     (rig.inbox / "text.png").write_text("not a picture")

@@ -46,6 +46,7 @@ def _wait_for_predictions(rig: Rig, count: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.spec("Q1.05")
 def test_a_killed_run_is_finished_by_the_next_which_repeats_at_most_one_chunk(rig: Rig, tmp_path: Path) -> None:
     for i in range(30):
         write_image(rig.inbox / f"{i}.png", 40 + 4 * i, nonce=i)
@@ -84,6 +85,7 @@ def test_two_processes_share_one_queue_and_score_each_image_once(rig: Rig, tmp_p
     assert check_database(rig.db.engine) == []
 
 
+@pytest.mark.spec("Q1.06")
 def test_an_image_that_kills_its_worker_is_found_out_and_quarantined(rig: Rig) -> None:
     for i in range(9):
         write_image(rig.inbox / f"{i}.png", 40 + i, nonce=i)
@@ -103,7 +105,7 @@ def test_an_image_that_kills_its_worker_is_found_out_and_quarantined(rig: Rig) -
     assert Path(refused.quarantine_file).read_bytes() == (rig.inbox / "4 poison.png").read_bytes()
 
 
-@pytest.mark.spec("V9.05")
+@pytest.mark.spec("V9.05", "Q1.05")
 @pytest.mark.parametrize(
     "inspection_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
 )

@@ -49,7 +49,7 @@ def day(rig: Rig) -> Rig:
     return rig
 
 
-@pytest.mark.spec("V12.03", "V12.04")
+@pytest.mark.spec("V12.03", "V12.04", "Q1.16")
 def test_a_tree_of_any_stretch_of_time_comes_from_the_database(day: Rig, tmp_path: Path) -> None:
     dataset, result = inspected_between(day.db, "bottles", folder=day.inbox, model_version="1", since=NOON)
     tree = write_inference_tree(
@@ -67,6 +67,7 @@ def test_a_tree_of_any_stretch_of_time_comes_from_the_database(day: Rig, tmp_pat
     assert result.scored == 0
 
 
+@pytest.mark.spec("Q1.16")
 def test_the_stretches_of_a_day_share_nothing_and_lack_nothing(day: Rig) -> None:
     def files(since: datetime | None, before: datetime | None) -> set[str]:
         dataset, _ = inspected_between(

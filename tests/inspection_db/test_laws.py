@@ -58,6 +58,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("statement", BREAKS)
+@pytest.mark.spec("Q1.15")
 def test_a_broken_law_is_named(rig: Rig, statement: str) -> None:
     with rig.db.writing() as connection:
         connection.execute(text(statement))

@@ -65,6 +65,7 @@ def _deliveries(rig: Rig) -> list[int]:
     return rig.db.incoming_files("bottles")["deliveries"].tolist()
 
 
+@pytest.mark.spec("Q1.02")
 def test_files_are_taken_oldest_first_and_each_by_one_worker(rig: Rig) -> None:
     add(rig, 5)
     add(rig, 2, "caps")
@@ -92,6 +93,7 @@ def test_a_worker_learns_whether_more_waits(rig: Rig) -> None:
     assert [taken.more for taken in found] == [True, True, False, False]
 
 
+@pytest.mark.spec("Q1.03")
 def test_a_death_on_this_machine_is_seen_at_once_and_counts_as_one_delivery(rig: Rig) -> None:
     add(rig, 4)
     assert take(rig, new_worker(), 2) == ["0.png", "1.png"]
@@ -103,6 +105,7 @@ def test_a_death_on_this_machine_is_seen_at_once_and_counts_as_one_delivery(rig:
     assert take(rig, new_worker(), 9) == ["3.png"]
 
 
+@pytest.mark.spec("Q1.03")
 def test_a_death_on_another_machine_is_seen_when_its_lease_has_run_out(rig: Rig, later: list[float]) -> None:
     add(rig, 2)
     take(rig, worker_elsewhere(), 2)
@@ -113,6 +116,7 @@ def test_a_death_on_another_machine_is_seen_when_its_lease_has_run_out(rig: Rig,
     assert _deliveries(rig) == [1, 1]
 
 
+@pytest.mark.spec("Q1.04")
 def test_a_worker_that_renews_keeps_what_it_has(rig: Rig, later: list[float]) -> None:
     add(rig, 2)
     lives, died = worker_elsewhere(), worker_elsewhere()
@@ -139,6 +143,7 @@ def test_leases_are_renewed_while_a_run_works(rig: Rig, monkeypatch: pytest.Monk
     assert expire(rig.db) == 1
 
 
+@pytest.mark.spec("Q1.04")
 def test_the_finish_of_a_lost_lease_is_passed_over(rig: Rig, later: list[float]) -> None:
     add(rig, 2)
     slow, quick = worker_elsewhere(), new_worker()
@@ -193,6 +198,7 @@ def test_of_one_path_no_version_is_offered_while_a_worker_has_an_earlier_one(rig
     assert take(rig, worker, 9) == ["cam.png", "cam.png"]
 
 
+@pytest.mark.spec("Q1.06")
 def test_a_suspect_is_in_hand_with_no_other_file_of_its_process_and_other_processes_go_on(rig: Rig) -> None:
     add(rig, 4)
     with rig.db.writing() as connection:
@@ -221,6 +227,7 @@ def test_names_of_workers_tell_their_process_and_differ(tmp_path: Path) -> None:
     assert not is_dead(worker_elsewhere())
 
 
+@pytest.mark.spec("Q1.02")
 def test_many_workers_at_once_never_have_the_same_file(rig: Rig) -> None:
     """Threads with their own connections, several of one worker's name; some of them die."""
     add(rig, 200)

@@ -24,6 +24,7 @@ def _versions(count: int) -> list[FileVersion]:
     return [FileVersion(f"{i}.png", 5, 1, i, 1) for i in range(count)]
 
 
+@pytest.mark.spec("Q1.11")
 def test_images_wait_and_other_files_are_refused_told_and_quarantined(rig: Rig) -> None:
     open_sinks(rig.db, {"bottles": ["webhook", "file"]})
     write_image(rig.inbox / "a.png", 50)
@@ -39,6 +40,7 @@ def test_images_wait_and_other_files_are_refused_told_and_quarantined(rig: Rig) 
     assert set(told["file_id"]) == {rig.file("c.txt").file_id, rig.file("out.png").file_id}
 
 
+@pytest.mark.spec("Q1.01")
 def test_registering_again_changes_nothing(rig: Rig) -> None:
     open_sinks(rig.db, {"bottles": ["file"]})
     write_image(rig.inbox / "a.png", 50)
@@ -91,6 +93,7 @@ def test_decided_versions_can_be_told_from_those_that_wait(rig: Rig) -> None:
     assert known_versions(rig.db, "bottles", versions, decided=True) == {versions[0]}
 
 
+@pytest.mark.spec("Q1.01")
 def test_several_services_that_register_the_same_files_at_once_register_each_once(rig: Rig) -> None:
     """No deadlock, whichever order they see them in."""
     open_sinks(rig.db, {"bottles": ["file"]})

@@ -13,6 +13,7 @@ from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.queue import register
 
 
+@pytest.mark.spec("Q1.13")
 def test_what_was_registered_is_there_after_the_server_has_crashed(tmp_path: Path) -> None:
     programs = postgres_programs()
     if programs is None:

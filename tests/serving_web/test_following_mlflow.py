@@ -62,6 +62,7 @@ def _move_alias(line: Line, number: str) -> None:
     MLflowTracking().connect().set_registered_model_alias(f"vad-{line.name}", CHAMPION, number)
 
 
+@pytest.mark.spec("S1.03")
 def test_an_alias_that_a_person_moves_is_seen_and_an_idle_registry_is_not_asked(line: Line, tmp_path: Path) -> None:
     folder = tmp_path / "inspection_model"
     folder.mkdir()
@@ -138,6 +139,7 @@ def _train(line: Line, folder: Path, quantile: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.spec("S1.03")
 def test_serve_scores_what_arrives_follows_a_moved_alias_and_ends_in_good_order(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def _tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
     return result
 
 
+@pytest.mark.spec("S1.04")
 def test_each_scored_image_is_recorded_once_in_events_of_its_line(
     start: Starter, source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def _waiting(db: InspectionDatabase, folder: Path, ages: list[float]) -> None:
     announce_service(db, new_worker(), ["bottles"])
 
 
+@pytest.mark.spec("S1.05")
 def test_images_that_wait_count_as_late_once_their_age_is_above_the_objective(
     source: RigSource, db: InspectionDatabase
 ) -> None:

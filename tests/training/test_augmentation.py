@@ -13,6 +13,7 @@ from vad_lib.augmentation import TRANSFORMS, Augmentation
 from vad_lib.errors import PlanError
 from vad_lib.plan.arguments import TrainArguments
 from vad_lib.preprocessing import Preprocessing
+from vad_lib.training import augmentation_of
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +28,14 @@ def make(*names: str, choice: int = 1, seed: int = 3, **degrees: float) -> Augme
         experiment_seed=seed,
         **degrees,  # type: ignore[arg-type]
     )
-    augmentation = Augmentation.from_arguments(arguments)
+    augmentation = augmentation_of(arguments)
     assert augmentation is not None
     return augmentation
 
 
 @pytest.mark.spec("V14.19")
 def test_an_empty_list_means_no_augmentation() -> None:
-    assert Augmentation.from_arguments(TrainArguments()) is None
+    assert augmentation_of(TrainArguments()) is None
 
 
 @pytest.mark.spec("V14.19")
@@ -135,7 +136,7 @@ def test_brightness_is_multiplied_by_one_minus_d_to_one_plus_d() -> None:
 def test_hue_beyond_half_the_circle_is_refused() -> None:
     arguments = TrainArguments(augmentation_list=("hue",)).model_copy(update={"hue_degree": 0.7})
     with pytest.raises(PlanError, match=r"hue_degree is 0\.7"):
-        Augmentation.from_arguments(arguments)
+        augmentation_of(arguments)
 
 
 @pytest.mark.spec("V14.26")
@@ -162,7 +163,7 @@ def test_a_blur_below_three_pixels_is_none_with_a_notice(cat: torch.Tensor, size
 @pytest.mark.spec("V14.28")
 def test_colour_transforms_of_grey_images_are_left_out_with_a_notice() -> None:
     arguments = TrainArguments(augmentation_list=("saturation", "hue", "blur"), augmentation_choice=1)
-    augmentation = Augmentation.from_arguments(arguments, grey=True)
+    augmentation = augmentation_of(arguments, grey=True)
     assert augmentation is not None
     assert augmentation.transforms == ("blur",)
     assert "grey: saturation and hue would have no effect" in augmentation.notices[0]

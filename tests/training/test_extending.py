@@ -47,6 +47,7 @@ def strange(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+@pytest.mark.spec("X1.01")
 def test_new_looks_are_learnt_and_no_map_grows(
     model: InspectionModel, dataset: ValidatedDataset, strange: list[Path], tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_new_looks_are_learnt_and_no_map_grows(
         extend_model(loaded, strange, dataset)
 
 
+@pytest.mark.spec("X1.02")
 def test_what_must_not_be_learnt_from_is_refused_by_name_and_what_is_known_is_passed_over(
     model: InspectionModel, dataset: ValidatedDataset, strange: list[Path], tmp_path: Path
 ) -> None:
@@ -132,6 +134,7 @@ def test_a_full_memory_bank_is_said_to_be_full(
         extend_model(model, strange, dataset)
 
 
+@pytest.mark.spec("X1.03")
 def test_a_threshold_that_a_person_chose_stays(
     model: InspectionModel, dataset: ValidatedDataset, strange: list[Path]
 ) -> None:

@@ -34,6 +34,7 @@ def patchcore(**parameters: Any) -> TrainArguments:
 
 
 @pytest.mark.parametrize("how", ["exact", "streaming"])
+@pytest.mark.spec("F1.01")
 def test_the_bank_is_as_large_as_was_forecast_and_the_fit_is_the_same_after_a_forecast(
     dataset: ValidatedDataset, tmp_path: Path, how: str
 ) -> None:
@@ -50,6 +51,7 @@ def test_the_bank_is_as_large_as_was_forecast_and_the_fit_is_the_same_after_a_fo
     assert fitted.detector.state_dict()["memory_bank"].equal(before.detector.state_dict()["memory_bank"])
 
 
+@pytest.mark.spec("F1.02")
 def test_forecast_and_truth_agree_on_real_photographs(shared_data: Path, tmp_path: Path) -> None:
     files = sorted((shared_data / "mvtec_bottle" / "train" / "good").iterdir())[:30]
     real = dataset_of(files)
@@ -67,6 +69,7 @@ def test_forecast_and_truth_agree_on_real_photographs(shared_data: Path, tmp_pat
 
 
 @pytest.mark.parametrize("memory_bank", ["auto", "exact"])
+@pytest.mark.spec("F1.03")
 def test_a_training_that_cannot_fit_is_refused_and_what_is_advised_would_fit(
     memory_bank: str, dataset: ValidatedDataset, tmp_path: Path
 ) -> None:
@@ -88,6 +91,7 @@ def test_a_training_that_cannot_fit_is_refused_and_what_is_advised_would_fit(
         assert forecast_training(dataset, changed, weights_store=tmp_path).fits, f"{name}: {value}"
 
 
+@pytest.mark.spec("F1.03")
 def test_a_machine_without_memory_or_disk_refuses_and_says_how_much_is_needed(
     dataset: ValidatedDataset, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vad_lib.detectors.storage import write_checkpoint
 from vad_lib.errors import ModelFormatError
 from vad_lib.images.decoding import decode_image
 from vad_lib.models import ImageResult, InspectionModel, ModelInfo
@@ -156,7 +157,7 @@ def test_another_threshold_needs_no_new_fit(model: InspectionModel, files: list[
 
 
 def test_a_checkpoint_is_the_whole_model(model: InspectionModel, files: list[Path], tmp_path: Path) -> None:
-    model.save_checkpoint(tmp_path / "patchcore_model.ckpt")
+    write_checkpoint(tmp_path / "patchcore_model.ckpt", model.detector.state_dict(), model.describe())
     again = InspectionModel.load_checkpoint(tmp_path / "patchcore_model.ckpt")
     assert scores_of(list(again.predict_files(files[:2]))) == scores_of(list(model.predict_files(files[:2])))
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models import vision_transformer
 from torch import nn
 
 from vad_lib.backbones.shipped import LAYERS, register_architectures
@@ -13,36 +17,106 @@ from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.errors import ModelFormatError, PlanError
 
 
-def create_backbone(weights: BackboneWeights, layers: Sequence[str] | Sequence[int]) -> nn.Module:
-    """Return a network with ``feature_info`` that maps (N, 3, H, W) to a list of feature maps, shallowest first.
+class TokenBackbone(nn.Module):
+    """A plain transformer: features of some of its blocks behind the final norm, each (N, C, rows, columns).
 
-    Layers beyond the deepest one asked for are not built, so their weights need not be in the file. Where ``weights``
-    has no file (a saved model brings its own tensors, or random weights are allowed), nothing is loaded.
+    Args:
+        model: of timm, without its head.
+        indices: of the blocks.
+    """
+
+    def __init__(self, model: nn.Module, indices: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.indices = list(indices)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        model: Any = self.model
+        return list(model.forward_intermediates(images, self.indices, norm=True, intermediates_only=True))
+
+
+class ChannelsFirst(nn.Module):
+    """A network that gives features (N, rows, columns, C), such as Swin, as one that gives (N, C, rows, columns)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [features.permute(0, 3, 1, 2) for features in self.network(images)]
+
+
+def create_backbone(weights: BackboneWeights, layers: Sequence[str] | Sequence[int]) -> nn.Module:
+    """Return a network that maps (N, 3, H, W) to a list of feature maps (N, C, h, w), shallowest first.
+
+    Layers beyond the deepest one asked for are not built, so their weights need not be in the file; but for plain
+    transformers, whose last norm every layer needs. Where ``weights`` has no file (a saved model brings its own
+    tensors, or random weights are allowed), nothing is loaded. Images may have any size where the architecture allows
+    it. For convolutional networks the result has timm's ``feature_info``.
 
     Args:
         weights: what ``resolve_backbone_weights`` found.
         layers: names of layers, such as ``layer2``, or their indices in timm's list.
 
     Raises:
-        PlanError: the backbone has no such layer; lists those it has.
+        PlanError: the backbone has no such layer, or no layers at all; lists those it has.
         ModelFormatError: the file lacks weights that these layers need, or has them in other shapes.
     """
     register_architectures()
-    indices = [layer if isinstance(layer, int) else layer_index(weights, layer) for layer in layers]
-    network = timm.create_model(
-        weights.name, pretrained=False, features_only=True, out_indices=sorted(indices), **weights.create_kwargs
-    )
+    indices = sorted(layer if isinstance(layer, int) else layer_index(weights, layer) for layer in layers)
+    options = {**_any_size(weights.name), **weights.create_kwargs}
+    if _is_plain_transformer(weights.name):
+        _keep_exportable()
+        model = timm.create_model(weights.name, pretrained=False, **{"num_classes": 0, **options})
+        if weights.file is not None:
+            load_weights(model, weights)
+        return freeze(TokenBackbone(model, indices))
+    network = timm.create_model(weights.name, pretrained=False, features_only=True, out_indices=indices, **options)
     if weights.file is not None:
         load_weights(network, weights)
-    return freeze(network)
+    last = str(getattr(network, "output_fmt", "")).endswith("NHWC")
+    return freeze(ChannelsFirst(network) if last else network)
 
 
 def layer_names(weights: BackboneWeights) -> list[str]:
-    """Return the names of the layers whose features can be taken, shallowest first."""
+    """Return the names of the layers whose features can be taken, shallowest first.
+
+    Raises:
+        PlanError: no features can be taken from this architecture.
+    """
     register_architectures()
-    with torch.device("meta"):  # names only: no memory, no random numbers
-        network = timm.create_model(weights.name, pretrained=False, features_only=True, **weights.create_kwargs)
+    try:
+        with torch.device("meta"):  # names only: no memory, no random numbers
+            network = timm.create_model(weights.name, pretrained=False, features_only=True, **weights.create_kwargs)
+    except Exception as error:  # each architecture refuses in its own way
+        raise PlanError(f"No features of layers can be taken from the backbone {weights.name}: {error}") from error
     return [str(info["module"]) for info in network.feature_info.info]
+
+
+@functools.cache
+def _is_plain_transformer(name: str) -> bool:
+    """Tell whether all blocks of an architecture have one resolution and tokens beside those of the image."""
+    with torch.device("meta"):
+        model = timm.create_model(name, pretrained=False)
+    return all(hasattr(model, part) for part in ("forward_intermediates", "blocks", "num_prefix_tokens"))
+
+
+@functools.cache
+def _any_size(name: str) -> dict[str, Any]:
+    """Return the argument that lets a transformer take images of any size, where its architecture has it."""
+    option = {"dynamic_img_size": True}
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, pretrained=False, **option)
+    except (TypeError, ValueError):
+        return {}
+    return option
+
+
+@functools.cache
+def _keep_exportable() -> None:
+    """Have timm stretch position embeddings without antialiasing, as anomalib does: ONNX has no such operation."""
+    vision_transformer.resample_abs_pos_embed = functools.partial(resample_abs_pos_embed, antialias=False)
 
 
 def fitting_layers(weights: BackboneWeights, layers: Sequence[str]) -> tuple[str, ...]:
@@ -76,10 +150,12 @@ def load_weights(network: nn.Module, weights: BackboneWeights) -> None:
     Raises:
         ModelFormatError: see ``create_backbone``.
     """
-    # timm flattens stages of a feature network (stages_0 for stages.0), so keys are compared without their dots.
+    # timm flattens stages of a feature network (stages_0 for stages.0), so keys are compared without their dots; and
+    # it puts some architectures into a model of their own, which a file of weights knows nothing of.
     source = {key.replace(".", "_"): value for key, value in weights.load_state_dict().items()}
     wanted = network.state_dict()
-    found = {key: source[flat] for key in wanted if (flat := key.replace(".", "_")) in source}
+    flat = {key: key.removeprefix("model.").replace(".", "_") for key in wanted}
+    found = {key: source[flat[key]] for key in wanted if flat[key] in source}
     missing = sorted(key for key in wanted if key not in found and not key.endswith("num_batches_tracked"))
     if missing:
         raise ModelFormatError(

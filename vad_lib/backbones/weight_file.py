@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 Source = Literal["plan", "store", "timm", "shipped", "random", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CREATE_KWARGS = ("bn_eps", "dynamic_img_size", "global_pool", "img_size", "num_classes", "output_stride", "pad_type")
+"""Arguments of ``timm.create_model`` that a sidecar or a model folder may give: none names a file or an address."""
+_NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,22 @@ class BackboneWeights:
     std: tuple[float, ...] = IMAGENET_STD
     asked_for: str = ""
     layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what may not reach timm from a sidecar, a model folder or a plan.
+
+        Raises:
+            ModelFormatError: a name that makes timm look elsewhere, or an argument that does.
+        """
+        if self.name and not _NAME.fullmatch(self.name):
+            raise ModelFormatError(f"{self.name!r} is not the name of a timm model: it must be letters, digits and _.")
+        for key, value in self.create_kwargs.items():
+            parts = value if isinstance(value, list | tuple) else [value]
+            if key not in CREATE_KWARGS or not all(map(_is_plain, parts)):
+                raise ModelFormatError(
+                    f"create_kwargs of {self.name} has {key}: {value!r}. It may hold {', '.join(CREATE_KWARGS)}, each "
+                    "as a number, a word, or a list of those."
+                )
 
     def load_state_dict(self) -> dict[str, torch.Tensor]:
         """Read the tensors; nothing is unpickled.
@@ -82,6 +102,10 @@ class BackboneWeights:
 
 NO_BACKBONE = BackboneWeights("", None, "none", "")
 """What a detector without a backbone has in its place."""
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and bool(_NAME.fullmatch(value)))
 
 
 def read_state_dict(file: Path) -> dict[str, torch.Tensor]:

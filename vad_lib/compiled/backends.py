@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from vad_lib.detectors.base import Detector, Runner
 
 Backend = Literal["torch", "openvino", "onnx"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 FILES: dict[Backend, str] = {"openvino": "network.xml", "onnx": "network.onnx"}
 
 

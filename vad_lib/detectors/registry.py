@@ -22,7 +22,8 @@ from pydantic import create_model
 import vad_lib.detectors
 from vad_lib.argument_fields import Arguments
 from vad_lib.detectors.storage import read_model_folder
-from vad_lib.errors import ModelFormatError, PlanError, VadError
+from vad_lib.errors import ModelFormatError, PlanError
+from vad_lib.machine import resolve_device
 
 if TYPE_CHECKING:
     import torch
@@ -143,9 +144,10 @@ def detector_from_description(
         raise ModelFormatError(
             f"The model is of the detector {name!r}, which is not installed here; there are {', '.join(registered())}."
         )
+    resolve_device(accelerator)
     try:
         return registered()[str(name)].load_class().from_description(description, tensors, accelerator=accelerator)
-    except VadError:
+    except ModelFormatError:
         raise
     except Exception as error:  # a description can be wrong in many ways, and each detector meets them in its own
         raise ModelFormatError(f"The description of the detector does not fit: {error!r}.") from error

@@ -56,11 +56,11 @@ def read_model_folder(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, 
     tensors_file = folder / TENSORS_FILE
     if not tensors_file.is_file():
         raise ModelFormatError(f"{folder} has no {TENSORS_FILE}: the model is incomplete. Train or copy it again.")
-    digest = sha256_of(tensors_file)
-    if digest != description["tensors_sha256"]:
+    digest, wanted = sha256_of(tensors_file), description.get("tensors_sha256")
+    if digest != wanted:
         raise ModelFormatError(
-            f"{tensors_file} has the sha256 {digest}, but {DESCRIPTION_FILE} beside it says "
-            f"{description['tensors_sha256']}: the file is damaged or belongs to another model. Copy the folder again."
+            f"{tensors_file} has the sha256 {digest}, but {DESCRIPTION_FILE} beside it says {wanted}: the file is "
+            "damaged or belongs to another model. Copy the folder again."
         )
     from safetensors.torch import load_file
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from vad_lib.backbones.build import Normalise, create_backbone, freeze, layer_index, load_weights
+from vad_lib.backbones.build import Normalise, create_backbone
 from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.patchcore.nearest import Farthest, MemoryBank
 from vad_lib.errors import PlanError
@@ -37,12 +36,8 @@ class PatchEmbedder(nn.Module):
 
     def __init__(self, weights: BackboneWeights, layers: Sequence[str]) -> None:
         super().__init__()
-        self.is_transformer = "vit" in weights.name.lower()
-        if self.is_transformer:
-            self.backbone = _create_transformer(weights, layers)
-        else:
-            by_depth = sorted(layers, key=lambda layer: layer_index(weights, layer))
-            self.backbone = create_backbone(weights, by_depth)
+        self.name = weights.name
+        self.backbone = create_backbone(weights, layers)
         self.pool = nn.AvgPool2d(3, stride=1, padding=1)
         self.normalise = Normalise(weights)
 
@@ -59,8 +54,22 @@ class PatchEmbedder(nn.Module):
 
     def layer_features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return what the backbone gives, each layer (N, C, h, w), shallowest first."""
-        features = self.backbone(self.normalise(images))
-        return list(features.values() if self.is_transformer else features)
+        return list(self.backbone(self.normalise(images)))
+
+    def patches_of(self, height: int, width: int, device: torch.device) -> tuple[int, int]:
+        """Return how many patches an image of a size has, and their channels.
+
+        Raises:
+            PlanError: the backbone cannot take images of this size.
+        """
+        try:
+            vectors, _ = self(torch.zeros((1, 3, height, width), device=device))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise PlanError(
+                f"The backbone {self.name} cannot take images of {height} x {width} pixels ({error}). Change img_size, "
+                "or take another backbone."
+            ) from error
+        return vectors.shape[1], vectors.shape[2]
 
     def join_layers(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, tuple[int, int]]:
         """Turn what ``layer_features`` returned into what ``embed`` returns."""
@@ -68,24 +77,6 @@ class PatchEmbedder(nn.Module):
         grid = (pooled[0].shape[2], pooled[0].shape[3])
         enlarged = [functional.interpolate(feature, size=grid, mode="bilinear") for feature in pooled[1:]]
         return torch.cat([pooled[0], *enlarged], 1).flatten(2).transpose(1, 2), grid
-
-
-def _create_transformer(weights: BackboneWeights, layers: Sequence[str]) -> Any:
-    """Return anomalib's extractor, which fits position embeddings to the image; layers are named blocks.<number>."""
-    from anomalib.models.components import TimmFeatureExtractor
-
-    extractor = TimmFeatureExtractor(backbone=weights.name, pre_trained=False, layers=sorted(layers, key=_block))
-    if weights.file is not None:
-        load_weights(extractor.feature_extractor, weights)
-    freeze(extractor)
-    return extractor
-
-
-def _block(layer: str) -> int:
-    number = layer.rsplit(".", 1)[-1]
-    if not number.isdigit():
-        raise PlanError(f"patchcore_layers names {layer!r}, but the layers of a transformer are blocks.0, blocks.1, ….")
-    return int(number)
 
 
 class MapMaker(nn.Module):

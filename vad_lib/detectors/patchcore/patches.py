@@ -40,7 +40,7 @@ class PatchSource:
         self.device = device
         self.batch_size = batch_size
         self.cache = cache
-        forms = {shape: self._patches_of(shape) for shape in set(images.prepared_shapes)}
+        forms = {shape: embedder.patches_of(*shape, device) for shape in set(images.prepared_shapes)}
         self._counts = {shape: count for shape, (count, _) in forms.items()}
         self.total = self.patches_of(range(len(images)))
         self.channels = next(iter(forms.values()))[1] if forms else 0
@@ -94,7 +94,3 @@ class PatchSource:
     def patches_of(self, indices: Sequence[int]) -> int:
         """Return how many patches images have, by the sizes that they had when they were checked."""
         return sum(self._counts[self.images.prepared_shapes[index]] for index in indices)
-
-    def _patches_of(self, shape: tuple[int, int]) -> tuple[int, int]:
-        vectors, _ = self.embedder(torch.zeros((1, 3, *shape), device=self.device))
-        return vectors.shape[1], vectors.shape[2]
