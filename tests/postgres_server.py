@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from vad_lib.inspection_db.engine import create_inspection_engine
+from vad_lib.inspection_db.engine import _of_servers
 
 ABSENT = "no PostgreSQL here: install it (initdb and pg_ctl), or set VAD_TEST_POSTGRES_URL to a server's address"
 
@@ -104,7 +104,8 @@ def new_database(server: URL) -> Iterator[str]:
         yield address.render_as_string(hide_password=False)
     finally:
         # a session of tests makes more databases than a process of the system ever names
-        create_inspection_engine(address.render_as_string(hide_password=False)).dispose()
+        if opened := _of_servers.pop(address, None):
+            opened.dispose()
         with engine.connect() as connection:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -29,13 +30,12 @@ def test_a_writer_that_sends_nothing_any_more_does_not_keep_the_others_waiting(
 ) -> None:
     db = InspectionDatabase(url)
     monkeypatch.setattr(engine, "IDLE_SECONDS", 1)
-    vanished = db.engine.connect()
-    vanished.execute(text("DELETE FROM services"))
-    with db.writing() as other:  # waits until the first has sent nothing for a second
-        assert other.execute(text("SELECT 1")).scalar_one() == 1
-    with pytest.raises(DBAPIError):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(pytest.raises(DBAPIError))
+        vanished = stack.enter_context(db.writing(line="bottles"))
+        with db.writing(line="bottles") as other:  # waits until the first has sent nothing for a second
+            assert other.execute(text("SELECT 1")).scalar_one() == 1
         vanished.execute(text("SELECT 1"))
-    vanished.close()
 
 
 def test_a_writer_of_one_line_waits_for_none_of_another(url: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -149,7 +151,7 @@ def _drips(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     for _ in range(100):
         time.sleep(0.3)
-        handler.wfile.write(b"X-Drip: 1\r\n"[:1])
+        handler.wfile.write(b"X")
 
 
 def _answers_with_a_huge_body(handler: BaseHTTPRequestHandler) -> None:
@@ -344,3 +346,43 @@ def test_what_a_kill_left_of_a_result_file_is_cleared_away_by_the_next_attempt(
 def test_waits_between_attempts_grow_up_to_five_minutes(attempt: int) -> None:
     for _ in range(20):
         assert min(2.0 ** (attempt - 1), 300) / 2 <= delay_before(attempt) <= min(2.0 ** (attempt - 1), 300)
+
+
+def test_the_end_of_a_service_does_not_wait_for_a_receiver_that_never_comes_to_an_end(tmp_path: Path) -> None:
+    """In a process of its own: threads that are waited for at its end would be seen there only."""
+    code = f"""
+import threading, time
+from pathlib import Path
+from brightness_model import write_image
+from inspection_rig import Rig
+from serving_rig import Receiver, RigSource, Sinks, until
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.lines import Home
+from vad_lib.queue.outbox import open_sinks
+from vad_lib.serving.notifier import Notifier
+import test_notifications
+receiver = Receiver()
+receiver.answer = lambda handler: [test_notifications._drips(handler) for _ in range(9)]
+source = RigSource(Home(Path({str(tmp_path)!r})))
+source.add("slow")
+db = InspectionDatabase({f"sqlite:///{tmp_path}/a.db"!r})
+open_sinks(db, {{"slow": ["webhook"]}})
+rig = Rig(db, source.lines["slow"].line)
+write_image(rig.inbox / "a.png", 50)
+rig.inspect()
+notifier = Notifier(db, lambda: {{"slow": Sinks(webhook_url=receiver.url)}})
+threading.Thread(target=notifier.run, daemon=True).start()
+until(lambda: receiver.attempts)
+notifier.stop()
+print("stopped", flush=True)
+"""
+    here = Path(__file__).parent
+    paths = [here.parent.parent, here.parent / "inspection", here]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n")

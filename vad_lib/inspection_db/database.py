@@ -59,16 +59,17 @@ class InspectionDatabase:
             pause: seconds between two tries.
 
         Raises:
-            OperationalError: it could not be opened for so long.
+            OperationalError, OSError: it could not be opened for so long.
         """
         deadline = time.monotonic() + patience
         while True:
             try:
                 return cls.of(home)
-            except OperationalError as error:
+            except (OperationalError, OSError) as error:
                 if time.monotonic() > deadline:
                     raise
-                logger.warning("the inspection database cannot be opened, trying again: %s", error.orig)
+                reason = error.orig if isinstance(error, OperationalError) else error
+                logger.warning("the inspection database cannot be opened, trying again: %s", reason)
                 time.sleep(pause)
 
     @classmethod

@@ -10,7 +10,6 @@ SQLite's files must lie on a local disk: WAL does not work over a network share.
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,24 @@ IDLE_SECONDS, MIGRATING_IDLE_SECONDS = 30, 600
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 """Of libpq: what waits for a server that is gone learns it within a minute."""
 
+_of_servers: dict[URL, Engine] = {}
+"""One for each PostgreSQL address that this process has used: whoever opens a database now and then, as Dagster's
+sensors do in a process that stays, uses the connections of the time before."""
+
 
 def create_inspection_engine(url: str) -> Engine:
     """Return an engine for ``url``; SQLite's folder is made if it is missing, and its file for its owner only.
 
-    All who name the same PostgreSQL address share one engine: whoever opens a database now and then, as Dagster's
-    sensors do in a process that stays, uses the connections of the time before.
+    All who name the same PostgreSQL address share one engine. An engine survives a fork: SQLite keeps no connection
+    between transactions, and a child of a fork makes its own.
 
     Raises:
         VadError: the address is of another kind of database, or of SQLite in memory.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return _postgresql_engine(parsed)
+        # Without a lock, which a fork could catch in another thread's hands; an engine has no connection at first.
+        return _of_servers.get(parsed) or _of_servers.setdefault(parsed, _postgresql_engine(parsed))
     if parsed.get_backend_name() != "sqlite":
         raise VadError(
             f"The inspection database is SQLite or PostgreSQL, not {parsed.get_backend_name()}: set VAD_INSPECTION_DB "
@@ -72,7 +76,6 @@ def create_inspection_engine(url: str) -> Engine:
     return engine
 
 
-@lru_cache(maxsize=16)
 def _postgresql_engine(url: URL) -> Engine:
     own_driver = url.get_driver_name() in ("psycopg2", "psycopg")
     keepalives = {name: value for name, value in KEEPALIVES.items() if own_driver and name not in url.query}
@@ -96,3 +99,11 @@ def _postgresql_engine(url: URL) -> Engine:
         connection.exec_driver_sql(f"SELECT {', '.join(chosen)}")
 
     return engine
+
+
+def _forget_inherited_connections() -> None:
+    for engine in list(_of_servers.values()):
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_inherited_connections)
