@@ -46,13 +46,15 @@ def write_plan(
     return file
 
 
-def environment_of(home: Path, database_url: str | None = None, **more: str) -> dict[str, str]:
-    """Return the environment of all processes that work on a home."""
+def environment_of(
+    home: Path, database_url: str | None = None, *, checkout: Path = REPOSITORY, **more: str
+) -> dict[str, str]:
+    """Return the environment of all processes that work on a home with the code of a checkout."""
     dropped = ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "VAD_INSPECTION_DB")
     environment = {
         **{name: value for name, value in os.environ.items() if name not in dropped},
         "VAD_HOME": str(home),
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": str(checkout),
         "DAGSTER_DISABLE_TELEMETRY": "1",
         "TQDM_DISABLE": "1",
         **more,
@@ -131,8 +133,12 @@ def fit_patchcore(
 
 
 def call(task: str, environment: dict[str, str], *words: object) -> None:
-    """Run one of the functions below in a process of its own, so that torch is not loaded in this one."""
-    subprocess.run([sys.executable, "-m", "benchmarks.homes", task, *map(str, words)], env=environment, check=True)
+    """Run one of the functions below in a process of its own, so that torch is not loaded in this one.
+
+    The code is that of the checkout that ``environment`` names.
+    """
+    command = [sys.executable, "-m", "benchmarks.homes", task, *map(str, words)]
+    subprocess.run(command, env=environment, cwd=environment["PYTHONPATH"], check=True)
 
 
 def _small_models(folder: str) -> None:

@@ -1,6 +1,6 @@
-"""The resident scorer as a process that a benchmark starts: all lines of a home served by one model folder.
+"""The inference service as a process that a benchmark starts: all lines of a home served by one model folder.
 
-python -m benchmarks.fast_lane_process MODEL --lines 20
+python -m benchmarks.service_process MODEL --lines 20
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from vad_lib.scorer import FastLane, LaneLimits, WatchedLine
+import psutil
 
 from vad_lib.lines import Home
 from vad_lib.models import InspectionModel
+from vad_lib.serving import InferenceService, WatchedLine
 
 
 class OneModel:
@@ -40,28 +41,27 @@ class OneModel:
         return self.loaded
 
 
-def serve(home: Home, model: Path, lines: int, limits: LaneLimits) -> None:
-    """Be the scorer until standard input ends."""
+def serve(home: Home, model: Path, lines: int) -> None:
+    """Be the inference service until standard input ends."""
     from vad_lib.inspection_db import InspectionDatabase
 
     logging.basicConfig(level=logging.WARNING)
-    lane = FastLane(InspectionDatabase.of(home), OneModel(home, model, lines), limits)
-    lane.start()
-    while lane.not_ready():
+    service = InferenceService(InspectionDatabase.of(home), OneModel(home, model, lines))
+    service.start()
+    while service.not_ready():
         time.sleep(0.05)
     print("ready", flush=True)
     sys.stdin.read()
-    lane.stop()
+    service.stop()
 
 
-class Scorer:
+class ServiceProcess:
     """That process, seen from outside."""
 
-    def __init__(self, home: Home, model: Path, lines: int = 1, *, queue: int = 256) -> None:
-        words = [str(model), "--lines", str(lines), "--queue", str(queue)]
+    def __init__(self, home: Home, model: Path, lines: int = 1) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "VAD_INSPECTION_DB"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.fast_lane_process", *words],
+            [sys.executable, "-m", "benchmarks.service_process", str(model), "--lines", str(lines)],
             env={**environment, "VAD_HOME": str(home.root)},
             cwd=Path(__file__).resolve().parents[1],
             stdin=subprocess.PIPE,
@@ -69,17 +69,17 @@ class Scorer:
         )
         assert self.process.stdout is not None
         if self.process.stdout.readline() != b"ready\n":
-            raise SystemExit("the scorer did not start")
+            raise SystemExit("the inference service did not start")
+        self._seen = psutil.Process(self.process.pid)
 
     def cpu_seconds(self) -> float:
         """Return the processor time so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        times = self._seen.cpu_times()
+        return times.user + times.system
 
     def memory_mb(self) -> float:
         """Return what it has in memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(row.split()[1]) for row in status.splitlines() if row.startswith("VmRSS")) / 1024
+        return self._seen.memory_info().rss / 2**20
 
     def end(self) -> None:
         """Let it finish what it has in hand."""
@@ -92,6 +92,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--lines", type=int, default=1)
-    parser.add_argument("--queue", type=int, default=256)
     given = parser.parse_args()
-    serve(Home.from_environment(), given.model, given.lines, LaneLimits(queue_images=given.queue))
+    serve(Home.from_environment(), given.model, given.lines)
