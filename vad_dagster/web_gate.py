@@ -1,8 +1,9 @@
-"""What stands before Dagster's web pages, so that no other page in the person's browser can act on them.
+"""What stands before web pages, so that no other page in the person's browser can act on them.
 
 Dagster's own web server takes mutations by GET, from any origin and under any host name: an ``<img>`` on any page could
-start runs or wipe assets. ``WebGate`` lets through what a person does in Dagster's own pages, and programs on this
-machine. ``python -m vad_dagster.web_gate`` takes the options of ``dagster-webserver`` and starts it behind the gate.
+start runs or wipe assets. ``WebGate`` lets through what a person does in the server's own pages, and programs on this
+machine. The inference service stands behind one too. ``python -m vad_dagster.web_gate`` takes the options of
+``dagster-webserver`` and starts it behind the gate.
 """
 
 from __future__ import annotations
@@ -30,10 +31,22 @@ class WebGate:
         application: what is protected.
         hosts: names under which it may be asked, without a port, beside those of this machine.
         token: the password that every request must bear, by HTTP's Basic (any user name) or Bearer; '' asks for none.
+        token_name: the variable that holds it.
+        open_paths: what is told without the token.
     """
 
-    def __init__(self, application: Application, hosts: Collection[str] = (), token: str = "") -> None:
+    def __init__(
+        self,
+        application: Application,
+        hosts: Collection[str] = (),
+        token: str = "",
+        *,
+        token_name: str = "VAD_UI_TOKEN",
+        open_paths: Collection[str] = (),
+    ) -> None:
         self._application = application
+        self._token_name = token_name
+        self._open_paths = frozenset(open_paths)
         self._hosts = {*THIS_MACHINE, *(host.strip().lower() for host in hosts if host.strip())}
         self._token = token
 
@@ -59,11 +72,11 @@ class WebGate:
         host = headers.get("host", "").lower()
         if _without_port(host) not in self._hosts:
             return 421, "This server does not answer under that host name. VAD_ALLOWED_HOSTS names further ones."
-        if self._token and not _bears(headers.get("authorization", ""), self._token):
-            return 401, "This server asks for the password that VAD_UI_TOKEN holds."
+        if scope["path"] not in self._open_paths and not self.is_let_in(headers.get("authorization", "")):
+            return 401, f"This server asks for the password that {self._token_name} holds."
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host:
-            return 403, "Requests from pages of other sites are refused."
+            return 403, f"A page of {origin} sent this to {host}: requests from pages of other sites are refused."
         method, is_graphql = scope.get("method", "GET"), scope["path"].rstrip("/").endswith("/graphql")
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             # a link or a bookmark opens a page; anything else that another site causes may be an attack
@@ -78,6 +91,10 @@ class WebGate:
             if method == "POST" and sent not in GRAPHQL_TYPES:
                 return 415, f"GraphQL is taken as {' or '.join(GRAPHQL_TYPES)} only."
         return 200, ""
+
+    def is_let_in(self, authorization: str) -> bool:
+        """Return whether a request bears the token, where one is asked for."""
+        return not self._token or _bears(authorization, self._token)
 
 
 def _without_port(host: str) -> str:

@@ -88,8 +88,8 @@ def _shape(given: argparse.Namespace) -> Shape:
 
 def _run_all(plans: list[ChaosPlan], scratch: Path, given: argparse.Namespace) -> list[ChaosResult]:
     scratch.mkdir(parents=True, exist_ok=True)
-    head = f"{'seed':>6} {'files':>6} {'bad':>4} {'faults':>6}  {'killed':<64} {'database failed':>15} {'again':>5}  {'sources':<24}"
-    print(f"{head} {'seconds':>7}  outcome", flush=True)
+    head = f"{'seed':>6} {'files':>6} {'bad':>4} {'faults':>6}  {'killed':<64} {'database failed':>15} {'again':>5}"
+    print(f"{head}  {'sources':<24} {'seconds':>7}  outcome", flush=True)
     results = []
     template = None
     if not given.small and given.machines == 1:
@@ -122,7 +122,7 @@ def _run(plan: ChaosPlan, home: Home, database: Database, given: argparse.Namesp
         return ChaosTest(plan, SmallRig(home, database.url, plan.shape.lines), database, patience=180).run()
     from benchmarks.chaos.full_rig import FullRig
 
-    return ChaosTest(plan, FullRig(home, database.url, plan.shape.lines), database, patience=600).run()
+    return ChaosTest(plan, FullRig(home, database.url, plan.shape.lines), database, patience=900).run()
 
 
 def _save_database(folder: Path, home: Path) -> None:

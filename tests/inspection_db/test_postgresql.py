@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -28,12 +30,32 @@ def test_a_writer_that_sends_nothing_any_more_does_not_keep_the_others_waiting(
     db = InspectionDatabase(url)
     monkeypatch.setattr(engine, "IDLE_SECONDS", 1)
     vanished = db.engine.connect()
-    vanished.execute(text("DELETE FROM claims"))
+    vanished.execute(text("DELETE FROM services"))
     with db.writing() as other:  # waits until the first has sent nothing for a second
         assert other.execute(text("SELECT 1")).scalar_one() == 1
     with pytest.raises(DBAPIError):
         vanished.execute(text("SELECT 1"))
     vanished.close()
+
+
+def test_a_writer_of_one_line_waits_for_none_of_another(url: str) -> None:
+    db = InspectionDatabase(url)
+    order: list[str] = []
+
+    def write(line: str) -> None:
+        with db.writing(line=line):
+            order.append(line)
+
+    with db.writing(line="bottles"):
+        threads = [threading.Thread(target=write, args=(line,)) for line in ("bottles", "caps", "")]
+        for thread in threads:
+            thread.start()
+        for thread in threads[1:]:
+            thread.join(20)
+        time.sleep(0.2)
+        assert sorted(order) == ["", "caps"]
+    threads[0].join(20)
+    assert order[-1] == "bottles"
 
 
 def test_only_transactions_that_write_may_not_idle_and_migrations_may_for_longer(url: str) -> None:

@@ -1,97 +1,44 @@
-"""Revisions of the inspection database: what is there stays, what is missing is made, what is newer is refused."""
+"""The revision of the inspection database: what is missing is made, what another version wrote is refused untouched."""
 
 from __future__ import annotations
 
 import multiprocessing
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import op
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, insert, select, text
-from vad_lib.inspection_db.upgrading import (
-    FORMER_VERSION_TABLE,
-    HEAD,
-    VERSION_TABLE,
-    alembic_config,
-    all_tables,
-    bring_up_to_date,
-    revision_of,
-)
+from sqlalchemy import Engine, inspect, text
 
 from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.engine import create_inspection_engine
-from vad_lib.inspection_db.schema import batches, images, landings, metadata, predictions, schema_version, verdicts
+from vad_lib.inspection_db.laws import check_database
+from vad_lib.inspection_db.revision import HEAD, VERSION_TABLE, alembic_config, bring_up_to_date, revision_of
+from vad_lib.inspection_db.schema import metadata
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def _old_database(url: str, *, with_scorer_tables: bool) -> Engine:
-    """Make what stood there before there were revisions, with a row in each table that matters."""
-    later = {verdicts.name}
-    scorers = {"fast_batches", "landing_times", "signal_channels", "signals", "signalled_batches"}
-    left_out = later if with_scorer_tables else later | scorers
-    engine = create_inspection_engine(url)
-    with engine.begin() as connection:
-        metadata.create_all(
-            connection, tables=[table for table in all_tables().sorted_tables if table.name not in left_out]
-        )
-        connection.execute(insert(schema_version).values(only_row=1, version=1))
-        _put_rows(connection)
-    return engine
-
-
-def _put_rows(connection: Connection) -> None:
-    moment = {"created_at": NOW}
-    connection.execute(
-        insert(batches).values(
-            batch_id="b",
-            line="bricks",
-            folder="/in",
-            state="closed",
-            attempt=1,
-            generation=0,
-            requested_at=NOW,
-            **moment,
-        )
-    )
-    connection.execute(
-        insert(landings).values(
-            line="bricks", path="a.png", size=3, mtime_ns=4, state="done", batch_id="b", sha256="c" * 64, begun=0,
-            begun_alone=0, first_seen=NOW, decided_at=NOW,
-        )
-    )  # fmt: skip
-    connection.execute(
-        insert(images).values(
-            line="bricks", sha256="c" * 64, first_path="/in/a.png", width=3, height=4, channels=1, first_seen=NOW
-        )
-    )
-    connection.execute(
-        insert(predictions).values(
-            line="bricks", sha256="c" * 64, model_version="vad-bricks/1", path="/in/a.png", raw_score=1.5, p=0.7,
-            certainty=0.4, predicted="NG", threshold=1.0, threshold_version="t", inference_threshold=0.5, lane="run",
-            batch_id="b", **moment,
-        )
-    )  # fmt: skip
-
-
-def _rows(connection: Connection) -> list[tuple[object, ...]]:
-    return [
-        tuple(row) for table in (batches, landings, images, predictions) for row in connection.execute(select(table))
-    ]
+VERSION_0_1 = (
+    "CREATE TABLE batches (batch_id VARCHAR(32) NOT NULL PRIMARY KEY, line VARCHAR(63) NOT NULL)",
+    "CREATE TABLE landings (line VARCHAR(63) NOT NULL, path TEXT NOT NULL, state VARCHAR(8) NOT NULL)",
+    "CREATE TABLE predictions (prediction_id INTEGER NOT NULL PRIMARY KEY, line VARCHAR(63) NOT NULL, lane VARCHAR(8))",
+    "INSERT INTO landings VALUES ('bottles', 'a.png', 'pending')",
+    "INSERT INTO predictions VALUES (1, 'bottles', 'run')",
+)
+"""As much of the tables of version 0.1 as matters: its tables share the name of one with ours."""
+STAMP = f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 
 
 def test_the_tables_of_all_revisions_are_those_of_the_code(inspection_url: str) -> None:
     engine = create_inspection_engine(inspection_url)
-    bring_up_to_date(engine)
+    assert bring_up_to_date(engine) == (None, HEAD)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "version_table": VERSION_TABLE})
-        assert compare_metadata(context, all_tables()) == []
+        assert compare_metadata(context, metadata) == []
+    assert bring_up_to_date(engine) == (HEAD, HEAD)
 
 
 def test_constraints_that_alembic_does_not_compare_are_the_same_too(tmp_path: Path) -> None:
@@ -103,7 +50,7 @@ def test_constraints_that_alembic_does_not_compare_are_the_same_too(tmp_path: Pa
         return {row.name: " ".join(sorted(re.split(r"[\s,]+", row.sql))) for row in rows}
 
     migrated = definitions(bring_up_to_date, "migrated.db")
-    created = definitions(lambda engine: all_tables().create_all(engine), "created.db")
+    created = definitions(metadata.create_all, "created.db")
     del migrated[VERSION_TABLE]
     assert migrated == created
 
@@ -114,53 +61,31 @@ def test_the_newest_revision_is_the_one_that_the_code_names(tmp_path: Path) -> N
     assert script.get_heads() == [HEAD]
 
 
-@pytest.mark.parametrize("with_scorer_tables", [True, False])
-def test_a_database_from_before_the_revisions_keeps_its_rows(inspection_url: str, with_scorer_tables: bool) -> None:
-    engine = _old_database(inspection_url, with_scorer_tables=with_scorer_tables)
-    with engine.connect() as connection:
-        before = _rows(connection)
-        assert revision_of(connection) is None
-    assert len(before) == 4
-    assert bring_up_to_date(engine) == (None, HEAD)
-    with engine.connect() as connection:
-        assert _rows(connection) == before
-        assert revision_of(connection) == HEAD
-        # the software of that time reads this and refuses to work with the new tables
-        assert connection.execute(select(schema_version.c.version)).scalar_one() == 2
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-        assert compare_metadata(context, all_tables()) == []
-    assert bring_up_to_date(engine) == (HEAD, HEAD)
-
-
-def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
-    inspection_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("stamp", "said"), [(None, "revision before 0.2"), ("0002", "revision 0002"), ("0001", "revision 0001")]
+)
+def test_a_database_of_version_0_1_is_refused_untouched_with_one_sentence_that_says_how_to_start_afresh(
+    inspection_url: str, stamp: str | None, said: str
 ) -> None:
-    from vad_lib.inspection_db import upgrading
-
-    engine = _old_database(inspection_url, with_scorer_tables=False)
-
-    def fail(_: Connection) -> None:
-        raise VadError("in the middle")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(upgrading, "_refuse_broken_references", fail)
-        with pytest.raises(VadError, match="in the middle"):
-            bring_up_to_date(engine)
+    engine = create_inspection_engine(inspection_url)
+    with engine.begin() as connection:
+        for statement in VERSION_0_1 if stamp is None else (*VERSION_0_1, STAMP):
+            connection.execute(text(statement))
+        if stamp is not None:
+            connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES (:stamp)"), {"stamp": stamp})
+    tables = set(inspect(engine).get_table_names())
+    with pytest.raises(VadError) as refused:
+        InspectionDatabase(inspection_url)
+    message = str(refused.value)
+    assert f"holds tables of {said}, which this software cannot read (it works with {HEAD})." in message
+    assert "To start afresh, move that database away or name a new one in VAD_INSPECTION_DB" in message
+    assert "\n" not in message
+    assert set(inspect(engine).get_table_names()) == tables
     with engine.connect() as connection:
-        assert revision_of(connection) is None
-        assert not engine.dialect.has_table(connection, verdicts.name)
-        assert len(_rows(connection)) == 4
-    assert bring_up_to_date(engine) == (None, HEAD)
-
-
-def test_a_row_that_refers_to_nothing_stops_the_upgrade(tmp_path: Path) -> None:
-    engine = _old_database(f"sqlite:///{tmp_path}/a.db", with_scorer_tables=True)
-    with engine.execution_options(vad_migrating=True).begin() as connection:
-        connection.execute(text("UPDATE landings SET batch_id = 'nowhere'"))
-    with pytest.raises(VadError, match=r"landings refers to a row of batches.*vad db check"):
-        bring_up_to_date(engine)
-    with engine.connect() as connection:
-        assert revision_of(connection) is None
+        assert connection.execute(text("SELECT count(*) FROM landings")).scalar_one() == 1
+        assert connection.execute(text("SELECT lane FROM predictions")).scalar_one() == "run"
+    (fault,) = check_database(engine)
+    assert "newest revision" in fault.law
 
 
 def test_a_database_of_a_newer_revision_is_refused_with_advice(inspection_url: str) -> None:
@@ -171,27 +96,40 @@ def test_a_database_of_a_newer_revision_is_refused_with_advice(inspection_url: s
         InspectionDatabase(inspection_url)
 
 
-def test_numbered_tables_that_are_newer_than_the_first_are_refused(inspection_url: str) -> None:
-    engine = _old_database(inspection_url, with_scorer_tables=True)
-    with engine.begin() as connection:
-        connection.execute(schema_version.update().values(version=7))
-    with pytest.raises(VadError, match=r"revision 7.*newer software"):
-        bring_up_to_date(engine)
+def test_a_password_is_not_told_with_the_address(postgres: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sqlalchemy.engine import make_url
+
+    from tests.postgres_server import new_database
+
+    with new_database(postgres) as url:  # type: ignore[arg-type]
+        secret = make_url(url).set(password="hunter2").render_as_string(hide_password=False)
+        db = InspectionDatabase(secret)
+        with db.writing() as connection:
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+        with pytest.raises(VadError) as refused:
+            InspectionDatabase(secret)
+        assert "hunter2" not in str(refused.value) + db.url
+        create_inspection_engine(secret).dispose()
 
 
-def _stamps(connection: Connection, name: str) -> list[str] | None:
-    """Return what a table of stamps says; None where there is no such table."""
-    if not connection.dialect.has_table(connection, name):
-        return None
-    return sorted(connection.execute(text(f"SELECT version_num FROM {name}")).scalars())
+def test_making_the_tables_leaves_nothing_behind_where_it_fails(
+    inspection_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_inspection_engine(inspection_url)
+    with monkeypatch.context() as patched:
+        make = metadata.create_all
 
+        def fail(bind: object) -> None:
+            make(op.get_bind())
+            raise VadError("in the middle")
 
-def _put_former_stamps(connection: Connection, *stamps: str) -> None:
-    connection.execute(
-        text(f"CREATE TABLE IF NOT EXISTS {FORMER_VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-    )
-    for stamp in stamps:
-        connection.execute(text(f"INSERT INTO {FORMER_VERSION_TABLE} VALUES (:stamp)"), {"stamp": stamp})
+        patched.setattr(metadata, "create_all", fail)
+        with pytest.raises(VadError, match="in the middle"):
+            bring_up_to_date(engine)
+    with engine.connect() as connection:
+        assert revision_of(connection) is None
+    assert inspect(engine).get_table_names() == []
+    assert bring_up_to_date(engine) == (None, HEAD)
 
 
 def test_the_revision_of_other_software_in_the_same_database_is_not_read_as_ours_and_stays(
@@ -199,52 +137,12 @@ def test_the_revision_of_other_software_in_the_same_database_is_not_read_as_ours
 ) -> None:
     engine = create_inspection_engine(inspection_url)
     with engine.begin() as connection:
-        _put_former_stamps(connection, "1b5c2a9f0d3e")
+        connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
     assert bring_up_to_date(engine) == (None, HEAD)
     with engine.connect() as connection:
-        assert _stamps(connection, FORMER_VERSION_TABLE) == ["1b5c2a9f0d3e"]
-        assert _stamps(connection, VERSION_TABLE) == [HEAD]
-
-
-def test_what_is_at_0001_for_other_software_is_not_ours_without_our_tables(inspection_url: str) -> None:
-    engine = create_inspection_engine(inspection_url)
-    with engine.begin() as connection:
-        _put_former_stamps(connection, "0001")
-    assert bring_up_to_date(engine) == (None, HEAD)
-    with engine.connect() as connection:
-        assert _stamps(connection, FORMER_VERSION_TABLE) == ["0001"]
-
-
-@pytest.mark.parametrize(("others", "left"), [((), None), (("1b5c2a9f0d3e",), ["1b5c2a9f0d3e"])])
-def test_a_stamp_in_the_table_that_others_use_too_is_moved_to_our_own(
-    inspection_url: str, others: tuple[str, ...], left: list[str] | None
-) -> None:
-    engine = create_inspection_engine(inspection_url)
-    bring_up_to_date(engine)
-    with engine.begin() as connection:
-        connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
-        _put_former_stamps(connection, "0002", *others)
-        _put_rows(connection)
-        before = _rows(connection)
-    with engine.connect() as connection:
-        assert revision_of(connection) == "0002"  # looking does not move it
-        assert _stamps(connection, VERSION_TABLE) is None
-    assert bring_up_to_date(engine) == ("0002", HEAD)
-    with engine.connect() as connection:
-        assert _stamps(connection, FORMER_VERSION_TABLE) == left
-        assert _stamps(connection, VERSION_TABLE) == [HEAD]
-        assert _rows(connection) == before
-
-
-def test_tables_of_the_first_revision_are_adopted_and_brought_up(inspection_url: str) -> None:
-    engine = _old_database(inspection_url, with_scorer_tables=True)
-    with engine.begin() as connection:
-        _put_former_stamps(connection, "0001")
-    assert bring_up_to_date(engine) == ("0001", HEAD)
-    with engine.connect() as connection:
-        assert _stamps(connection, FORMER_VERSION_TABLE) is None
-        assert _stamps(connection, VERSION_TABLE) == [HEAD]
-        assert len(_rows(connection)) == 4
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["0001"]
+        assert connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars().all() == [HEAD]
 
 
 @pytest.mark.slow
@@ -266,23 +164,20 @@ def test_the_inspection_database_and_mlflow_share_one_database(
 
 
 def _open(url: str, barrier: object, answers: object) -> None:
-    barrier.wait()  # type: ignore[attr-defined]
+    barrier.wait(60)  # type: ignore[attr-defined]
     try:
         answers.put(bring_up_to_date(create_inspection_engine(url))[1])  # type: ignore[attr-defined]
     except BaseException as error:
         answers.put(repr(error))  # type: ignore[attr-defined]
 
 
-def test_processes_that_open_an_old_database_at_once_wait_for_each_other(inspection_url: str) -> None:
-    engine = _old_database(inspection_url, with_scorer_tables=False)
-    engine.dispose()
-    spawn = multiprocessing.get_context("fork")
-    barrier, answers = spawn.Barrier(4), spawn.Queue()
-    processes = [spawn.Process(target=_open, args=(inspection_url, barrier, answers)) for _ in range(4)]
+def test_processes_that_open_a_new_database_at_once_wait_for_each_other(inspection_url: str) -> None:
+    fork = multiprocessing.get_context("fork")
+    barrier, answers = fork.Barrier(4), fork.Queue()
+    processes = [fork.Process(target=_open, args=(inspection_url, barrier, answers)) for _ in range(4)]
     for process in processes:
         process.start()
     assert [answers.get(timeout=60) for _ in processes] == [HEAD] * 4
     for process in processes:
         process.join(10)
-    with engine.connect() as connection:
-        assert len(_rows(connection)) == 4
+    assert check_database(create_inspection_engine(inspection_url)) == []

@@ -1,4 +1,4 @@
-"""Run by tests as a process of its own: a scorer with the brightness model, until it is killed."""
+"""Run by tests as a process of its own: an inference service with the brightness model, until it is killed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import threading
 from pathlib import Path
 
 from brightness_model import BrightnessModel
-from scorer_plant import PlantSource
-from vad_lib.scorer import Channels, FastLane, LaneLimits
+from serving_rig import RigSource
 
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
+from vad_lib.serving import InferenceService, ServiceLimits, Sinks
 
 parser = argparse.ArgumentParser()
 parser.add_argument("home", type=Path)
@@ -26,13 +26,13 @@ given = parser.parse_args()
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 home = Home(given.home)
-source = PlantSource(
+source = RigSource(
     home,
     make=lambda line, version: BrightnessModel(seconds=given.seconds, poisonous=given.poisonous, log=given.log),
 )
 for name in given.lines:
-    source.add(name, channels=Channels(webhook_url=given.webhook))
-lane = FastLane(InspectionDatabase.of(home), source, LaneLimits(micro_batch=8, follow_seconds=0.2))
-lane.start()
+    source.add(name, sinks=Sinks(webhook_url=given.webhook))
+service = InferenceService(InspectionDatabase.of(home), source, ServiceLimits(micro_batch=8, follow_seconds=0.2))
+service.start()
 print("started", flush=True)
 threading.Event().wait()

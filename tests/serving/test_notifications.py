@@ -1,80 +1,45 @@
-"""Results that are sent on: signed, repeated until they are taken, once for each landed file."""
+"""Results that are sent on: signed, repeated until they are taken, once for each decided file."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from brightness_model import BrightnessModel, write_image
-from scorer_plant import Channels, PlantSource, Starter, until
+from brightness_model import write_image
+from inspection_rig import Rig
+from serving_rig import Receiver, RigSource, Sinks, Starter, states, until
 from sqlalchemy import update
-from vad_lib.inspection_db.checking import check_database
-from vad_lib.landing import plan_landing_tick
-from vad_lib.scorer.signals import FILE, Signal, delay_before, signal_counts, signature, write_result_file
-from vad_lib.scorer.tables import signals
 
-from vad_lib.inspection import inspect_batch
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.laws import check_database
+from vad_lib.inspection_db.schema import notifications
+from vad_lib.queue import outbox
+from vad_lib.queue.outbox import Notification, delay_before, due_notifications, notification_counts, open_sinks
+from vad_lib.serving.notifier import Notifier
+from vad_lib.serving.sinks import FILE, signature, write_result_file
 
 
-class Receiver:
-    """A web server that answers as it is told and remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.got: list[dict[str, object]] = []
-        self.headers: list[dict[str, str]] = []
-        self.bodies: list[bytes] = []
-        self.attempts = 0
-        self.status = 200
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.attempts += 1
-                status = receiver.status
-                if status == 200:
-                    receiver.got.append(json.loads(body))
-                    receiver.headers.append(dict(self.headers))
-                    receiver.bodies.append(body)
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/{{line}}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def paths(self) -> list[str]:
-        return sorted(str(each["image_path"]) for each in self.got)
+def _rig(db: InspectionDatabase, source: RigSource, name: str = "bottles") -> Rig:
+    return Rig(db, source.lines[name].line)
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
-def test_each_landed_file_is_told_once_signed_with_its_result_or_its_reason(
-    start: Starter, source: PlantSource, db: InspectionDatabase, receiver: Receiver
+def test_each_file_is_told_once_signed_with_its_result_or_its_reason(
+    start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
     inbox = source.lines["bottles"].folder
-    source.change("bottles", channels=Channels(webhook_url=receiver.url, secret="between us"))
+    source.change("bottles", sinks=Sinks(webhook_url=receiver.url, secret="between us"))
     start()
     write_image(inbox / "dark.png", 50)
     write_image(inbox / "bright.png", 150)
     (inbox / "broken.jpg").write_bytes(b"\xff\xd8\xff broken \xff\xd9")
+    os.utime(inbox / "broken.jpg", (1, 1))
     until(lambda: len(receiver.got) == 3)
     time.sleep(0.3)
     told = {each["image_path"]: each for each in receiver.got}
@@ -84,86 +49,199 @@ def test_each_landed_file_is_told_once_signed_with_its_result_or_its_reason(
     assert told["bright.png"]["model_version"] == "1"
     assert told["broken.jpg"]["state"] == "refused"
     assert told["broken.jpg"]["rule"] == "unreadable_image"
+    assert told["broken.jpg"]["predicted"] is None
     for headers, body in zip(receiver.headers, receiver.bodies, strict=True):
+        assert headers["X-VAD-Id"] == json.loads(body)["id"]
         assert headers["X-VAD-Signature"] == signature("between us", headers["X-VAD-Timestamp"], body)
         assert headers["X-VAD-Signature"] != signature("another", headers["X-VAD-Timestamp"], body)
 
 
+def test_a_duplicate_is_told_without_a_decision_and_says_of_what(
+    start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
+) -> None:
+    """Whoever counts decisions counts the part once."""
+    inbox = source.lines["bottles"].folder
+    source.change("bottles", sinks=Sinks(webhook_url=receiver.url))
+    start()
+    write_image(inbox / "first.png", 150)
+    until(lambda: db.count_predictions("bottles") == 1)
+    shutil.copy(inbox / "first.png", inbox / "second.png")
+    until(lambda: len(receiver.got) == 2)
+    first, second = receiver.got
+    assert (first["predicted"], first["duplicate_of"]) == ("NG", None)
+    assert (second["state"], second["rule"], second["duplicate_of"]) == ("refused", "duplicate", "first.png")
+    assert second["sha256"] == first["sha256"]
+    for name in ("predicted", "p", "certainty", "raw_score", "prediction_id"):
+        assert first[name] is not None
+        assert second[name] is None
+
+
 def test_a_receiver_that_was_away_gets_everything_when_it_is_back_in_order(
-    start: Starter, source: PlantSource, db: InspectionDatabase, receiver: Receiver
+    start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
     receiver.status = 503
-    source.change("bottles", channels=Channels(webhook_url=receiver.url))
+    source.change("bottles", sinks=Sinks(webhook_url=receiver.url))
     start()
     for i in range(10):
         write_image(source.lines["bottles"].folder / f"{i}.png", 50 + i, nonce=i)
     until(lambda: db.count_predictions("bottles") == 10 and receiver.attempts)
-    assert signal_counts(db)["waiting"] > 0
+    assert notification_counts(db)["waiting"] > 0
     # It is not stormed: one of ten asks whether it is back.
     assert receiver.attempts <= 3
     receiver.status = 200
     until(lambda: len(receiver.got) == 10)
     numbers = [int(str(each["id"]).rpartition("-")[2]) for each in receiver.got]
     assert numbers == sorted(numbers)
-    until(lambda: signal_counts(db)["waiting"] == 0)
+    until(lambda: notification_counts(db)["waiting"] == 0)
 
 
-def test_what_stood_in_the_outbox_when_the_scorer_ended_is_sent_by_the_next(
-    start: Starter, source: PlantSource, db: InspectionDatabase, receiver: Receiver
+def test_what_stood_in_the_outbox_when_the_service_ended_is_sent_by_the_next(
+    start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
     receiver.status = 503
-    source.change("bottles", channels=Channels(webhook_url=receiver.url))
-    lane = start()
+    source.change("bottles", sinks=Sinks(webhook_url=receiver.url))
+    service = start()
     for i in range(5):
         write_image(source.lines["bottles"].folder / f"{i}.png", 50 + i, nonce=i)
-    until(lambda: db.count_predictions("bottles") == 5 and lane.queue.images == 0)
-    lane.stop()
+    until(lambda: db.count_predictions("bottles") == 5)
+    service.stop()
     receiver.status = 200
     start()
     until(lambda: len(receiver.got) == 5)
 
 
-def test_a_signal_that_the_receiver_refuses_does_not_hold_up_the_others(
-    start: Starter, source: PlantSource, db: InspectionDatabase, receiver: Receiver
+def test_what_was_sent_but_not_written_down_is_sent_again_under_the_same_id(
+    start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vad_lib.serving.notifier.IDLE_SECONDS", 0.05)
+    failures = 1
+
+    def forget(db: InspectionDatabase, attempts: object) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError("the process is killed, or the disk is full")
+        outbox.record_attempts(db, attempts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vad_lib.serving.notifier.record_attempts", forget)
+    source.change("bottles", sinks=Sinks(webhook_url=receiver.url))
+    start()
+    write_image(source.lines["bottles"].folder / "a.png", 50)
+    until(lambda: len(receiver.got) == 2 and notification_counts(db)["waiting"] == 0)
+    assert receiver.got[0] == receiver.got[1]
+    assert receiver.headers[0]["X-VAD-Id"] == receiver.headers[1]["X-VAD-Id"]
+
+
+def test_a_notification_that_the_receiver_refuses_does_not_hold_up_the_others(
+    start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
     receiver.status = 422
-    source.change("bottles", channels=Channels(webhook_url=receiver.url))
+    source.change("bottles", sinks=Sinks(webhook_url=receiver.url))
     start()
     write_image(source.lines["bottles"].folder / "0.png", 50)
     until(lambda: receiver.attempts)
     receiver.status = 200
     write_image(source.lines["bottles"].folder / "1.png", 60)
-    until(lambda: "1.png" in receiver.paths(), 3)
+    until(lambda: "1.png" in receiver.paths())
 
 
-def test_what_the_bulk_lane_decided_is_told_as_well(
-    start: Starter, source: PlantSource, db: InspectionDatabase, receiver: Receiver
+def _drips(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for _ in range(100):
+        time.sleep(0.3)
+        handler.wfile.write(b"X-Drip: 1\r\n"[:1])
+
+
+def _answers_with_a_huge_body(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(2**33))
+    handler.end_headers()
+    for _ in range(2**13):
+        handler.wfile.write(bytes(2**20))
+
+
+def _says_nothing(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(30)
+
+
+@pytest.mark.parametrize("answer", [_drips, _answers_with_a_huge_body, _says_nothing])
+def test_a_receiver_of_one_line_does_not_hold_those_of_others(
+    answer: object, start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
-    inbox = source.lines["bottles"].folder
-    source.change("bottles", channels=Channels(webhook_url=receiver.url), model_version="")
+    receiver.answer = answer  # type: ignore[assignment]
+    source.add("slow", sinks=Sinks(webhook_url=receiver.url, result_files=True))
+    source.change("bottles", sinks=Sinks(webhook_url=receiver.url))
     start()
     for i in range(3):
-        write_image(inbox / f"{i}.png", 50 + i, nonce=i)
-    tick = plan_landing_tick(db, "bottles", inbox, run_state=lambda _: None, now=time.time() + 60)
-    inspect_batch(
-        db,
-        BrightnessModel(),
-        model_version="1",
-        line=source.home.line("bottles"),
-        batch_id=tick.requests[0].batch_id,
-    )
+        write_image(source.lines["slow"].folder / f"{i}.png", 50 + i)
+    until(lambda: receiver.attempts)
+    for i in range(3):
+        begun = time.monotonic()
+        write_image(source.lines["bottles"].folder / f"{i}.png", 50 + i)
+        until(lambda i=i: f"{i}.png" in receiver.paths())  # type: ignore[misc]
+        assert time.monotonic() - begun < 4
+    # The other sink of the slow line is not held either.
+    until(lambda: all((source.lines["slow"].folder / f"{i}.png.vad.json").exists() for i in range(3)))
+
+
+def test_what_waits_for_one_receiver_does_not_stand_before_what_waits_for_others(
+    db: InspectionDatabase, source: RigSource, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does what waits for a sink that is in use no longer, and nobody runs in circles for it."""
+    monkeypatch.setattr(outbox, "AT_ONCE", 3)
+    source.add("corks")
+    source.add("caps")
+    open_sinks(db, {name: ["webhook"] for name in source.lines})
+    for name in ("corks", "bottles", "caps"):
+        for i in range(6):
+            write_image(source.lines[name].folder / f"{i}.png", 50, nonce=i)
+        _rig(db, source, name).inspect()
+    in_use = {name: Sinks(webhook_url=receiver.url) for name in ("bottles", "caps")} | {"corks": Sinks()}
+    looks = 0
+
+    def sinks() -> dict[str, Sinks]:
+        nonlocal looks
+        looks += 1
+        return in_use
+
+    notifier = Notifier(db, sinks)
+    thread = threading.Thread(target=notifier.run, daemon=True)
+    thread.start()
+    try:
+        until(lambda: len(receiver.got) == 12, 15)
+        time.sleep(0.5)
+        before = looks
+        time.sleep(1.0)
+        assert looks - before < 10
+    finally:
+        notifier.stop()
+        thread.join(10)
+    assert {each["line"] for each in receiver.got} == {"bottles", "caps"}
+    assert notification_counts(db)["waiting"] == 6
+
+
+def test_what_a_run_decided_is_told_as_well(
+    start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
+) -> None:
+    rig = _rig(db, source)
+    source.change("bottles", sinks=Sinks(webhook_url=receiver.url), model_version="")
+    start()
+    for i in range(3):
+        write_image(rig.inbox / f"{i}.png", 50 + i, nonce=i)
+    rig.register()
+    rig.work()
     until(lambda: len(receiver.got) == 3)
-    assert {each["lane"] for each in receiver.got} == {"run"}
+    assert {each["source"] for each in receiver.got} == {"batch"}
 
 
-def test_results_from_before_the_channel_was_opened_are_not_sent(
-    start: Starter, source: PlantSource, db: InspectionDatabase, receiver: Receiver
+def test_results_from_before_the_sink_was_opened_are_not_sent(
+    start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
     inbox = source.lines["bottles"].folder
     start()
     write_image(inbox / "before.png", 50)
     until(lambda: db.count_predictions("bottles") == 1)
-    source.change("bottles", channels=Channels(webhook_url=receiver.url))
+    source.change("bottles", sinks=Sinks(webhook_url=receiver.url))
     time.sleep(0.5)
     write_image(inbox / "after.png", 60)
     until(lambda: receiver.got)
@@ -172,66 +250,81 @@ def test_results_from_before_the_channel_was_opened_are_not_sent(
 
 
 def test_a_result_file_lies_beside_the_image_and_is_not_taken_for_one(
-    start: Starter, source: PlantSource, db: InspectionDatabase
+    start: Starter, source: RigSource, db: InspectionDatabase
 ) -> None:
     inbox = source.lines["bottles"].folder
-    source.change("bottles", channels=Channels(result_files=True))
+    source.change("bottles", sinks=Sinks(result_files=True))
     start()
     write_image(inbox / "deep" / "a.png", 150)
     result = inbox / "deep" / "a.png.vad.json"
     until(result.is_file)
     assert json.loads(result.read_text())["predicted"] == "NG"
-    tick = plan_landing_tick(db, "bottles", inbox, run_state=lambda _: None, now=time.time() + 60)
-    assert (tick.requests, tick.refused) == ((), 0)
+    assert _rig(db, source).register() == 0
     assert sorted(Path(inbox / "deep").iterdir()) == [inbox / "deep" / "a.png", result]
 
 
 def test_a_late_attempt_does_not_replace_the_result_of_a_newer_version_of_the_file(
-    start: Starter, source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
+    start: Starter, source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vad_lib.scorer.signals.FIRST_DELAY", 300.0)
+    monkeypatch.setattr(outbox, "FIRST_DELAY", 300.0)
     inbox = source.lines["bottles"].folder
-    source.change("bottles", channels=Channels(result_files=True))
-    lane = start()
+    source.change("bottles", sinks=Sinks(result_files=True))
+    service = start()
     result = inbox / "a.png.vad.json"
     result.mkdir()
     write_image(inbox / "a.png", 50)
-    until(lambda: lane.sender.failed == 1)
+    until(lambda: service.notifier.failed == 1)
     result.rmdir()
     write_image(inbox / ".new.png", 150).rename(inbox / "a.png")
     until(result.is_file)
     with db.writing() as connection:
-        connection.execute(update(signals).where(signals.c.state == "waiting").values(next_try_at=datetime.now(UTC)))
-    lane.sender.wake()
-    until(lambda: signal_counts(db)["waiting"] == 0)
+        waiting = update(notifications).where(notifications.c.state == "waiting")
+        connection.execute(waiting.values(next_try_at=datetime.now(UTC)))
+    service.notifier.wake()
+    until(lambda: notification_counts(db)["waiting"] == 0)
     assert json.loads(result.read_text())["predicted"] == "NG"
 
 
-def test_a_file_refused_by_its_name_is_kept_aside_and_told_though_no_image_lands(
-    start: Starter, source: PlantSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
+def test_a_file_refused_by_its_name_is_quarantined_and_told(
+    start: Starter, source: RigSource, db: InspectionDatabase
 ) -> None:
-    monkeypatch.setattr("vad_lib.scorer.watching.SCAN_SECONDS", 0.1)
     line = source.lines["bottles"].line
-    source.change("bottles", channels=Channels(result_files=True))
-    lane = start()
+    source.change("bottles", sinks=Sinks(result_files=True))
     (line.inbox / "scan.bmp").write_bytes(b"BM")
-    tick = plan_landing_tick(db, "bottles", line.inbox, run_state=lambda _: None, now=time.time() + 60)
-    assert (tick.requests, tick.refused) == ((), 1)
+    os.utime(line.inbox / "scan.bmp", (1, 1))
+    start()
     result = line.inbox / "scan.bmp.vad.json"
     until(result.is_file)
     assert json.loads(result.read_text())["rule"] == "not_an_image"
-    (kept,) = db.kept_aside("bottles").itertuples()
-    assert Path(kept.kept_file).read_bytes() == b"BM"
-    until(lambda: signal_counts(db)["waiting"] == 0 and lane.queue.images == 0)
+    (refused,) = db.refused("bottles").itertuples()
+    assert Path(refused.quarantine_file).read_bytes() == b"BM"
+    until(lambda: notification_counts(db)["waiting"] == 0)
+    assert states(db) == {"scan.bmp": "not_an_image"}
     assert check_database(db.engine) == []
-    assert len(db.batches("bottles")) == 1
+
+
+def test_what_fails_for_a_day_is_given_up_and_said(
+    db: InspectionDatabase, source: RigSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_sinks(db, {"bottles": [FILE]})
+    rig = _rig(db, source)
+    write_image(rig.inbox / "a.png", 50)
+    rig.inspect()
+    (due,) = due_notifications(db, [("bottles", FILE)])
+    outbox.record_attempts(db, [(due, outbox.Attempt("failed", "x" * 900))])
+    assert due_notifications(db, [("bottles", FILE)]) == []  # not before its time
+    assert notification_counts(db) == {"waiting": 1, "given_up": 0}
+    monkeypatch.setattr(outbox, "GIVE_UP_AFTER", -outbox.GIVE_UP_AFTER)
+    outbox.record_attempts(db, [(due, outbox.Attempt("failed", "x" * 900))])
+    assert notification_counts(db) == {"waiting": 0, "given_up": 1}
+    assert len(db.table(notifications.select())["error"].iloc[0]) == 500
 
 
 def test_what_a_kill_left_of_a_result_file_is_cleared_away_by_the_next_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = {"state": "done", "predicted": "OK"}
-    signal = Signal(1, FILE, "bottles", 0, datetime.now(UTC), tmp_path / "a.png", content)
+    notification = Notification(1, FILE, "bottles", 0, datetime.now(UTC), tmp_path / "a.png", content)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -240,9 +333,9 @@ def test_what_a_kill_left_of_a_result_file_is_cleared_away_by_the_next_attempt(
         kill.setattr("os.replace", killed)
         kill.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
-            write_result_file(signal)
+            write_result_file(notification)
     assert len(list(tmp_path.iterdir())) == 1
-    assert write_result_file(signal).state == "sent"
+    assert write_result_file(notification).state == "sent"
     (file,) = tmp_path.iterdir()
     assert json.loads(file.read_text()) == content
 

@@ -187,12 +187,16 @@ def test_with_a_token_nothing_but_health_is_told_without_it(web: Web, tmp_path: 
     assert requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 50), timeout=5).status_code == 401
     right = {"Authorization": "Bearer a long random text"}
     assert requests.get(f"{address}/lines", headers=right, timeout=5).status_code == 200
+    assert requests.get(f"{address}/lines", auth=("anybody", "a long random text"), timeout=5).status_code == 200
     assert requests.get(f"{address}/health", timeout=5).json() == {"alive": True}
 
 
 def test_a_page_that_calls_this_machine_by_another_name_is_turned_away(web: Web) -> None:
     address = web()
-    assert requests.get(f"{address}/lines", headers={"Host": "evil.example"}, timeout=5).status_code == 400
+    assert requests.get(f"{address}/lines", headers={"Host": "evil.example"}, timeout=5).status_code == 421
+    # With a token the name counts too.
+    secret = {"Host": "evil.example", "Authorization": "Bearer a long random text"}
+    assert requests.get(f"{web(token='a long random text')}/lines", headers=secret, timeout=5).status_code == 421
 
 
 @pytest.mark.parametrize(
@@ -212,7 +216,7 @@ def test_a_page_of_another_site_can_send_nothing(web: Web, tmp_path: Path, heade
     address = web()
     answer = requests.post(f"{address}/lines/bottles/{path}", data=_bytes(tmp_path, 50), headers=headers, timeout=20)
     assert answer.status_code == 403
-    assert "only this site's own pages and programs may" in answer.json()["detail"]
+    assert "requests from pages of other sites are refused" in answer.text.lower()
 
 
 def test_a_page_of_its_own_may_send_an_image(web: Web, tmp_path: Path) -> None:
@@ -301,3 +305,48 @@ def test_log_lines_are_json_with_what_was_given() -> None:
     assert (first["message"], first["line"], first["images"], first["level"]) == ("inspected", "bottles", 3, "info")
     assert "nothing" not in first
     assert "disk full" in second["exception"]
+
+
+def test_the_first_page_shows_each_line_and_how_it_is_served(web: Web, source: RigSource) -> None:
+    address = web()
+    page = requests.get(address, timeout=20)
+    assert page.status_code == 200
+    assert 'href="/lines/bottles/results"' in page.text
+    assert ">works<" in "".join(page.text.split())
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_why_a_line_is_not_ready_is_told_to_those_who_bear_the_token_only(web: Web, source: RigSource) -> None:
+    address = web(token="a long random text")
+
+    def refuse(line: str, version: str) -> BrightnessModel:
+        raise OSError("the folder /secret/place is gone")
+
+    source.make = refuse
+    source.add("caps")
+    until(lambda: requests.get(f"{address}/ready", timeout=5).status_code == 503)
+    token = {"Authorization": "Bearer a long random text"}
+    until(lambda: "/secret/place" in requests.get(f"{address}/ready", headers=token, timeout=5).text)
+    assert requests.get(f"{address}/ready", timeout=5).json()["reasons"] == {"caps": ""}
+
+
+@pytest.mark.parametrize("number", [str(2**63), "-1", "1e30", "%00"])
+def test_a_number_that_no_database_holds_is_refused(web: Web, number: str) -> None:
+    address = web()
+    assert requests.get(f"{address}/lines/bottles/results/{number}", timeout=5).status_code == 422
+    assert requests.get(f"{address}/lines/bottles/results?first={number}", timeout=5).status_code == 422
+    assert requests.get(f"{address}/lines/bottles/predictions?after={number}", timeout=5).status_code == 422
+
+
+def test_uploads_are_bounded_together_and_their_room_comes_back(web: Web, source: RigSource, tmp_path: Path) -> None:
+    address = web(max_upload_bytes=1000)
+    loaded = _add_a_line_that_loads(source, address)
+    images = [_bytes(tmp_path, 50, nonce) for nonce in range(100)]
+    post = f"{address}/lines/caps/images?seconds=20"
+    with ThreadPoolExecutor(len(images)) as pool:
+        answers = [pool.submit(requests.post, post, data=data, timeout=40) for data in images]
+        until(lambda: any(answer.done() and answer.result().status_code == 503 for answer in answers))
+        loaded.set()
+        assert {answer.result().status_code for answer in answers} == {200, 503}
+    assert requests.post(post, data=images[0], timeout=40).status_code == 200

@@ -111,6 +111,10 @@ class MLflowTracking(dg.ConfigurableResource):
     def version_url(self, model: str, version: str | int) -> str:
         return f"{self._ui()}/#/models/{model}/versions/{version}"
 
+    def models_url(self) -> str:
+        """Return the address of the page of all registered models."""
+        return f"{self._ui()}/#/models"
+
     def _ui(self) -> str:
         uri = tracking_uri()
         default = uri if uri.startswith("http") else "http://127.0.0.1:5000"

@@ -5,17 +5,16 @@ A browser sends the token as the password of the user name of its choice.
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
 
-import hmac
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jinja2
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import Path as InPath
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
@@ -27,10 +26,13 @@ from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGo
 from vad_lib.errors import InputError
 from vad_lib.inspection_db.labels import agreement, record_label
 from vad_lib.inspection_db.lineage import lineage_of, newest_results, prediction_by_id
+from vad_lib.queue import queue_facts
 from vad_lib.serving import InferenceService
+from vad_lib.serving.latency import latencies
 
 PNG_TYPE, JPEG_TYPE = "image/png", "image/jpeg"
 MOST_ROWS = 1000
+LARGEST_NUMBER = 2**63 - 1
 NO_PAGES = {"version": "", "run": "", "threshold": ""}
 
 
@@ -50,23 +52,17 @@ class LabelOut(BaseModel):
     label: Literal["OK", "NG"]
 
 
-def result_pages(service: InferenceService, known: Callable[[str], str], token: str) -> APIRouter:
-    """Return the routes below ``/lines/{line}/results``.
+def result_pages(service: InferenceService, known: Callable[[str], str]) -> APIRouter:
+    """Return the routes of the page of all lines, and those below ``/lines/{line}/results``.
 
     Args:
         service: whose database and models are shown.
         known: returns a line's name, or raises the right answer for one that is not watched.
-        token: what a request has to bring, as a bearer's token or as a password; empty: nothing.
     """
-    basic = HTTPBasic(auto_error=False, description="The value of VAD_TOKEN as password.")
 
-    def allowed(request: Request, given: Annotated[HTTPBasicCredentials | None, Depends(basic)]) -> None:
-        brought = [request.headers.get("authorization", "").removeprefix("Bearer ")]
-        brought += [given.password] if given is not None else []
-        if token and not any(hmac.compare_digest(one.encode(), token.encode()) for one in brought):
-            raise HTTPException(401, "Give the value of VAD_TOKEN as password.", {"WWW-Authenticate": "Basic"})
-
-    def recorded(line: Annotated[str, Depends(known)], prediction_id: int) -> Row[Any]:
+    def recorded(
+        line: Annotated[str, Depends(known)], prediction_id: Annotated[int, InPath(ge=0, le=LARGEST_NUMBER)]
+    ) -> Row[Any]:
         found = prediction_by_id(service.db, line, prediction_id)
         if found is None:
             raise HTTPException(404, f"The line {line!r} has no prediction {prediction_id}.")
@@ -74,7 +70,8 @@ def result_pages(service: InferenceService, known: Callable[[str], str], token: 
 
     KnownLine = Annotated[str, Depends(known)]
     Recorded = Annotated[Row[Any], Depends(recorded)]
-    router = APIRouter(prefix="/lines/{line}/results", tags=["pages"], dependencies=[Depends(allowed)])
+    pages = APIRouter(tags=["pages"])
+    router = APIRouter(prefix="/lines/{line}/results", tags=["pages"])
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -82,13 +79,35 @@ def result_pages(service: InferenceService, known: Callable[[str], str], token: 
     )
     drawer, tracking = Drawer(service), MLflowTracking()
 
+    @pages.get("/", response_class=HTMLResponse)
+    def lines() -> HTMLResponse:
+        """A page of all lines: whether they are served, what waits, and how long results took."""
+        found, reasons = latencies(service.db, list(service.watched)), service.not_ready()
+        warm, waiting = service.models.versions(), queue_facts(service.db)
+        shown = [
+            {
+                "line": name,
+                "folder": line.folder,
+                "champion": line.model_version,
+                "warm": warm.get(name, ""),
+                "waiting": waiting[name].pending if name in waiting else 0,
+                "p95": found[name].p95 if name in found else None,
+                "trouble": reasons.get(name, ""),
+            }
+            for name, line in sorted(service.watched.items())
+        ]
+        page = templates.get_template("lines.html").render(
+            lines=shown, trouble=reasons.get("*", ""), dagster=dagster_url(""), mlflow=tracking.models_url()
+        )
+        return HTMLResponse(page)
+
     @router.get("", response_class=HTMLResponse)
     def results(
         line: KnownLine,
         version: Annotated[str, Query(description="Number of a model version.")] = "",
         run: Annotated[str, Query(description="Id of a Dagster run.")] = "",
-        first: Annotated[int | None, Query(description="Lowest prediction_id.")] = None,
-        last: Annotated[int | None, Query(description="Highest prediction_id.")] = None,
+        first: Annotated[int | None, Query(ge=0, le=LARGEST_NUMBER, description="Lowest prediction_id.")] = None,
+        last: Annotated[int | None, Query(ge=0, le=LARGEST_NUMBER, description="Highest prediction_id.")] = None,
         predicted: Annotated[Literal["OK", "NG"] | None, Query()] = None,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
     ) -> HTMLResponse:
@@ -175,4 +194,5 @@ def result_pages(service: InferenceService, known: Callable[[str], str], token: 
             raise HTTPException(422, str(error)) from error
         return LabelOut(label_id=number, prediction_id=record.prediction_id, label=said.label)
 
-    return router
+    pages.include_router(router)
+    return pages

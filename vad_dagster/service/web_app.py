@@ -5,32 +5,40 @@ Open to this machine only, unless a token is set: then every request but ``/heal
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
 
-import hmac
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
-from vad_dagster.service.result_pages import result_pages
+from vad_dagster.service.result_pages import LARGEST_NUMBER, result_pages
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
+from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
 from vad_lib.queue import QueueFacts, queue_facts
 from vad_lib.serving import InferenceService
+from vad_lib.settings import settings as app_settings
 
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+UPLOADS_AT_ONCE = 4
+"""Of the largest size; many more of the usual one."""
+OPEN_PATHS = ("/health", "/ready")
+"""Told without the token, but for the reasons."""
+POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:"
+SAFE_HEADERS = [
+    (b"content-security-policy", f"{POLICY}; frame-ancestors 'none'".encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+]
+
 logger = logging.getLogger("vad.service.web")
 
 
@@ -101,24 +109,15 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         finally:
             await run_in_threadpool(service.stop)
 
-    bearer = HTTPBearer(auto_error=False, description="The value of VAD_TOKEN, where that is set.")
-
-    def allowed(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if rules.token and not (
-            given is not None and hmac.compare_digest(given.credentials.encode(), rules.token.encode())
-        ):
-            raise HTTPException(401, "Send the header 'Authorization: Bearer <token>'.", {"WWW-Authenticate": "Bearer"})
-
-    guarded = [Depends(allowed)]
     app = FastAPI(
         title="Visual anomaly detection: inference service",
         description="Scores images the moment they arrive, and answers about them.",
         lifespan=life,
-        dependencies=[Depends(_from_no_other_site)],
     )
-    if not rules.token:
-        # A page in a browser must not reach this machine's service under a name of its own.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOCAL_NAMES))
+    app.add_middleware(SafeHeaders)
+    hosts = app_settings().allowed_hosts.split(",")
+    app.add_middleware(WebGate, hosts=hosts, token=rules.token, token_name="VAD_TOKEN", open_paths=OPEN_PATHS)
+    gate = WebGate(app, token=rules.token)
 
     def known(line: str) -> str:
         if line not in service.watched:
@@ -128,7 +127,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         return line
 
     KnownLine = Annotated[str, Depends(known)]
-    drawer = Drawer(service)
+    drawer, uploads = Drawer(service), UploadBudget(rules.max_upload_bytes)
     service.metrics.collect_from(ServiceGauges(service))
 
     # Neither of these waits for anything, and neither waits for a thread while requests that do wait have all of them.
@@ -138,16 +137,17 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         return JSONResponse({"alive": alive}, 200 if alive else 503)
 
     @app.get("/ready", tags=["operation"], summary="Can every line with a champion be served?")
-    async def ready() -> JSONResponse:
+    async def ready(request: Request) -> JSONResponse:
         reasons = service.not_ready()
-        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+        told = reasons if gate.is_let_in(request.headers.get("authorization", "")) else dict.fromkeys(reasons, "")
+        return JSONResponse({"ready": not reasons, "reasons": told}, 503 if reasons else 200)
 
-    @app.get("/metrics", tags=["operation"], dependencies=guarded, response_class=PlainTextResponse)
+    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     def metrics() -> PlainTextResponse:
         """Counts, times and queues, in the text format of Prometheus."""
         return PlainTextResponse(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/lines", tags=["lines"], dependencies=guarded)
+    @app.get("/lines", tags=["lines"])
     def lines() -> list[LineOut]:
         """How each line is served."""
         warm, reasons, facts = service.models.versions(), service.not_ready(), queue_facts(service.db)
@@ -168,7 +168,6 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     @app.post(
         "/lines/{line}/images",
         tags=["images"],
-        dependencies=guarded,
         summary="Score an image",
         response_model=PredictionOut,
         responses={
@@ -196,9 +195,9 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         """The bytes of a PNG or JPEG file are the body. The image arrives like any other, so its result is recorded."""
         if not service.watched[line].model_version:
             raise HTTPException(503, f"The line {line!r} has no champion yet: train it first.")
-        data = await _body(request, rules.max_upload_bytes)
         try:
-            answer = await take_upload(service, line, data, min(seconds, rules.max_waiting_seconds))
+            async with uploads.body_of(request) as data:
+                answer = await take_upload(service, line, data, min(seconds, rules.max_waiting_seconds))
         except NotAnImageError as error:
             raise HTTPException(415, str(error)) from error
         except WatchFolderError as error:
@@ -211,17 +210,17 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
             raise HTTPException(422, answer.reason)
         return JSONResponse({"state": "waiting", "sha256": answer.sha256}, 202, location)
 
-    @app.get("/lines/{line}/predictions", tags=["images"], dependencies=guarded)
+    @app.get("/lines/{line}/predictions", tags=["images"])
     def predictions(
         line: KnownLine,
-        after: Annotated[int, Query(ge=0, description="prediction_id of the last one that was seen.")] = 0,
+        after: Annotated[int, Query(ge=0, le=LARGEST_NUMBER, description="prediction_id of the last seen.")] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> list[PredictionOut]:
         """Predictions in the order of being recorded."""
         table = service.db.predictions(line, after_id=after, limit=limit)
         return [PredictionOut.model_validate({str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
 
-    @app.get("/lines/{line}/predictions/{sha256}", tags=["images"], dependencies=guarded)
+    @app.get("/lines/{line}/predictions/{sha256}", tags=["images"])
     def prediction(line: KnownLine, sha256: str) -> PredictionOut:
         """The newest prediction of an image, by the sha256 of its file."""
         return PredictionOut.of(_recorded(service, line, sha256))
@@ -229,7 +228,6 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     @app.get(
         "/lines/{line}/heatmaps/{sha256}.png",
         tags=["images"],
-        dependencies=guarded,
         response_class=Response,
         responses={200: {"content": {"image/png": {}}}},
     )
@@ -243,38 +241,54 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         except NoHeatmapError as error:
             raise HTTPException(404, str(error)) from error
 
-    app.include_router(result_pages(service, known, rules.token))
+    app.include_router(result_pages(service, known))
     return app
 
 
-async def _from_no_other_site(request: Request) -> None:
-    """A browser lets any page send bytes here without asking first, but says whose page it is; programs say nothing."""
-    if request.method in ("GET", "HEAD", "OPTIONS"):
-        return
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    host = request.headers.get("host", "")
-    if site is not None:
-        foreign = site not in ("same-origin", "none")
-    else:
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
-    if foreign:
-        raise HTTPException(
-            403,
-            f"A page of {origin or 'another site'} sent this to {host}: only this site's own pages and programs may. "
-            "A proxy in between has to hand on the header Host.",
-        )
+class SafeHeaders:
+    """Says to browsers that a page loads nothing from elsewhere and stands in no other site's frame."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *SAFE_HEADERS]
+            await send(message)
+
+        await self._application(scope, receive, send_with_headers)
 
 
-async def _body(request: Request, most: int) -> bytes:
-    too_large = HTTPException(413, f"At most {most} bytes are taken.")
-    if int(request.headers.get("content-length") or 0) > most:
-        raise too_large
-    data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > most:
+class UploadBudget:
+    """Bounds what uploads hold in memory, each by itself and all together."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._left = UPLOADS_AT_ONCE * most
+
+    @asynccontextmanager
+    async def body_of(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield the body of a request, and give its room back afterwards.
+
+        Raises:
+            HTTPException: 413 where it is too large, 503 where too many are under way.
+        """
+        too_large = HTTPException(413, f"At most {self._most} bytes are taken.")
+        if int(request.headers.get("content-length") or 0) > self._most:
             raise too_large
-    return bytes(data)
+        data = bytearray()
+        try:
+            async for piece in request.stream():
+                data += piece
+                self._left -= len(piece)
+                if len(data) > self._most:
+                    raise too_large
+                if self._left < 0:
+                    raise HTTPException(503, "Too many images are being sent at once: try again.", {"Retry-After": "1"})
+            yield bytes(data)
+        finally:
+            self._left += len(data)
 
 
 def _recorded(service: InferenceService, line: str, sha256: str) -> Row[Any]:
