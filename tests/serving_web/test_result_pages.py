@@ -114,7 +114,7 @@ def test_a_browser_brings_the_token_as_password(pages: Pages, db: InspectionData
     address = pages("secret")
     refused = requests.get(address, timeout=20)
     assert refused.status_code == 401
-    assert refused.headers["www-authenticate"] .startswith("Basic ")
+    assert refused.headers["www-authenticate"].startswith("Basic ")
     assert requests.get(address, auth=("anybody", "wrong"), timeout=20).status_code == 401
     assert requests.get(address, auth=("anybody", "secret"), timeout=20).status_code == 200
     assert requests.get(address, headers={"Authorization": "Bearer secret"}, timeout=20).status_code == 200
