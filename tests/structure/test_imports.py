@@ -31,7 +31,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "serving",
     ),
     "vad_dagster": (
-        "partitions home configuration table_schemas plans jobs run_coordinator",
+        "partitions home configuration table_schemas plans jobs run_coordinator web_gate",
         "resources schedules values checks io_manager mlflow_model",
         "provenance",
         "registry",
