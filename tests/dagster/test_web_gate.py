@@ -89,6 +89,7 @@ def test_a_link_from_another_page_opens_a_page_but_no_frame_in_it() -> None:
         ("websocket.close", {"kind": "websocket", "origin": "http://evil.example"}),
     ],
 )
+@pytest.mark.spec("S1.12")
 def test_what_another_site_causes_is_refused(status: object, request_: dict[str, Any]) -> None:
     assert ask(**request_) == status
 
@@ -138,6 +139,7 @@ def web_server(vad_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             os.killpg(process.pid, 9) if process.poll() is None else None
 
 
+@pytest.mark.spec("S1.12")
 def test_dagsters_real_web_server_stands_behind_the_gate(web_server: str) -> None:
     answer = requests.post(f"{web_server}/graphql", json={"query": "{ version }"}, timeout=60)
     assert answer.json()["data"]["version"]

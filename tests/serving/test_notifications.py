@@ -32,6 +32,7 @@ def _rig(db: InspectionDatabase, source: RigSource, name: str = "bottles") -> Ri
     return Rig(db, source.lines[name].line)
 
 
+@pytest.mark.spec("N1.01")
 def test_each_file_is_told_once_signed_with_its_result_or_its_reason(
     start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
@@ -58,6 +59,7 @@ def test_each_file_is_told_once_signed_with_its_result_or_its_reason(
         assert headers["X-VAD-Signature"] != signature("another", headers["X-VAD-Timestamp"], body)
 
 
+@pytest.mark.spec("N1.03")
 def test_a_duplicate_is_told_without_a_decision_and_says_of_what(
     start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
@@ -78,6 +80,7 @@ def test_a_duplicate_is_told_without_a_decision_and_says_of_what(
         assert second[name] is None
 
 
+@pytest.mark.spec("N1.02")
 def test_a_receiver_that_was_away_gets_everything_when_it_is_back_in_order(
     start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
@@ -112,6 +115,7 @@ def test_what_stood_in_the_outbox_when_the_service_ended_is_sent_by_the_next(
     until(lambda: len(receiver.got) == 5)
 
 
+@pytest.mark.spec("N1.01")
 def test_what_was_sent_but_not_written_down_is_sent_again_under_the_same_id(
     start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +171,7 @@ def _says_nothing(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize("answer", [_drips, _answers_with_a_huge_body, _says_nothing])
+@pytest.mark.spec("N1.02")
 def test_a_receiver_of_one_line_does_not_hold_those_of_others(
     answer: object, start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
@@ -265,6 +270,7 @@ def test_a_result_file_lies_beside_the_image_and_is_not_taken_for_one(
     assert sorted(Path(inbox / "deep").iterdir()) == [inbox / "deep" / "a.png", result]
 
 
+@pytest.mark.spec("N1.04")
 def test_a_late_attempt_does_not_replace_the_result_of_a_newer_version_of_the_file(
     start: Starter, source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
