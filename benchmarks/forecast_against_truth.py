@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--processor-time", action="store_true")
     options = parser.parse_args()
     wrong = 0
-    print("| training | what | forecast | truth | truth / forecast |\n|---|---|---|---|---|")
+    print("| training | what | forecast | actual | actual / forecast |\n|---|---|---|---|---|")
     for name in CASES:
         if options.only not in name:
             continue
@@ -65,7 +65,7 @@ def one_case(name: str, data: Path, quick: bool, processor_time: bool) -> list[C
 
         torch.set_num_threads(1)
         time.perf_counter = time.monotonic = time.process_time
-    from vad_lib.forecast import PeakMemory, Truth, compare, forecast_training
+    from vad_lib.forecast import Actual, PeakMemory, compare, forecast_training
     from vad_lib.plan.arguments import TrainArguments, model_parameters
     from vad_lib.training import fit_detector, score_rows
 
@@ -77,9 +77,9 @@ def one_case(name: str, data: Path, quick: bool, processor_time: bool) -> list[C
     forecast = forecast_training(dataset, train, weights_store=weights)
     with PeakMemory() as memory:
         fitted = fit_detector(dataset, train, weights_store=weights)
-    truth = Truth.of_fit(fitted.detector, fitted.seconds, memory.peak_bytes)
+    actual = Actual.of_fit(fitted.detector, fitted.seconds, memory.peak_bytes)
     scores = score_rows(fitted.detector, fitted.preprocessing, dataset.valid_rows)
-    return compare(forecast, truth, scores.attrs["ms_per_image"])
+    return compare(forecast, actual, scores.attrs["ms_per_image"])
 
 
 def read_dataset(folder: Path, most: int | None) -> ValidatedDataset:

@@ -90,8 +90,8 @@ def fit_metadata(fit: FitRecord, memory_bank: Mapping[str, Any] | None) -> dict[
         "fit seconds": fit.info.fit_seconds,
         "time": format_seconds(fit.info.fit_seconds),
         **{name.replace("_", " "): value for name, value in fit.numbers.items()},
-        "forecast and truth": _comparison_table(comparisons),
-        **{f"{c.what}, truth / forecast": "–" if c.ratio is None else round(c.ratio, 4) for c in comparisons},
+        "forecast and actual": _comparison_table(comparisons),
+        **{f"{c.what}, actual / forecast": "–" if c.ratio is None else round(c.ratio, 4) for c in comparisons},
     }
     if memory_bank:
         metadata["memory bank"] = (
@@ -124,7 +124,7 @@ def score_metadata(fit: FitRecord, scores: pd.DataFrame) -> dict[str, Any]:
     metadata: dict[str, Any] = {"dagster/row_count": len(scores), "raw scores": dg.MetadataValue.table(records)}
     if (ms := scores.attrs.get("ms_per_image")) is not None:
         speed = [one for one in fit.comparisons(ms) if one.what == "ms per image"]
-        metadata |= {"ms per image": ms, "forecast and truth": _comparison_table(speed)}
+        metadata |= {"ms per image": ms, "forecast and actual": _comparison_table(speed)}
     return metadata
 
 
@@ -267,8 +267,8 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> dg.TableMetadataValu
                 {
                     "what": one.what,
                     "forecast": round(one.forecast, 3),
-                    "truth": round(one.actual, 3),
-                    "truth / forecast": "–" if one.ratio is None else round(one.ratio, 3),
+                    "actual": round(one.actual, 3),
+                    "actual / forecast": "–" if one.ratio is None else round(one.ratio, 3),
                 }
             )
             for one in comparisons

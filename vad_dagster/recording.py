@@ -99,7 +99,7 @@ def record_forecast(run: TrackedRun, forecast: Forecast) -> None:
 def record_fit(run: TrackedRun, fit: FitRecord) -> None:
     """Write the curves, how long it took, and what it took beside the forecast."""
     run.curve(fit.epochs)
-    run.metrics({"fit_seconds": fit.info.fit_seconds, **fit.numbers, **fit.truth.numbers()})
+    run.metrics({"fit_seconds": fit.info.fit_seconds, **fit.numbers, **fit.actual.numbers()})
 
 
 def measure_champion(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -32,8 +31,3 @@ def column_schema(model: type[pa.DataFrameModel]) -> dg.TableSchema:
 def schema_metadata(model: type[pa.DataFrameModel]) -> dict[str, Any]:
     """Return the metadata entry that the UI shows as the asset's columns."""
     return {"dagster/column_schema": column_schema(model)}
-
-
-def text_schema(columns: Iterable[object]) -> dg.TableSchema:
-    """Return the schema of a table of text whose columns are the user's own."""
-    return dg.TableSchema([dg.TableColumn(str(name), "string") for name in columns])

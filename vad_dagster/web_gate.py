@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +22,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 THIS_MACHINE = ("127.0.0.1", "localhost", "[::1]")
+logger = logging.getLogger("uvicorn.error")
+"""The log of the server that it runs in."""
+
 GRAPHQL_TYPES = ("application/json", "application/graphql")
 
 
@@ -58,7 +62,9 @@ class WebGate:
         status, reason = self.judge(scope, headers)
         if status == 200:
             await self._application(scope, receive, send)
-        elif scope["type"] == "websocket":
+            return
+        logger.warning("refused %s: %s", scope["path"], reason)
+        if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": reason})
         else:
             told: list[tuple[bytes, bytes]] = [(b"content-type", b"text/plain; charset=utf-8")]

@@ -1,4 +1,4 @@
-"""Performance numbers: of decisions, of image scores, and of anomaly maps against masks.
+"""Performance numbers: of decisions, and of image scores.
 
 A number that is undefined (no anomalous row, nothing predicted NG) is None, never 0 or 1: a line without defects has
 no recall.
@@ -196,74 +196,6 @@ def classification_report(labels: Sequence[str], is_anomalous: ArrayLike, predic
     }
     cleaned: dict[str, Any] = _without_nan(report)
     return cleaned
-
-
-def pixel_auroc(maps: ArrayLike, masks: ArrayLike) -> float | None:
-    """Return the area under the ROC curve over all pixels of all images.
-
-    Args:
-        maps: anomaly maps, shape (N, H, W); larger is more anomalous.
-        masks: shape (N, H, W); nonzero where defective.
-
-    Returns:
-        None unless both defective and normal pixels are there.
-    """
-    values, truth = _maps_and_masks(maps, masks)
-    if truth.all() or not truth.any():
-        return None
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(truth.ravel(), values.ravel()))
-
-
-def aupro(maps: ArrayLike, masks: ArrayLike, fpr_limit: float = 0.3) -> float | None:
-    """Return the area under the per-region overlap curve up to a false positive rate, scaled to 0..1.
-
-    Each connected defect region (8 neighbours) counts the same however small. Exact: every distinct map value is a
-    threshold. Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021.
-
-    Args:
-        maps: anomaly maps, shape (N, H, W).
-        masks: shape (N, H, W); nonzero where defective.
-        fpr_limit: in (0, 1]; the false positive rate is over all normal pixels of all images.
-
-    Returns:
-        None unless both defective and normal pixels are there.
-    """
-    from scipy import ndimage
-
-    if not 0 < fpr_limit <= 1:
-        raise ValueError(f"fpr_limit is {fpr_limit}: it lies above 0 and at most at 1")
-    values, truth = _maps_and_masks(maps, masks)
-    if truth.all() or not truth.any():
-        return None
-    # A pixel weighs 1 / (pixels of its region); the sum of weights above a threshold is the sum of overlaps.
-    weights = np.zeros(values.shape)
-    regions = 0
-    for mask, weight in zip(truth, weights, strict=True):
-        labelled, count = ndimage.label(mask, structure=np.ones((3, 3)))
-        sizes = np.bincount(labelled.ravel(), minlength=count + 1)
-        weight[mask] = 1 / sizes[labelled[mask]]
-        regions += count
-    order = np.argsort(-values, axis=None, kind="stable")
-    sorted_values = values.ravel()[order]
-    last_of_ties = np.append(np.flatnonzero(np.diff(sorted_values)), len(order) - 1)
-    normal = ~truth.ravel()[order]
-    fpr = np.concatenate([[0.0], normal.cumsum()[last_of_ties] / normal.sum()])
-    pro = np.concatenate([[0.0], weights.ravel()[order].cumsum()[last_of_ties] / regions])
-    inside = fpr <= fpr_limit
-    x = np.append(fpr[inside], fpr_limit)
-    y = np.append(pro[inside], np.interp(fpr_limit, fpr, pro))
-    return float(min(np.trapezoid(y, x) / fpr_limit, 1.0))
-
-
-def _maps_and_masks(maps: ArrayLike, masks: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    values, truth = np.asarray(maps, dtype=np.float32), np.asarray(masks) != 0
-    if values.ndim != 3 or values.shape != truth.shape:
-        raise ValueError(f"maps and masks must both be (N, H, W), not {values.shape} and {truth.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError("an anomaly map holds an infinite or missing value")
-    return values, truth
 
 
 def _is_ng(predicted: ArrayLike, length: int | None) -> NDArray[np.bool_]:

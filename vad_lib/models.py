@@ -296,8 +296,8 @@ class InspectionModel:
 
         try:
             scale = description["heatmap_scale"]
-            return cls(
-                detector_from_description(description["detector"], tensors, accelerator=accelerator),
+            described = description["detector"]
+            parts = (
                 Preprocessing.from_json(description["preprocessing"]),
                 Threshold.model_validate(description["threshold"]),
                 Calibration.model_validate(description["calibration"]),
@@ -306,6 +306,8 @@ class InspectionModel:
             )
         except (KeyError, TypeError, ValidationError) as error:
             raise ModelFormatError(f"The model's description is incomplete: {error}.") from error
+        # last, because it takes longest
+        return cls(detector_from_description(described, tensors, accelerator=accelerator), *parts)
 
 
 @dataclass(frozen=True)

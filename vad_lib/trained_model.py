@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vad_lib.forecast import Comparison, Forecast, Truth, compare
+from vad_lib.forecast import Actual, Comparison, Forecast, compare
 from vad_lib.json_record import JsonRecord
 from vad_lib.models import InspectionModel, ModelInfo
 from vad_lib.plan import TrainArguments
@@ -31,7 +31,7 @@ class FitRecord(JsonRecord):
         run_id: the MLflow run.
         plan_digest: of the plan in force.
         forecast: what the fit was expected to take.
-        truth: what it took.
+        actual: what it took.
     """
 
     info: ModelInfo
@@ -42,11 +42,11 @@ class FitRecord(JsonRecord):
     run_id: str
     plan_digest: str
     forecast: Forecast
-    truth: Truth
+    actual: Actual
 
     def comparisons(self, ms_per_image: float | None = None) -> list[Comparison]:
-        """Return forecast and truth side by side; ``ms_per_image`` is the truth of scoring, once it is known."""
-        return compare(self.forecast, self.truth, ms_per_image)
+        """Return forecast and actual numbers side by side; ``ms_per_image`` is what scoring took, once it is known."""
+        return compare(self.forecast, self.actual, ms_per_image)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TrainedModel:
                 run_id=run_id,
                 plan_digest=plan_digest,
                 forecast=forecast,
-                truth=Truth.of_fit(fitted.detector, fitted.seconds, peak_memory_bytes),
+                actual=Actual.of_fit(fitted.detector, fitted.seconds, peak_memory_bytes),
             ),
         )
 

@@ -96,7 +96,10 @@ def test_the_pause_grows_where_a_server_dies_again_and_again(
 
 
 def test_problems_are_shown_and_the_rest_only_when_it_is_asked_for(make: Make, told: list[str]) -> None:
-    code = "import time; print('all is well'); print('12:00 - dagster.daemon - ERROR - no disk'); time.sleep(60)"
+    code = (
+        "import time; print('all is well'); "
+        "print('12:00 - dagster.daemon - \\x1b[31mERROR\\x1b[0m - no disk'); time.sleep(60)"
+    )
     running = make(script("One", code))
     poll_until(running, lambda: bool(told), "problem")
     assert told == ["One: 12:00 - dagster.daemon - ERROR - no disk"]

@@ -101,10 +101,10 @@ def test_the_run_in_mlflow_tells_the_whole_story(trained: dg.ExecuteInProcessRes
 
 def test_what_the_fit_took_stands_beside_its_forecast(trained: dg.ExecuteInProcessResult, gravel_home: Home) -> None:
     page = metadata(trained, "trained_model")
-    told = {record.data["what"]: record.data for record in page["forecast and truth"].records}
-    assert told["rows of the memory bank"]["forecast"] == told["rows of the memory bank"]["truth"] > 0
-    assert page["rows of the memory bank, truth / forecast"] == 1
-    assert told["seconds of the fit"]["truth"] == pytest.approx(page["fit seconds"], abs=1e-3)
+    told = {record.data["what"]: record.data for record in page["forecast and actual"].records}
+    assert told["rows of the memory bank"]["forecast"] == told["rows of the memory bank"]["actual"] > 0
+    assert page["rows of the memory bank, actual / forecast"] == 1
+    assert told["seconds of the fit"]["actual"] == pytest.approx(page["fit seconds"], abs=1e-3)
     assert metadata(trained, "validation_scores")["ms per image"] > 0
     run = MLflowTracking().connect().get_run(LineRegistry(MLflowTracking(), "gravel").champion().run_id)
     numbers = {f"{kind}_{name}" for kind in ("forecast", "actual") for name in ("seconds", "peak_memory_mib")}

@@ -71,7 +71,7 @@ def test_whatever_is_missing_or_wrong_in_a_description_is_refused_as_a_model(fol
                 refused += 1
     assert refused > 30
     write_model_folder(tmp_path, tensors, changed(own, ("detector", "name")))
-    with pytest.raises(ModelFormatError, match="detector None, which is not installed"):
+    with pytest.raises(ModelFormatError, match="detector 'None', which is not installed"):
         InspectionModel.load(tmp_path)
     (tmp_path / "detector.json").write_text(description_text({"detector": []}))
     with pytest.raises(ModelFormatError):

@@ -152,7 +152,7 @@ def test_a_training_is_forecast_and_fits_the_machine(trained: Trained) -> None:
     assert forecast.ms_per_image > 0
     assert forecast.disk_bytes > 0
     page = gravel_line.metadata(trained.result, "trained_model")
-    compared = {record.data["what"]: record.data for record in page["forecast and truth"].records}
+    compared = {record.data["what"]: record.data for record in page["forecast and actual"].records}
     assert {size.label for size in forecast.sizes} <= set(compared)
 
 
@@ -181,7 +181,7 @@ def test_what_mlflow_serves_and_what_the_service_asks_give_the_same_scores(train
     assert {one.predicted for one in asked} <= {"OK", "NG"}
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 @pytest.mark.spec("M1.02")
 def test_it_is_exported_with_the_same_decisions_or_refused_in_a_sentence(
     trained: Trained, format: str, tmp_path: Path

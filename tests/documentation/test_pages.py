@@ -10,6 +10,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from tests.structure.test_imports import FLOORS, ROOMS
 from tools import plan_page, settings_page, spec_table
 from vad_dagster.cli import app
 from vad_lib.settings import NAMES
@@ -166,3 +167,12 @@ def test_every_file_of_the_code_that_a_page_names_is_there(page: Path) -> None:
     named = re.findall(r"`((?:vad_lib|vad_dagster|tests|tools|docs)/[\w./]+)`", text)
     examples = {"vad_lib/detectors/toy/__init__.py"}
     assert [name for name in named if name not in examples and not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_the_architecture_has_the_floors_that_are_tested(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.split(f"| floor of `{package}` |")[1].split("\n\n")[0]
+    written = [re.findall(r"`(\w+)`", row.split("|")[1]) for row in table.splitlines()[2:]]
+    tested = [[room for room in floor.split() if f"{package}.{room}" in ROOMS] for floor in FLOORS[package]]
+    assert written == tested

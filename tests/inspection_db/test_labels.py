@@ -46,6 +46,7 @@ def rig(inspection_url: str, tmp_path: Path) -> Rig:
     return rig
 
 
+@pytest.mark.spec("L1.03")
 def test_the_last_label_holds_and_those_before_it_stay(rig: Rig) -> None:
     found = find_prediction(rig.db, "bottles", "dark.png")
     record_label(rig.db, found.prediction_id, "NG", person="Kim", note="scratch")
@@ -79,6 +80,7 @@ def test_a_label_of_nobody_or_on_nothing_is_refused(rig: Rig) -> None:
     assert label_history(rig.db, "bottles").empty
 
 
+@pytest.mark.spec("L1.03")
 def test_a_label_counts_for_every_version_that_saw_the_same_image(rig: Rig) -> None:
     dark, bright = (find_prediction(rig.db, "bottles", f"{name}.png") for name in ("dark", "bright"))
     with rig.db.writing() as connection:
@@ -126,6 +128,7 @@ def _export(rig: Rig, folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "labels.csv")
 
 
+@pytest.mark.spec("L1.04")
 def test_labels_become_rows_of_the_next_ground_truth(rig: Rig, tmp_path: Path) -> None:
     folder = tmp_path / "train"
     folder.mkdir()
@@ -146,6 +149,7 @@ def test_labels_become_rows_of_the_next_ground_truth(rig: Rig, tmp_path: Path) -
     assert list(_export(rig, folder)["label"]) == ["good", "good"]
 
 
+@pytest.mark.spec("L1.04")
 def test_an_image_that_is_gone_or_was_replaced_is_told_and_left_out(rig: Rig, tmp_path: Path) -> None:
     for name in ("dark", "bright"):
         record_label(rig.db, find_prediction(rig.db, "bottles", f"{name}.png").prediction_id, "OK", person="Kim")

@@ -64,6 +64,7 @@ def test_the_newest_revision_is_the_one_that_the_code_names(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("stamp", "said"), [(None, "revision before 0.2"), ("0002", "revision 0002"), ("0001", "revision 0001")]
 )
+@pytest.mark.spec("Q1.17")
 def test_a_database_of_version_0_1_is_refused_untouched_with_one_sentence_that_says_how_to_start_afresh(
     inspection_url: str, stamp: str | None, said: str
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_database_of_version_0_1_is_refused_untouched_with_one_sentence_that_s
     assert "newest revision" in fault.law
 
 
+@pytest.mark.spec("Q1.17")
 def test_a_database_of_a_newer_revision_is_refused_with_advice(inspection_url: str) -> None:
     db = InspectionDatabase(inspection_url)
     with db.writing() as connection:

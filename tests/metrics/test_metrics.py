@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from vad_lib.metrics import aupro, classification_report, confusion_matrix, evaluate, interval, pixel_auroc
+from vad_lib.metrics import classification_report, confusion_matrix, evaluate, interval
 from vad_lib.tables import NG, OK
 
 
@@ -73,62 +73,6 @@ def test_a_report_of_one_class_has_no_nan() -> None:
 def test_an_unknown_prediction_is_refused() -> None:
     with pytest.raises(ValueError, match="neither 'OK' nor 'NG'"):
         evaluate([1.0], [True], ["bad"])
-
-
-def some_maps(ties: bool) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(3)
-    masks = np.zeros((4, 48, 64), bool)
-    masks[0, 5:15, 5:25] = True
-    masks[0, 30:34, 40:44] = True
-    masks[1, 10:12, 10:12] = True
-    masks[1, 12, 12] = True  # touches by its corner: one region
-    masks[2, :20, 50:] = True
-    maps = random.normal(size=masks.shape) + masks * np.array([2.0, 0.5, 1.0, 0])[:, None, None]
-    return (np.round(maps, 1) if ties else maps).astype(np.float32), masks
-
-
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
-def test_aupro_is_that_of_its_definition(ties: bool, limit: float) -> None:
-    """A slow transcription of the definition, one threshold after the other."""
-    from skimage.measure import label
-
-    maps, masks = some_maps(ties)
-    regions = [
-        (i, label(mask, connectivity=2) == k) for i, mask in enumerate(masks) for k in range(1, label(mask).max() + 1)
-    ]
-    thresholds = np.unique(maps)[::-1]
-    if not ties:
-        thresholds = thresholds[::7]
-    fpr = [0.0, *(float((maps >= t)[~masks].mean()) for t in thresholds)]
-    pro = [
-        0.0,
-        *(float(np.mean([(maps[i] >= t)[region].mean() for i, region in regions if region.any()])) for t in thresholds),
-    ]
-    grid = np.linspace(0, limit, 20001)
-    expected = np.trapezoid(np.interp(grid, fpr, pro), grid) / limit
-    assert aupro(maps, masks, limit) == pytest.approx(expected, abs=2e-3)
-
-
-def test_pixel_metrics_agree_with_anomalibs() -> None:
-    import torch
-    from anomalib.metrics.aupro import _AUPRO
-
-    maps, masks = some_maps(ties=False)
-    theirs = _AUPRO(fpr_limit=0.3)
-    theirs.update(torch.sigmoid(torch.from_numpy(maps)), torch.from_numpy(masks.astype(int)))
-    assert aupro(maps, masks) == pytest.approx(float(theirs.compute()), abs=5e-3)
-    assert pixel_auroc(maps, masks) == pytest.approx(reference.roc_auc_score(masks.ravel(), maps.ravel()))
-
-
-def test_perfect_and_useless_maps_have_the_aupro_they_should() -> None:
-    masks = some_maps(ties=False)[1]
-    assert aupro(masks.astype(float), masks) == pytest.approx(1)
-    assert aupro(np.zeros(masks.shape), masks) == pytest.approx(0.15)  # the diagonal up to 0.3
-    assert aupro(np.zeros(masks.shape), np.zeros(masks.shape)) is None
-    assert pixel_auroc(np.zeros(masks.shape), np.ones(masks.shape)) is None
-    with pytest.raises(ValueError, match=r"\(N, H, W\)"):
-        aupro(np.zeros((2, 2)), np.zeros((2, 2)))
 
 
 def decisions(tp: int, fn: int, fp: int, tn: int) -> tuple[list[float], list[bool], list[str]]:

@@ -73,6 +73,7 @@ WAYS = [_way_copy, _way_rename, _way_move_in, _way_hard_link, _way_slowly, _way_
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.removeprefix("_way_"))
+@pytest.mark.spec("S1.08")
 def test_an_image_has_its_result_soon_after_it_arrived_whichever_way_it_came(
     way: Callable[[Path, Path], None], start: Starter, source: RigSource, db: InspectionDatabase, tmp_path: Path
 ) -> None:
@@ -171,6 +172,7 @@ def test_what_others_have_registered_or_left_is_worked_on(
     assert others == [each.file_id for each in elsewhere]
 
 
+@pytest.mark.spec("Q1.02")
 def test_a_service_and_a_run_share_the_queue_and_score_each_image_once(
     start: Starter, source: RigSource, db: InspectionDatabase
 ) -> None:
@@ -196,6 +198,7 @@ def test_a_service_and_a_run_share_the_queue_and_score_each_image_once(
     _check(db)
 
 
+@pytest.mark.spec("S1.03")
 def test_a_new_version_is_followed_and_no_image_is_dropped(
     start: Starter, source: RigSource, db: InspectionDatabase
 ) -> None:
@@ -238,6 +241,7 @@ def test_a_version_that_cannot_be_loaded_is_told_and_the_one_before_goes_on(
     assert db.predictions("bottles")["model_version"].tolist() == ["1"]
 
 
+@pytest.mark.spec("S1.10")
 def test_no_lease_is_spent_while_a_model_loads(start: Starter, source: RigSource, db: InspectionDatabase) -> None:
     loaded = threading.Event()
 
@@ -349,6 +353,7 @@ def test_a_service_says_which_lines_it_works_on_and_that_it_ends(
 # --- no line waits for another ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.spec("S1.10")
 def test_slow_files_of_one_line_do_not_delay_another(
     start: Starter, source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +379,7 @@ def test_slow_files_of_one_line_do_not_delay_another(
     until(lambda: db.count_predictions("bottles") == 6)
 
 
+@pytest.mark.spec("Q1.10")
 def test_a_failing_model_of_one_line_blames_no_image_and_does_not_delay_another(
     start: Starter, source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,6 +464,7 @@ def test_one_who_waited_for_a_decision_and_turned_away_ends_no_worker(
 # --- the database ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.spec("Q1.12")
 def test_a_database_that_cannot_be_written_for_a_while_loses_nothing_and_blames_nobody(
     start: Starter, source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -497,6 +504,7 @@ def test_a_database_that_cannot_be_written_for_a_while_loses_nothing_and_blames_
     _check(db)
 
 
+@pytest.mark.spec("S1.09")
 def test_from_arrival_to_result_a_chunk_of_images_takes_three_transactions_that_write(
     start: Starter, source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

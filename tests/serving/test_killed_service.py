@@ -60,6 +60,7 @@ def _each_image_once(db: InspectionDatabase, line: str, good: int) -> None:
     assert check_database(db.engine) == []
 
 
+@pytest.mark.spec("S1.11")
 def test_a_service_that_starts_again_finishes_what_a_killed_one_had_in_hand(
     spawn: Spawn, source: RigSource, db: InspectionDatabase, tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_service_that_starts_again_finishes_what_a_killed_one_had_in_hand(
     assert len(log.read_text().splitlines()) <= 60 + 3 * 8 + 2
 
 
+@pytest.mark.spec("S1.11")
 def test_a_run_finishes_what_a_killed_service_had_in_hand(
     spawn: Spawn, source: RigSource, db: InspectionDatabase
 ) -> None:
@@ -95,6 +97,7 @@ def test_a_run_finishes_what_a_killed_service_had_in_hand(
     assert rig.register() == 0
 
 
+@pytest.mark.spec("Q1.06")
 def test_an_image_that_kills_every_service_is_found_out_and_no_other_is_refused(
     spawn: Spawn, source: RigSource, db: InspectionDatabase
 ) -> None:
@@ -115,6 +118,7 @@ def test_an_image_that_kills_every_service_is_found_out_and_no_other_is_refused(
     assert deaths == MAX_DELIVERIES
 
 
+@pytest.mark.spec("N1.01")
 def test_each_result_is_told_at_least_once_and_under_one_id_though_the_service_is_killed(
     spawn: Spawn, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:

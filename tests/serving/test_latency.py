@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from brightness_model import BrightnessModel, write_image
 from inspection_rig import Rig
 from serving_rig import RigSource
@@ -26,6 +27,7 @@ def _arrive(db: InspectionDatabase, source: RigSource, ages: list[float]) -> Non
     register(db, "bottles", source.lines["bottles"].folder, arrivals)
 
 
+@pytest.mark.spec("S1.05")
 def test_images_that_wait_count_as_late_once_their_age_is_above_the_objective(
     source: RigSource, db: InspectionDatabase
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -30,6 +32,7 @@ def _rig(db: InspectionDatabase, source: RigSource, name: str = "bottles") -> Ri
     return Rig(db, source.lines[name].line)
 
 
+@pytest.mark.spec("N1.01")
 def test_each_file_is_told_once_signed_with_its_result_or_its_reason(
     start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
@@ -56,6 +59,7 @@ def test_each_file_is_told_once_signed_with_its_result_or_its_reason(
         assert headers["X-VAD-Signature"] != signature("another", headers["X-VAD-Timestamp"], body)
 
 
+@pytest.mark.spec("N1.03")
 def test_a_duplicate_is_told_without_a_decision_and_says_of_what(
     start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
@@ -76,6 +80,7 @@ def test_a_duplicate_is_told_without_a_decision_and_says_of_what(
         assert second[name] is None
 
 
+@pytest.mark.spec("N1.02")
 def test_a_receiver_that_was_away_gets_everything_when_it_is_back_in_order(
     start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
@@ -110,6 +115,7 @@ def test_what_stood_in_the_outbox_when_the_service_ended_is_sent_by_the_next(
     until(lambda: len(receiver.got) == 5)
 
 
+@pytest.mark.spec("N1.01")
 def test_what_was_sent_but_not_written_down_is_sent_again_under_the_same_id(
     start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +155,7 @@ def _drips(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
     for _ in range(100):
         time.sleep(0.3)
-        handler.wfile.write(b"X-Drip: 1\r\n"[:1])
+        handler.wfile.write(b"X")
 
 
 def _answers_with_a_huge_body(handler: BaseHTTPRequestHandler) -> None:
@@ -165,6 +171,7 @@ def _says_nothing(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize("answer", [_drips, _answers_with_a_huge_body, _says_nothing])
+@pytest.mark.spec("N1.02")
 def test_a_receiver_of_one_line_does_not_hold_those_of_others(
     answer: object, start: Starter, source: RigSource, db: InspectionDatabase, receiver: Receiver
 ) -> None:
@@ -263,6 +270,7 @@ def test_a_result_file_lies_beside_the_image_and_is_not_taken_for_one(
     assert sorted(Path(inbox / "deep").iterdir()) == [inbox / "deep" / "a.png", result]
 
 
+@pytest.mark.spec("N1.04")
 def test_a_late_attempt_does_not_replace_the_result_of_a_newer_version_of_the_file(
     start: Starter, source: RigSource, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,3 +352,43 @@ def test_what_a_kill_left_of_a_result_file_is_cleared_away_by_the_next_attempt(
 def test_waits_between_attempts_grow_up_to_five_minutes(attempt: int) -> None:
     for _ in range(20):
         assert min(2.0 ** (attempt - 1), 300) / 2 <= delay_before(attempt) <= min(2.0 ** (attempt - 1), 300)
+
+
+def test_the_end_of_a_service_does_not_wait_for_a_receiver_that_never_comes_to_an_end(tmp_path: Path) -> None:
+    """In a process of its own: threads that are waited for at its end would be seen there only."""
+    code = f"""
+import threading, time
+from pathlib import Path
+from brightness_model import write_image
+from inspection_rig import Rig
+from serving_rig import Receiver, RigSource, Sinks, until
+from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.lines import Home
+from vad_lib.queue.outbox import open_sinks
+from vad_lib.serving.notifier import Notifier
+import test_notifications
+receiver = Receiver()
+receiver.answer = lambda handler: [test_notifications._drips(handler) for _ in range(9)]
+source = RigSource(Home(Path({str(tmp_path)!r})))
+source.add("slow")
+db = InspectionDatabase({f"sqlite:///{tmp_path}/a.db"!r})
+open_sinks(db, {{"slow": ["webhook"]}})
+rig = Rig(db, source.lines["slow"].line)
+write_image(rig.inbox / "a.png", 50)
+rig.inspect()
+notifier = Notifier(db, lambda: {{"slow": Sinks(webhook_url=receiver.url)}})
+threading.Thread(target=notifier.run, daemon=True).start()
+until(lambda: receiver.attempts)
+notifier.stop()
+print("stopped", flush=True)
+"""
+    here = Path(__file__).parent
+    paths = [here.parent.parent, here.parent / "inspection", here]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from vad_lib.serving.work_list import WorkList
 
 
@@ -15,6 +17,7 @@ def _take_in_thread(work: WorkList) -> tuple[threading.Thread, list[str | None]]
     return thread, taken
 
 
+@pytest.mark.spec("S1.10")
 def test_lines_come_in_turn_and_each_once() -> None:
     work = WorkList(9)
     for line in ("a", "b", "a", "c"):

@@ -17,7 +17,7 @@ from vad_lib.lines import Home
 from vad_lib.settings import HIDDEN, NAMES, Settings, described, settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PASSED_OVER = {"vad_lib/settings.py", "vad_dagster/sensors/landing.py"}
+PASSED_OVER = {"vad_lib/settings.py"}
 
 
 @pytest.fixture(autouse=True)

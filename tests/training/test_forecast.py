@@ -18,7 +18,7 @@ from tests.detectors.tile_images import row_of
 from vad_lib.detectors.patchcore.bank_plan import plan_bank
 from vad_lib.detectors.patchcore.selection_cost import bank_work, selection_work
 from vad_lib.errors import TooLargeError
-from vad_lib.forecast import Forecast, PeakMemory, Room, Truth, compare, forecast_training, require_fit
+from vad_lib.forecast import Actual, Forecast, PeakMemory, Room, compare, forecast_training, require_fit
 from vad_lib.plan.arguments import TrainArguments, model_parameters
 from vad_lib.readiness.dataset import ValidatedDataset
 from vad_lib.tables import ValidatedRows
@@ -43,11 +43,11 @@ def test_the_bank_is_as_large_as_was_forecast_and_the_fit_is_the_same_after_a_fo
     forecast = forecast_training(dataset, train, weights_store=tmp_path, results=tmp_path)
     assert list(tmp_path.iterdir()) == []
     fitted = fit_detector(dataset, train, weights_store=tmp_path)
-    truth = Truth.of_fit(fitted.detector, fitted.seconds, 1)
+    actual = Actual.of_fit(fitted.detector, fitted.seconds, 1)
     assert forecast.method == how
     assert forecast.fits
     assert [size.name for size in forecast.sizes] == ["bank_rows", "bank_mib"]
-    assert forecast.sizes == truth.sizes
+    assert forecast.sizes == actual.sizes
     assert fitted.detector.state_dict()["memory_bank"].equal(before.detector.state_dict()["memory_bank"])
 
 
@@ -59,10 +59,10 @@ def test_forecast_and_truth_agree_on_real_photographs(shared_data: Path, tmp_pat
     forecast = forecast_training(real, train, weights_store=tmp_path)
     with PeakMemory() as memory:
         fitted = fit_detector(real, train, weights_store=tmp_path)
-    truth = Truth.of_fit(fitted.detector, fitted.seconds, memory.peak_bytes)
-    found = {one.what: one for one in compare(forecast, truth)}
+    actual = Actual.of_fit(fitted.detector, fitted.seconds, memory.peak_bytes)
+    found = {one.what: one for one in compare(forecast, actual)}
     for what, one in found.items():
-        print(f"{what}: forecast {one.forecast:.5g}, truth {one.actual:.5g}, ratio {one.ratio:.3g}")
+        print(f"{what}: forecast {one.forecast:.5g}, actual {one.actual:.5g}, ratio {one.ratio:.3g}")
     assert found["rows of the memory bank"].ratio == 1
     assert found["memory bank in MiB"].ratio == 1
     assert 0.5 < (found["peak memory in MiB"].ratio or 0) < 2

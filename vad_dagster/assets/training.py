@@ -54,7 +54,7 @@ WEIGHTS_CHECK, SCORES_SCHEMA, TABLE_SCHEMA = "backbone_weights", "scores_schema"
         )
     ],
     description="The detector, fitted on the normal training rows. One is fitted at a time on a machine. What the fit "
-    "will take is forecast first, refused where it cannot fit, and shown beside the truth.",
+    "will take is forecast first, refused where it cannot fit, and shown beside what it took.",
 )
 def trained_model(
     context: dg.AssetExecutionContext,

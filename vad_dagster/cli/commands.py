@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from vad_dagster.cli.console import console, stderr
+from vad_dagster.cli.console import console
 from vad_dagster.cli.lines import existing_line
 from vad_lib.errors import InputError, VadError
 from vad_lib.lines import Line
 from vad_lib.progress import format_seconds
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
-
     from vad_dagster.cli.following import RunOutcome
 
 Settings = Annotated[
@@ -42,8 +40,9 @@ def train(
     line = existing_line(name)
     if dry_run:
         from vad_dagster.cli.forecasting import forecast_line
+        from vad_dagster.cli.line_run import run_config
 
-        forecast_line(line, _run_config("train_line", dict(_setting(text) for text in set_ or []), {}))
+        forecast_line(line, run_config("train_line", dict(_setting(text) for text in set_ or []), {}))
         return
     outcome = _run(line, "train_line", set_ or [])
     _finish(outcome, line, "trained", "train")
@@ -98,54 +97,18 @@ def demo(
 
     Takes a few minutes the first time. Later ones drop new images only.
     """
-    from vad_dagster.demo import run_demo
+    from vad_dagster.cli.demo import run_demo
 
     run_demo(retrain=retrain)
 
 
 def _run(line: Line, job: str, settings: list[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
+    from vad_dagster.cli.line_run import run_for_line
     from vad_dagster.cli.server import open_instance
 
     given = dict(_setting(text) for text in settings)
     with open_instance() as instance:
         return run_for_line(instance, line, job, given, extra or {})
-
-
-def run_for_line(
-    instance: DagsterInstance,
-    line: Line,
-    job: str,
-    arguments: Mapping[str, Any],
-    extra: Mapping[str, Mapping[str, Any]] | None = None,
-) -> RunOutcome:
-    """Run ``train_line``, ``extend_line`` or ``inspect_line`` for a line and show it.
-
-    ``arguments`` are an operator's, by name; ``extra`` is further config by asset.
-
-    Raises:
-        VadError: the run cannot be submitted, or another run of this job works on the line.
-    """
-    from vad_dagster.cli.following import Follower
-    from vad_dagster.cli.running import JobRequest, refuse_second_run, run_job
-    from vad_dagster.jobs import inspection_tags, training_tags
-    from vad_dagster.partitions import register_lines
-
-    verb, tags_of = {
-        "train_line": ("train", training_tags),
-        "extend_line": ("model extend", training_tags),
-        "inspect_line": ("inspect", inspection_tags),
-    }[job]
-    tags = tags_of(line.name)
-    run_config = _run_config(job, arguments, extra or {})
-    register_lines(instance, [line.name])
-    refuse_second_run(instance, job, line.name)
-    with Follower(f"{verb} {line.name}") as follower:
-        request = JobRequest(job, line.name, run_config, {**tags, "vad/started_by": f"vad {verb}"})
-        try:
-            return run_job(instance, request, follower)
-        except KeyboardInterrupt:
-            stderr.print(f"Stopped. Run {follower.run_id[:8]} is marked as canceled; nothing was published.")
-            raise typer.Exit(130) from None
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -156,34 +119,6 @@ def _setting(text: str) -> tuple[str, Any]:
         return name.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set {text}: the value cannot be read ({error}).") from error
-
-
-def _run_config(job: str, arguments: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the run config that the launchpad would hold.
-
-    Raises:
-        InputError: an argument is none of those that can be set for this job.
-    """
-    from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig
-    from vad_lib.plan.faults import did_you_mean
-
-    takers: dict[str, Any] = (
-        {"validated_dataset": ReadinessConfig, "trained_model": TrainConfig, "threshold_table": ThresholdConfig}
-        if job == "train_line"
-        else {"inference_outputs": InspectionConfig}
-        if job == "inspect_line"
-        else {}
-    )
-    configs: dict[str, dict[str, Any]] = {asset: dict(values) for asset, values in extra.items()}
-    allowed = {name: asset for asset, model in takers.items() for name in model.model_fields}
-    for name, value in arguments.items():
-        if name not in allowed:
-            raise InputError(
-                f"--set {name}: there is no such argument here.{did_you_mean(name, allowed)} "
-                f"There are: {', '.join(sorted(allowed))}."
-            )
-        configs.setdefault(allowed[name], {})[name] = value
-    return {"ops": {asset: {"config": values} for asset, values in configs.items()}} if configs else {}
 
 
 def _finish(outcome: RunOutcome, line: Line, done: str, pipeline: str) -> None:

@@ -99,7 +99,7 @@ def extend(
     The result is a new version, the challenger, measured beside the champion on the same validation rows. Images that
     the model knows are passed over; unreadable ones, validation images, and what the table calls anomalous are refused.
     """
-    from vad_dagster.cli.commands import run_for_line
+    from vad_dagster.cli.line_run import run_for_line
     from vad_dagster.cli.server import open_instance
     from vad_lib.extending import find_images
 

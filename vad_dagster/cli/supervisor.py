@@ -21,6 +21,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 STEADY_SECONDS = 60.0
 """A server that has run for so long is started again at once when it dies."""
 PROBLEM = re.compile(r"\b(WARNING|WARN|ERROR|CRITICAL|FATAL)\b|\"level\": *\"(warning|error|critical)\"|^\w*Error: ")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 MOST_BYTES_AT_ONCE = 65536
 
 
@@ -128,7 +129,7 @@ class Supervisor:
         if not whole:
             return
         child.shown_bytes += len(whole) + (len(new) < MOST_BYTES_AT_ONCE)
-        for line in whole.decode(errors="replace").splitlines():
+        for line in COLOURS.sub("", whole.decode(errors="replace")).splitlines():
             if self._verbose or PROBLEM.search(line):
                 self._tell(f"{child.server.name}: {line.rstrip()}")
 

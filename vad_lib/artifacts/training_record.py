@@ -33,7 +33,7 @@ class TrainingRecord:
         epochs: one mapping an epoch, such as number, loss, metric; empty for a detector without epochs.
         facts: other facts to record, such as seconds, image_size, model_version, line, plan_digest.
         notices: what the user should know about the fit.
-        comparisons: what the fit was forecast to take, beside the truth.
+        comparisons: what the fit was forecast to take, beside what it took.
     """
 
     dataset: ValidatedDataset

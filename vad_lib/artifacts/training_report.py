@@ -306,7 +306,7 @@ def _forecast(record: TrainingRecord) -> str:
         (one.what, f"{one.forecast:,.4g}", f"{one.actual:,.4g}", "–" if one.ratio is None else f"{one.ratio:.2f}")
         for one in record.comparisons
     ]
-    table = _table(("", "forecast", "truth", "truth / forecast"), rows, numbers=(1, 2, 3))
+    table = _table(("", "forecast", "actual", "actual / forecast"), rows, numbers=(1, 2, 3))
     return f"<h2>What it took</h2>{table}" if rows else ""
 
 

@@ -139,14 +139,14 @@ def detector_from_description(
         ModelFormatError: they do not fit together, or are of an unknown detector.
         PlanError: a GPU was asked for and there is none.
     """
-    name = description.get("name") if isinstance(description, dict) else None
+    name = str(description.get("name")) if isinstance(description, dict) else ""
     if name not in registered():
         raise ModelFormatError(
             f"The model is of the detector {name!r}, which is not installed here; there are {', '.join(registered())}."
         )
     resolve_device(accelerator)
     try:
-        return registered()[str(name)].load_class().from_description(description, tensors, accelerator=accelerator)
+        return registered()[name].load_class().from_description(description, tensors, accelerator=accelerator)
     except ModelFormatError:
         raise
     except Exception as error:  # a description can be wrong in many ways, and each detector meets them in its own

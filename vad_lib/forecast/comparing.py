@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vad_lib.detectors.base import Detector
 
 
-class Truth(BaseModel):
+class Actual(BaseModel):
     """What a training took."""
 
     model_config = ConfigDict(frozen=True)
@@ -25,7 +25,7 @@ class Truth(BaseModel):
     sizes: tuple[Size, ...] = Field(default=(), description="Of what was learnt.")
 
     @classmethod
-    def of_fit(cls, detector: Detector, seconds: float, peak_memory_bytes: int) -> Truth:
+    def of_fit(cls, detector: Detector, seconds: float, peak_memory_bytes: int) -> Actual:
         """Return what a fit took; the fitted detector says the sizes of what it has learnt."""
         return cls(seconds=seconds, peak_memory_bytes=peak_memory_bytes, sizes=detector.sizes())
 
@@ -40,7 +40,7 @@ class Truth(BaseModel):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One number, as forecast and in truth; ``ratio`` is truth / forecast, None where the forecast is 0."""
+    """One number, as forecast and as it came; ``ratio`` is actual / forecast, None where the forecast is 0."""
 
     what: str
     forecast: float
@@ -51,14 +51,14 @@ class Comparison:
         return self.actual / self.forecast if self.forecast else None
 
 
-def compare(forecast: Forecast, truth: Truth, ms_per_image: float | None = None) -> list[Comparison]:
-    """Return the numbers side by side; ``ms_per_image`` is the truth of scoring, where it is known already."""
+def compare(forecast: Forecast, actual: Actual, ms_per_image: float | None = None) -> list[Comparison]:
+    """Return the numbers side by side; ``ms_per_image`` is what scoring took, where it is known already."""
     found = [
-        Comparison("seconds of the fit", forecast.seconds, truth.seconds),
-        Comparison("peak memory in MiB", forecast.peak_memory_bytes / MIB, truth.peak_memory_bytes / MIB),
+        Comparison("seconds of the fit", forecast.seconds, actual.seconds),
+        Comparison("peak memory in MiB", forecast.peak_memory_bytes / MIB, actual.peak_memory_bytes / MIB),
     ]
     expected = {size.name: size.value for size in forecast.sizes}
-    found += [Comparison(size.label, expected.get(size.name, 0.0), size.value) for size in truth.sizes]
+    found += [Comparison(size.label, expected.get(size.name, 0.0), size.value) for size in actual.sizes]
     if ms_per_image is not None:
         found.append(Comparison("ms per image", forecast.ms_per_image, ms_per_image))
     return found

@@ -144,13 +144,6 @@ def decode_bytes(
     )
 
 
-def to_rgb(image: DecodedImage) -> npt.NDArray[np.uint8]:
-    """Return the pixels as uint8 (height, width, 3); grey is repeated three times."""
-    if image.channels == 3:
-        return image.pixels
-    return np.repeat(image.pixels[:, :, np.newaxis], 3, axis=2)
-
-
 def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
     """Read the header only, by the parser that the signature asks for: no other format's parser ever runs."""
     is_png = data.startswith(PNG_SIGNATURE)

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from vad_lib.inspection_db.database import InspectionDatabase
@@ -15,6 +14,8 @@ from vad_lib.serving.sinks import FILE, Sinks, post_webhook, write_result_file
 
 IDLE_SECONDS = 2.0
 RECEIVERS_AT_ONCE = 16
+LAST_SECONDS = 5.0
+"""For what is being sent when the service ends. What is cut off then is sent again by the next."""
 logger = logging.getLogger("vad.serving.notifier")
 
 
@@ -28,7 +29,7 @@ class Notifier:
         self._stopping = False
         self._awake = threading.Event()
         self._failures: dict[tuple[str, str], tuple[int, float]] = {}
-        self._sending: dict[tuple[str, str], Future[None]] = {}
+        self._sending: dict[tuple[str, str], threading.Thread] = {}
         self.sent = 0
         self.failed = 0
 
@@ -45,31 +46,39 @@ class Notifier:
         """Send until stopped. Trouble with the database is logged and passes."""
         import requests
 
-        with requests.Session() as session, ThreadPoolExecutor(RECEIVERS_AT_ONCE, "vad-send") as pool:
+        with requests.Session() as session:
             while not self._stopping:
                 try:
                     # What a first look left out, since there was much of others, comes with the next.
-                    while not self._stopping and self.begin_due(session, pool):
+                    while not self._stopping and self.begin_due(session):
                         continue
                 except Exception:
                     logger.exception("notifications cannot be sent now")
                 self._awake.wait(IDLE_SECONDS)
                 self._awake.clear()
+            deadline = time.monotonic() + LAST_SECONDS
+            for thread in list(self._sending.values()):
+                thread.join(max(0.0, deadline - time.monotonic()))
 
-    def begin_due(self, session: Any, pool: Executor) -> list[Future[None]]:
-        """Begin to send everything whose time has come, each line and sink by itself; return what was begun."""
+    def begin_due(self, session: Any) -> int:
+        """Begin to send everything whose time has come, each line and sink by itself; return of how many of them.
+
+        Each has a thread that holds up nobody, not even the end of the process: a receiver may take for ever to answer.
+        """
         now = time.monotonic()
-        self._sending = {pair: future for pair, future in self._sending.items() if not future.done()}
-        blocked = {pair for pair, (_, until) in self._failures.items() if until > now} | self._sending.keys()
+        blocked = {pair for pair, (_, until) in self._failures.items() if until > now} | set(self._sending)
         opened = {(line, sink) for line, sinks in self._sinks().items() for sink in sinks.names}
         groups: dict[tuple[str, str], list[Notification]] = {}
         for notification in due_notifications(self._db, opened - blocked):
             groups.setdefault((notification.line, notification.sink), []).append(notification)
-        begun = {pair: pool.submit(self._send, session, group) for pair, group in groups.items()}
-        self._sending |= begun
-        return list(begun.values())
+        free = max(0, RECEIVERS_AT_ONCE - len(self._sending))
+        for pair, group in list(groups.items())[:free]:
+            thread = threading.Thread(target=self._send, args=(session, pair, group), name="vad-send", daemon=True)
+            self._sending[pair] = thread
+            thread.start()
+        return min(free, len(groups))
 
-    def _send(self, session: Any, group: list[Notification]) -> None:
+    def _send(self, session: Any, pair: tuple[str, str], group: list[Notification]) -> None:
         try:
             attempts = self._send_group(session, group)
             if attempts:
@@ -78,7 +87,9 @@ class Notifier:
         except Exception:
             logger.exception("attempts cannot be written down now: they are made again")
             time.sleep(IDLE_SECONDS)
-        else:
+        finally:
+            # Before anybody is woken, who would else pass over what has come for this receiver meanwhile.
+            del self._sending[pair]
             self.wake()
 
     def _send_group(self, session: Any, group: list[Notification]) -> list[tuple[Notification, Attempt]]:

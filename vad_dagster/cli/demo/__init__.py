@@ -4,6 +4,6 @@ Nothing here is a shortcut: images are trained with ``train_line``, land in the 
 a sensor of a running daemon saw them.
 """
 
-from vad_dagster.demo.running import run_demo
+from vad_dagster.cli.demo.running import run_demo
 
 __all__ = ["run_demo"]

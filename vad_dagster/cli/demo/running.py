@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vad_dagster.cli.commands import run_for_line
 from vad_dagster.cli.console import console, stderr
+from vad_dagster.cli.demo.daemon import running_daemon
+from vad_dagster.cli.demo.report import print_report, read_models
+from vad_dagster.cli.line_run import run_for_line
 from vad_dagster.cli.lines import add_line
 from vad_dagster.cli.results import results
 from vad_dagster.cli.server import open_instance
-from vad_dagster.demo.daemon import running_daemon
-from vad_dagster.demo.report import print_report, read_models
 from vad_lib.detectors.registry import FIRST_CHOICE, GUIDE_DEFAULT
 from vad_lib.errors import VadError
 from vad_lib.lines import Home, Line

@@ -14,7 +14,7 @@ from vad_lib.progress import format_seconds
 from vad_lib.synthetic import DEFECT_KINDS
 
 if TYPE_CHECKING:
-    from vad_dagster.demo.running import Drop
+    from vad_dagster.cli.demo.running import Drop
 
 
 @dataclass(frozen=True)

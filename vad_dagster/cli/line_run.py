@@ -1,0 +1,78 @@
+"""A job of the project for one line, as commands ask for it: arguments by name, and a run that is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from vad_dagster.cli.console import stderr
+from vad_dagster.cli.following import Follower, RunOutcome
+from vad_dagster.cli.running import JobRequest, refuse_second_run, run_job
+from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig
+from vad_dagster.jobs import inspection_tags, training_tags
+from vad_dagster.partitions import register_lines
+from vad_lib.errors import InputError
+from vad_lib.lines import Line
+from vad_lib.plan.faults import did_you_mean
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+
+def run_for_line(
+    instance: DagsterInstance,
+    line: Line,
+    job: str,
+    arguments: Mapping[str, Any],
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+) -> RunOutcome:
+    """Run ``train_line``, ``extend_line`` or ``inspect_line`` for a line and show it.
+
+    ``arguments`` are an operator's, by name; ``extra`` is further config by asset.
+
+    Raises:
+        VadError: the run cannot be submitted, or another run of this job works on the line.
+    """
+    verb, tags_of = {
+        "train_line": ("train", training_tags),
+        "extend_line": ("model extend", training_tags),
+        "inspect_line": ("inspect", inspection_tags),
+    }[job]
+    tags = tags_of(line.name)
+    config = run_config(job, arguments, extra or {})
+    register_lines(instance, [line.name])
+    refuse_second_run(instance, job, line.name)
+    with Follower(f"{verb} {line.name}") as follower:
+        request = JobRequest(job, line.name, config, {**tags, "vad/started_by": f"vad {verb}"})
+        try:
+            return run_job(instance, request, follower)
+        except KeyboardInterrupt:
+            stderr.print(f"Stopped. Run {follower.run_id[:8]} is marked as canceled; nothing was published.")
+            raise typer.Exit(130) from None
+
+
+def run_config(job: str, arguments: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the run config that the launchpad would hold.
+
+    Raises:
+        InputError: an argument is none of those that can be set for this job.
+    """
+    takers: dict[str, Any] = (
+        {"validated_dataset": ReadinessConfig, "trained_model": TrainConfig, "threshold_table": ThresholdConfig}
+        if job == "train_line"
+        else {"inference_outputs": InspectionConfig}
+        if job == "inspect_line"
+        else {}
+    )
+    configs: dict[str, dict[str, Any]] = {asset: dict(values) for asset, values in extra.items()}
+    allowed = {name: asset for asset, model in takers.items() for name in model.model_fields}
+    for name, value in arguments.items():
+        if name not in allowed:
+            raise InputError(
+                f"--set {name}: there is no such argument here.{did_you_mean(name, allowed)} "
+                f"There are: {', '.join(sorted(allowed))}."
+            )
+        configs.setdefault(allowed[name], {})[name] = value
+    return {"ops": {asset: {"config": values} for asset, values in configs.items()}} if configs else {}
