@@ -175,7 +175,7 @@ def test_images_in_somebodys_hand_or_to_be_tried_later_need_no_run(line: Line, i
     deliver(line, "a.png")
     assert tick(instance).run_requests
     db, worker = InspectionDatabase.from_environment(), new_worker()
-    (leased,) = lease(db, "gravel", worker, 5)
+    (leased,), _ = lease(db, "gravel", worker, 5)
     assert "1 images are in hand or are tried again later" in str(tick(instance).skip_reason)
     finish(db, "gravel", worker, [Later(leased.file_id, 60.0, "the share is away")], source="batch")
     assert not tick(instance).run_requests
