@@ -81,7 +81,8 @@ format: $(STAMP) ## let ruff repair what it can
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes, both ways of inference, start-up; hours
-	$(BIN)/python -m benchmarks.landing_to_result
+	$(BIN)/python -m benchmarks.arrival_to_result
+	$(BIN)/python -m benchmarks.queue_throughput
 	$(BIN)/python -m benchmarks.burst
 	$(BIN)/python -m benchmarks.chaos --seeds 3
 	$(BIN)/python -m benchmarks.code_location_start
@@ -94,7 +95,7 @@ bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes
 	$(BIN)/python -m benchmarks.data_path
 
 bench-quick: $(STAMP) ## both ways of inference, a burst, chaos tests, the detectors and a retrain, small
-	$(BIN)/python -m benchmarks.landing_to_result --quick
+	$(BIN)/python -m benchmarks.arrival_to_result --quick
 	$(BIN)/python -m benchmarks.burst --quick
 	$(BIN)/python -m benchmarks.chaos --small --seeds 3
 	$(BIN)/python -m benchmarks.detectors --quick
