@@ -85,6 +85,7 @@ bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes
 	$(BIN)/python -m benchmarks.queue_throughput
 	$(BIN)/python -m benchmarks.burst
 	$(BIN)/python -m benchmarks.chaos --seeds 3
+	$(BIN)/python -m benchmarks.chaos --machines 2 --seeds 3
 	$(BIN)/python -m benchmarks.code_location_start
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.detectors

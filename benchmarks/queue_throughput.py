@@ -2,7 +2,7 @@
 
     python -m benchmarks.queue_throughput [--other CHECKOUT] [--writers 16] [--seconds 10] [--quick]
 
-A micro-batch is 8 small files, all the way: registered, leased, read, scored by a model that costs nothing, and
+A micro-batch is 2 small files, all the way: registered, leased, read, scored by a model that costs nothing, and
 finished. All writers are processes. ``network``: each transaction that writes takes so much longer before it ends, as
 it does where the database is on another machine. Both checkouts are measured in turn, on one server that is started
 for it, and the medians of the rounds are compared.

@@ -27,7 +27,7 @@ from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
 from vad_lib.thresholds import Calibration, Threshold
 
-FILES = 8
+FILES = 2
 """Of one micro-batch."""
 
 
@@ -149,9 +149,10 @@ def write(
     while time.monotonic() < deadline:
         made = made_files.write()
         decided = pass_through(made)
-        with files.get_lock():
-            files.value += decided
-            batches.value += 1
+        if time.monotonic() < deadline:
+            with files.get_lock():
+                files.value += decided
+                batches.value += 1
         made_files.remove(made)
 
 
