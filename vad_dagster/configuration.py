@@ -129,7 +129,11 @@ class InspectionConfig(OperatorConfig):
 class ExtensionConfig(dg.Config):
     """Which images a person has found normal."""
 
-    images: list[str] = Field(description="Absolute paths of images, or of folders of images; all of them normal.")
+    images: list[str] = Field(
+        default=[],
+        description="Absolute paths of images, or of folders of images; all of them normal. "
+        "Without any nothing is done.",
+    )
     promote: bool = Field(
         default=False, description="Let the extended version serve at once. Else it is the challenger, for a person."
     )

@@ -12,10 +12,10 @@ from brightness_model import write_image
 from inspection_rig import Rig
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
-from vad_lib.inspection_db.revision import HEAD
 
 from vad_dagster.cli import app
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.revision import HEAD
 from vad_lib.lines import Home
 
 Vad = Callable[..., Result]
