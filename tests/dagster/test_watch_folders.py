@@ -171,7 +171,7 @@ def test_images_in_somebodys_hand_or_to_be_tried_later_need_no_run(line: Line, i
     deliver(line, "a.png")
     assert tick(instance).run_requests
     db, worker = InspectionDatabase.from_environment(), new_worker()
-    (leased,) = lease(db, "gravel", worker, 5)
+    (leased,) = lease(db, "gravel", worker, 5).files
     assert "1 images are in hand or are tried again later" in str(tick(instance).skip_reason)
     finish(db, "gravel", worker, [Later(leased.file_id, 60.0, "the share is away")], source="batch")
     assert not tick(instance).run_requests
@@ -183,7 +183,7 @@ def test_what_a_dead_worker_had_is_asked_for(line: Line, instance: dg.DagsterIns
     tick(instance)
     machine, pid, _ = str(new_worker()).split(":")[:3]
     db = InspectionDatabase.from_environment()
-    assert lease(db, "gravel", f"{machine}:{pid}:1.00:dead", 5)
+    assert lease(db, "gravel", f"{machine}:{pid}:1.00:dead", 5).files
     assert len(tick(instance).run_requests or []) == 1
 
 
