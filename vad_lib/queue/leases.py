@@ -94,7 +94,8 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedF
         # On a line that is never idle they would never come.
         patience = now - timedelta(seconds=PATIENCE_SECONDS)
         overdue = waiting.where(files.deliveries > 0, files.registered_at <= patience).limit(1)
-        found = connection.execute(overdue).all() or connection.execute(waiting).all()
+        first = connection.execute(overdue).all()
+        found = first or connection.execute(waiting).all()
         rows = [row for row in found if not row.deliveries] or found[:1]
         if rows:
             connection.execute(
@@ -112,7 +113,7 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedF
         )
         for row in rows
     ]
-    return LeasedFiles(taken, more=len(found) == count or len(rows) < len(found) or any(row.deliveries for row in rows))
+    return LeasedFiles(taken, more=bool(first) or len(found) == count or len(rows) < len(found))
 
 
 @lru_cache(maxsize=1024)
