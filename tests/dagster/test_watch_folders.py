@@ -144,6 +144,10 @@ def test_after_a_failed_run_the_next_waits_ever_longer(line: Line, instance: dg.
     assert "the last run failed, the next follows in" in str(result.skip_reason)
     instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
     assert "a run is at work" in str(tick(instance).skip_reason)
+    # It keeps its tag for ever, so it says something only until it was repeated.
+    repeated = launch(instance, request, dg.DagsterRunStatus.SUCCESS)
+    instance.add_run_tags(run.run_id, {"dagster/auto_retry_run_id": repeated.run_id})
+    assert len(tick(instance).run_requests or []) == 1
     waits = [seconds_until_run([(True, 0.0)] * failures, 0.0) for failures in range(8)]
     assert waits == [0, 15, 30, 60, 120, 240, 300, 300]
     assert seconds_until_run([(False, 0.0), (True, 0.0)], 0.0) == 0
