@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -57,6 +58,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.seconds, given.rounds = 2.0, 1
+    # Whoever ends it ends the server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     programs = postgres_programs()
     if programs is None:
         raise SystemExit(ABSENT)
