@@ -152,7 +152,8 @@ def read_input(data_folder: Path, arguments: InputArguments, *, pipeline: Litera
         return InputTable(table, folder, arguments.path_column, None, (), True, tuple(findings))
     if deeper := _deeper_tables(listing):
         findings.append(deeper)
-    table = _join([(name, read_csv_text(folder, name, arguments.encoding)) for name in listing.tables])
+    wanted = (arguments.path_column, arguments.y_column)
+    table = _join([(name, read_csv_text(folder, name, arguments.encoding, wanted)) for name in listing.tables])
     if unlisted := _images_without_row(listing, table, arguments.path_column, folder):
         findings.append(unlisted)
     has_labels = arguments.y_column in table.columns or pipeline == "train"
