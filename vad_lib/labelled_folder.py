@@ -16,7 +16,7 @@ from typing import Any
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import InputError
-from vad_lib.images.listing import list_folder
+from vad_lib.images.listing import MASK_FOLDERS, list_folder
 from vad_lib.plan.writing import NORMAL_FOLDERS
 
 TABLE_NAME = "ground_truth.csv"
@@ -24,8 +24,6 @@ SPLIT_COLUMN = "train_val_split"
 DEFAULT_LABEL = "good"
 ONLY_NORMAL_PERCENTILE, ONLY_NORMAL_SPLIT = 0.99, 0.3
 _SPLITS = {"train": "train", "test": "valid", "valid": "valid", "val": "valid", "validation": "valid"}
-# masks of defects are images too, and must not be trained on
-_NOT_DATA = frozenset({"ground_truth", "mask", "masks", "annotations"})
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,11 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
     _write(file, ("image_path", "label", column) if column else ("image_path", "label"), table)
     listed = ", ".join(f"{count} {label}" for label, count in counts.most_common())
     notices = [f"Wrote {file}: {listed}; normal is {normal!r}."]
+    if listing.masks:
+        mask, image = next(iter(listing.masks.items()))
+        notices.append(
+            f"Left out as masks, which are no images of parts: {len(listing.masks)}, such as {mask} of {image}."
+        )
     only_normal = set(counts) == {normal}
     if only_normal:
         notices.append(
@@ -103,7 +106,7 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
 def _row(path: str) -> tuple[str, str, str] | None:
     """Return (path, label, split or '') of one image, or None for a mask."""
     folders = PurePosixPath(path).parts[:-1]
-    if any(name.casefold() in _NOT_DATA for name in folders):
+    if any(name.casefold() in MASK_FOLDERS for name in folders):
         return None
     split = _SPLITS.get(folders[0].casefold(), "") if folders else ""
     below = folders[1:] if split else folders

@@ -44,6 +44,18 @@ def test_masks_are_no_images_to_train_on(tmp_path: Path) -> None:
     assert list(table.train_val_split) == ["valid", "train"]
 
 
+@pytest.mark.parametrize(
+    "mask", ["a_mask.png", "a_GT.png", "a_label.jpg", "a-mask.PNG", "a.gt.png", "a_Ground_Truth.png"]
+)
+def test_masks_beside_images_are_left_out_and_told(tmp_path: Path, mask: str) -> None:
+    labelled = label_folder(
+        _fill(tmp_path, "good/a.png", f"good/{mask}", "good/b_mask.png", "cut/a.png", f"cut/{mask}")
+    )
+    table = pd.read_csv(tmp_path / "ground_truth.csv")
+    assert list(table.image_path) == ["./cut/a.png", "./good/a.png", "./good/b_mask.png"]  # there is no b
+    assert any("Left out as masks" in notice and f"cut/{mask} of cut/a.png" in notice for notice in labelled.notices)
+
+
 def test_without_a_telling_name_the_normal_folder_has_to_be_said(tmp_path: Path) -> None:
     _fill(tmp_path, "bottle_a/1.png", "bottle_b/1.png")
     with pytest.raises(InputError, match="ok-class"):

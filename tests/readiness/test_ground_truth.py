@@ -155,6 +155,27 @@ def test_training_without_a_table_says_how_to_get_one(tmp_path: Path) -> None:
         read(tmp_path / "good" / "a.png")
 
 
+def test_masks_are_kept_as_masks_and_not_as_images(tmp_path: Path) -> None:
+    for name in ("cut/a.png", "cut/a_mask.png", "cut/b.png", "ground_truth/cut/b_mask.png", "masks/other.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    masks = {"cut/a_mask.png": "cut/a.png", "ground_truth/cut/b_mask.png": "cut/b.png"}
+    found = read_input(tmp_path, ARGUMENTS, pipeline="inference")
+    assert list(found.table["image_path"]) == ["cut/a.png", "cut/b.png", "masks/other.png"]
+    assert (found.masks, [finding.rule for finding in found.findings]) == (masks, ["masks"])
+    found.save(tmp_path / "kept")
+    assert InputTable.load(tmp_path / "kept").masks == masks
+
+
+def test_rows_that_name_masks_are_told(tmp_path: Path) -> None:
+    for name in ("a.png", "a_GT.png"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "train.csv").write_text("image_path,label\n./a.png,good\na_GT.png,good\n")
+    told = {finding.rule: finding for finding in read(tmp_path).findings}
+    assert (told["mask_rows"].severity, told["mask_rows"].count) == ("warn", 1)
+    assert "a_GT.png of a.png" in told["mask_rows"].message
+
+
 @pytest.mark.spec("V8.12")
 def test_a_table_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()

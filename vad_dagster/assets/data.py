@@ -21,7 +21,15 @@ from vad_lib.readiness.table_rules import missing_columns
 from vad_lib.tables import DroppedRows, ValidatedRows
 
 READABLE = "readable_table"
-INPUT_RULES = ("other_formats", "undecodable_names", "tables_in_subfolders", "images_without_row", "missing_columns")
+INPUT_RULES = (
+    "other_formats",
+    "undecodable_names",
+    "masks",
+    "mask_rows",
+    "tables_in_subfolders",
+    "images_without_row",
+    "missing_columns",
+)
 INFERENCE_RULES = ("environment_changed",)
 READINESS_RULES = tuple(rule.name for rule in RULES if rule.name not in (*INPUT_RULES, *INFERENCE_RULES))
 
