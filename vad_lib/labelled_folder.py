@@ -1,7 +1,8 @@
 """Write the ground-truth table of a folder whose sub-folders say what is on the images.
 
-Understood are: images only (all of them normal); ``good/`` beside folders of defective images; and either of these
-below ``train/`` and ``test/``, where ``test`` becomes the validation data, as public data sets are laid out.
+Understood are: images only (all of them normal); ``good/`` beside folders of defective images, with any folders below
+them, as for shifts and days; and either of these below ``train/`` and ``test/``, where ``test`` becomes the validation
+data, as public data sets are laid out.
 """
 
 from __future__ import annotations
@@ -65,10 +66,11 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
     Args:
         folder: of images, at any depth.
         ok_class: name of the folder of normal images; empty: good, ok, normal, non_anomaly or pass, in any letter
-            case, or the only one that there is.
+            case, or the only one that there is. Whatever lies below it is normal.
 
     Raises:
-        InputError: no folder, no image, no way to tell which images are normal, or the table cannot be written.
+        InputError: no folder, no image, no way to tell which images are normal (two such names stand side by side, or
+            none), or the table cannot be written.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give the folder that holds the images.")
@@ -77,7 +79,7 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
     for place, tables in ((root, listing.tables), (root / "train", listing.deeper_tables)):
         if any((root / table).parent == place for table in tables):
             return LabelledFolder(root, ok_class, "", False, (f"The table in {place} is used as it is.",))
-    rows = [row for path in listing.images if (row := _row(path)) is not None]
+    rows = [row for path in listing.images if (row := _row(path, ok_class)) is not None]
     if not rows:
         raise InputError(f"{folder} holds no .png, .jpg or .jpeg image.")
     counts = Counter(label for _, label, _ in rows)
@@ -103,14 +105,22 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
     return LabelledFolder(root, normal, column, only_normal, tuple(notices))
 
 
-def _row(path: str) -> tuple[str, str, str] | None:
-    """Return (path, label, split or '') of one image, or None for a mask."""
+def _row(path: str, ok_class: str) -> tuple[str, str, str] | None:
+    """Return (path, label, split or '') of one image, or None for a mask.
+
+    The label is the normal name among its folders, else the last folder.
+    """
     folders = PurePosixPath(path).parts[:-1]
     if any(name.casefold() in MASK_FOLDERS for name in folders):
         return None
     split = _SPLITS.get(folders[0].casefold(), "") if folders else ""
     below = folders[1:] if split else folders
-    return f"./{path}", below[-1] if below else DEFAULT_LABEL, split
+    normal = [name for name in below if name == ok_class] or [name for name in below if _is_normal(name)]
+    return f"./{path}", (*normal, *reversed(below), DEFAULT_LABEL)[0], split
+
+
+def _is_normal(name: str) -> bool:
+    return name.casefold() in NORMAL_FOLDERS
 
 
 def _normal_label(counts: Counter[str], ok_class: str, folder: Path) -> str:
@@ -118,10 +128,14 @@ def _normal_label(counts: Counter[str], ok_class: str, folder: Path) -> str:
         if ok_class not in counts:
             raise InputError(f"No image of {folder} lies in a folder {ok_class!r}; there are {', '.join(counts)}.")
         return ok_class
-    for wanted in NORMAL_FOLDERS:
-        for label in counts:
-            if label.casefold() == wanted:
-                return label
+    normal = [label for label in counts if _is_normal(label)]
+    if len(normal) > 1:
+        raise InputError(
+            f"{folder} has folders of several normal names: {', '.join(sorted(normal))}. Say which one holds the "
+            "normal images (--ok-class); the others are then kinds of defect. Where all are normal, give them one name."
+        )
+    if normal:
+        return normal[0]
     if len(counts) == 1:
         return next(iter(counts))
     raise InputError(

@@ -56,6 +56,27 @@ def test_masks_beside_images_are_left_out_and_told(tmp_path: Path, mask: str) ->
     assert any("Left out as masks" in notice and f"cut/{mask} of cut/a.png" in notice for notice in labelled.notices)
 
 
+def test_whatever_lies_below_a_folder_of_a_normal_name_is_normal(tmp_path: Path) -> None:
+    _fill(tmp_path, "good/a.png", "good/second_shift/a.png", "good/2024/05/a.png", "ng/a.png", "line2/OK/b.png")
+    with pytest.raises(InputError, match=r"several normal names: OK, good\. Say which .*--ok-class"):
+        label_folder(tmp_path)
+    (tmp_path / "line2" / "OK").rename(tmp_path / "line2" / "good")
+    assert label_folder(tmp_path).ok_class == "good"
+    assert dict(pd.read_csv(tmp_path / "ground_truth.csv").label.value_counts()) == {"good": 4, "ng": 1}
+
+
+def test_of_two_normal_names_the_person_says_which_holds(tmp_path: Path) -> None:
+    _fill(tmp_path, "good/a.png", "pass/early/a.png", "pass/b.png")
+    assert label_folder(tmp_path, ok_class="pass").ok_class == "pass"
+    assert list(pd.read_csv(tmp_path / "ground_truth.csv").label) == ["good", "pass", "pass"]
+
+
+def test_below_the_folder_that_the_person_names_everything_is_normal(tmp_path: Path) -> None:
+    _fill(tmp_path, "fine/monday/a.png", "fine/b.png", "dent/a.png")
+    label_folder(tmp_path, ok_class="fine")
+    assert dict(pd.read_csv(tmp_path / "ground_truth.csv").label.value_counts()) == {"fine": 2, "dent": 1}
+
+
 def test_without_a_telling_name_the_normal_folder_has_to_be_said(tmp_path: Path) -> None:
     _fill(tmp_path, "bottle_a/1.png", "bottle_b/1.png")
     with pytest.raises(InputError, match="ok-class"):
