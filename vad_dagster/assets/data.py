@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` in modules of assets: Dagster reads the annotations of their parameters.
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dagster as dg
 
@@ -16,12 +17,22 @@ from vad_dagster.table_schemas import schema_metadata
 from vad_lib.errors import InputError, ReadinessError
 from vad_lib.findings import Finding
 from vad_lib.ground_truth import InputTable, read_input
+from vad_lib.labelled_folder import renew_table
 from vad_lib.readiness import RULES, ValidatedDataset, prepare_training_data
 from vad_lib.readiness.table_rules import missing_columns
 from vad_lib.tables import DroppedRows, ValidatedRows
 
 READABLE = "readable_table"
-INPUT_RULES = ("other_formats", "undecodable_names", "tables_in_subfolders", "images_without_row", "missing_columns")
+INPUT_RULES = (
+    "other_formats",
+    "undecodable_names",
+    "masks",
+    "mask_rows",
+    "tables_in_subfolders",
+    "renewed_table",
+    "images_without_row",
+    "missing_columns",
+)
 INFERENCE_RULES = ("environment_changed",)
 READINESS_RULES = tuple(rule.name for rule in RULES if rule.name not in (*INPUT_RULES, *INFERENCE_RULES))
 
@@ -55,12 +66,16 @@ def ground_truth(
     line = line_of(context)
     with step(context, line):
         plan = plan_of(line)
+        folder = plan.train_data_folder(line.base_folder)
         try:
-            table = read_input(plan.train_data_folder(line.base_folder), plan.input, pipeline="train")
+            renewed = renew_table(folder)
+            table = read_input(folder, plan.input, pipeline="train")
         except InputError as error:
             yield plain_result("ground_truth", READABLE, error)
             raise
     yield plain_result("ground_truth", READABLE, None, fine=f"{len(table.table)} rows were read.")
+    if renewed:
+        table = replace(table, findings=(renewed, *table.findings))
     missing = missing_columns(table, plan.readiness.train_validate_column)
     findings: list[Finding] = [*table.findings, *([missing] if missing else [])]
     for name in INPUT_RULES:
