@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,8 @@ MAX_ASPECT = 64
 shorter side is brought to a wanted size, a picture of 1 x 20000 pixels would take all the memory there is."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_IN_ASCII_MODE = re.compile(rb"\x89PNG[\r\n]*\x1a")
+"""How the signature of a PNG file looks after its line ends were changed: that is what it is made for."""
 _ORIENTATION = 0x0112
 
 
@@ -150,6 +153,8 @@ def decode_bytes(
 def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
     """Read the header only, by the parser that the signature asks for: no other format's parser ever runs."""
     is_png = data.startswith(PNG_SIGNATURE)
+    if not is_png and PNG_IN_ASCII_MODE.match(data) and not PNG_SIGNATURE.startswith(data):
+        raise UnreadableImageError(file, jpeg.LINE_ENDS_CHANGED)
     if not is_png and not data.startswith(jpeg.SIGNATURE):
         raise UnreadableImageError(file, f"not a PNG or JPEG image ({_what_it_looks_like(data)})")
     try:
