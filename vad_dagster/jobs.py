@@ -12,6 +12,10 @@ TRAIN_TAG, INSPECT_TAG = "vad/train_line", "vad/inspect_line"
 """Tags whose value is the line; ``dagster.yaml`` limits runs by them."""
 MACHINE_TAG = "vad/machine"
 """Tag of a run that a command started: the machine that its process is on, as ``vad_lib.processes`` names it."""
+INPUTS_TAG = "vad/training_inputs"
+"""Tag of a run that trained: a digest of what it was made from, as ``vad_lib.training_inputs`` names it."""
+VERSION_TAG = "vad/model_version"
+"""Tag of a run that trained: the label of the model version that came of it."""
 MAX_RUNTIME_TAG = "dagster/max_runtime"
 DEFAULT_TRAINING_SECONDS = 6 * 3600
 INSPECTION_SECONDS = 3600

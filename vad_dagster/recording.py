@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from vad_dagster.registry import CHAMPION, LineRegistry, Version
+from vad_dagster.registry import CHAMPION, MADE_FROM, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import TrackedRun, dagster_url, system_facts
 from vad_dagster.values import ChampionOnRows
@@ -149,9 +149,17 @@ def register_training(
     champion: Evaluation | None,
     plan: ExperimentalPlan,
     dagster_run: str,
-) -> Version:
-    """Write the evaluation into the open run, and register the model as the line's next version."""
+) -> tuple[Version, bool]:
+    """Write the evaluation into the open run, and register the model as the line's next version.
+
+    Returns:
+        The version, and whether it is a new one: where the last version was made from the same, it is returned, and no
+        twin of it is made.
+    """
     record_evaluation(run, record, tree, champion)
+    if (last := registry.last()) is not None and last.tags.get(MADE_FROM) == record.made_from:
+        run.tags({"vad.same_as": last.label})
+        return last, False
     description = version_card.training_description(
         record,
         plan.digest,
@@ -163,13 +171,14 @@ def register_training(
         },
     )
     run.describe(description)
-    return registry.register(
+    version = registry.register(
         record.model_folder,
         run_id=run.run_id,
-        tags=version_card.training_tags(record, plan.digest, dagster_run),
+        tags={**version_card.training_tags(record, plan.digest, dagster_run), MADE_FROM: record.made_from},
         description=description,
         example_image=Path(record.dataset.valid_rows["file"].iloc[0]),
     )
+    return version, True
 
 
 def record_evaluation(run: TrackedRun, record: TrainingRecord, tree: TrainTree, champion: Evaluation | None) -> None:

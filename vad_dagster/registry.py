@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 SERVING_NUMBER, SERVING_BY = "vad.serving", "vad.serving_by"
 """Tags of the registered model: which version was promoted last by this module, and by which rule or person."""
+MADE_FROM = "made_from"
+"""Tag of a version: a digest of what it was made from, so that no twin of it is registered."""
 MODEL_CODE = Path(__file__).with_name("mlflow_model.py")
 REQUIREMENTS = ("torch", "torchvision", "anomalib", "timm", "safetensors", "pandas", "pandera", "pydantic", "pillow")
 
@@ -66,6 +68,11 @@ class LineRegistry:
         found = self._client.search_model_versions(f"name='{self.name}'")
         # the search leaves the aliases out
         return [self.version(entry.version) for entry in sorted(found, key=lambda entry: -int(entry.version))]
+
+    def last(self) -> Version | None:
+        """Return the newest version, or None where there is none."""
+        found = self._client.search_model_versions(f"name='{self.name}'")
+        return self.version(max(int(entry.version) for entry in found)) if found else None
 
     def version(self, number: str | int) -> Version:
         return self._convert(self._client.get_model_version(self.name, str(number)))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from vad_dagster.jobs import TRAIN_TAG, train_line, training_tags, watch_line
+from vad_dagster.jobs import INPUTS_TAG, TRAIN_TAG, VERSION_TAG, train_line, training_tags, watch_line
 from vad_dagster.partitions import LINES_PARTITION
 from vad_lib.errors import VadError
-from vad_lib.lines import Home
+from vad_lib.lines import Home, Line
+
+if TYPE_CHECKING:
+    from vad_lib.plan import ExperimentalPlan
 
 
 def retraining_is_due(
@@ -48,6 +52,25 @@ def last_training(instance: dg.DagsterInstance, line: str) -> tuple[float | None
     return began, in_progress
 
 
+def version_of_same(instance: dg.DagsterInstance, inputs: str) -> str:
+    """Return the label of the model version that was trained from the same inputs; empty where none was.
+
+    A run in which an operator changed an argument did not train what the plan says, and does not count.
+    """
+    runs = instance.get_runs(dg.RunsFilter(tags={INPUTS_TAG: inputs}, statuses=[dg.DagsterRunStatus.SUCCESS]))
+    return next(
+        (run.tags[VERSION_TAG] for run in runs if VERSION_TAG in run.tags and not run.run_config.get("ops")), ""
+    )
+
+
+def _inputs_of(line: Line, plan: ExperimentalPlan) -> str:
+    from vad_lib.ground_truth import read_input
+    from vad_lib.training_inputs import digest_of_inputs
+
+    table = read_input(plan.train_data_folder(line.base_folder), plan.input, pipeline="train")
+    return digest_of_inputs(plan, table, Home.from_environment().weights_folder)
+
+
 @dg.schedule(
     name="retrain_lines",
     job=train_line,
@@ -55,7 +78,8 @@ def last_training(instance: dg.DagsterInstance, line: str) -> tuple[float | None
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.STOPPED,
     description="Looks every hour at each line, and trains those whose last training began at least "
-    "retrain_interval_hours ago (argument of the plan's section operation, 6 by default).",
+    "retrain_interval_hours ago (argument of the plan's section operation, 6 by default), where the table, its images, "
+    "the plan, the weights or the code have changed since.",
 )
 def retrain_lines(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
     from vad_lib.plan import read_plan
@@ -67,14 +91,18 @@ def retrain_lines(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] 
             reasons.append(f"{line.name}: not registered yet")
             continue
         try:
-            interval = read_plan(line.plan_file, line.base_folder).operation.retrain_interval_hours
+            plan = read_plan(line.plan_file, line.base_folder)
+            began, in_progress = last_training(context.instance, line.name)
+            due, reason = retraining_is_due(
+                now.timestamp(),
+                interval_hours=plan.operation.retrain_interval_hours,
+                last_training=began,
+                in_progress=in_progress,
+            )
+            if due and (same := version_of_same(context.instance, _inputs_of(line, plan))):
+                due, reason = False, f"nothing new since version {same}"
         except VadError as error:
-            reasons.append(f"{line.name}: {error}")
-            continue
-        began, in_progress = last_training(context.instance, line.name)
-        due, reason = retraining_is_due(
-            now.timestamp(), interval_hours=interval, last_training=began, in_progress=in_progress
-        )
+            due, reason = False, str(error)
         if due:
             requests.append(
                 dg.RunRequest(

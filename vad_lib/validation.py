@@ -16,6 +16,7 @@ from vad_lib.heatmaps import HeatmapScale, learn_heatmap_scale
 from vad_lib.metrics import Evaluation, evaluate
 from vad_lib.progress import Progress, silent
 from vad_lib.tables import NG
+from vad_lib.training_inputs import digest_of_model
 
 if TYPE_CHECKING:
     from vad_lib.models import InspectionModel
@@ -73,6 +74,7 @@ def publish_training(
         facts={"line": line, "plan_digest": fit.plan_digest, "seconds": fit.info.fit_seconds, **fit.numbers},
         notices=fit.info.notices,
         comparisons=fit.comparisons(scores.attrs.get("ms_per_image")),
+        made_from=digest_of_model(dataset, fit.train, fit.info, learnt.threshold),
     )
     trained.with_threshold(learnt, maps.scale).save(record.model_folder)
     return record, write_train_tree(target, record, maps=maps, log_folder=log_folder, progress=progress)

@@ -258,6 +258,26 @@ def test_a_new_threshold_makes_a_version_without_a_fit_and_a_person_promotes_it(
     assert registry.champion().number == "1"
 
 
+def test_a_training_in_which_nothing_changed_registers_no_twin_and_says_so(
+    inspected: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
+) -> None:
+    """After the one that changes who serves: it fits anew."""
+    registry = LineRegistry(MLflowTracking(), "gravel")
+    assert run(instance, "train_line").success
+    last = registry.last()
+    assert last is not None
+    for selection in (None, ["model_evaluation", "champion_model"]):
+        again = run(instance, "train_line", selection=selection)
+        assert again.success, failure(again)
+        page = metadata(again, "model_evaluation")
+        assert page["model version"] == last.label
+        assert "made from the same" in page["nothing new"]
+        assert registry.versions()[0].number == last.number
+        told = instance.get_run_by_id(again.run_id)
+        assert told is not None
+        assert told.tags["vad/model_version"] == last.label
+
+
 def test_the_drift_report_compares_what_was_inspected(
     inspected: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
 ) -> None:

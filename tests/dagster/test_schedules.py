@@ -12,9 +12,12 @@ from dagster._core.test_utils import create_run_for_test
 from gravel_line import PLAN, make_line
 
 from vad_dagster.definitions import defs
-from vad_dagster.jobs import inspection_tags, training_tags
+from vad_dagster.jobs import INPUTS_TAG, VERSION_TAG, inspection_tags, training_tags
 from vad_dagster.schedules import retrain_lines, retraining_is_due, watch_lines
+from vad_lib.ground_truth import read_input
 from vad_lib.lines import Home
+from vad_lib.plan import read_plan
+from vad_lib.training_inputs import digest_of_inputs
 
 HOURS = 3600.0
 
@@ -65,6 +68,48 @@ def test_each_line_is_trained_and_then_left_alone_for_its_interval(vad_home: Pat
         assert [request.partition_key for request in later] == ["fast"]
         later = evaluate(instance, now + timedelta(hours=7))
         assert [request.partition_key for request in later] == ["fast", "slow"]
+
+
+def test_a_line_is_trained_again_only_where_its_images_table_or_plan_have_changed(vad_home: Path) -> None:
+    line = make_line(Home(vad_home), "slow", normal=2, scratched=0)
+    now = datetime.now(UTC) + timedelta(days=1)
+    table, image = line.folder / "train" / "train.csv", line.folder / "train" / "good" / "tile0.png"
+
+    def train(instance: dg.DagsterInstance, number: int, **options: object) -> None:
+        inputs = digest_of_inputs(
+            plan := read_plan(line.plan_file),
+            read_input(plan.train_data_folder(), plan.input, pipeline="train"),
+            Home(vad_home).weights_folder,
+        )
+        tags = {**training_tags("slow"), INPUTS_TAG: inputs, VERSION_TAG: f"vad-slow/{number}"}
+        create_run_for_test(instance, job_name="train_line", tags=tags, **options)  # type: ignore[arg-type]
+
+    with instance_for_test() as instance:
+        instance.add_dynamic_partitions("line", ["slow"])
+        train(instance, 1, status=dg.DagsterRunStatus.FAILURE)
+        assert len(evaluate(instance, now)) == 1, "a training that failed is tried again"
+        other = {"ops": {"trained_model": {"config": {"model_name": "fastflow"}}}}
+        train(instance, 2, status=dg.DagsterRunStatus.SUCCESS, run_config=other)
+        assert isinstance(evaluate(instance, now), list), "it trained something else than the plan says"
+        train(instance, 3, status=dg.DagsterRunStatus.SUCCESS)
+        assert evaluate(instance, now) == "slow: nothing new since version vad-slow/3"
+        for number, (file, change) in enumerate(
+            (
+                (table, lambda text: text.replace(b"good\n", b"scratch\n", 1)),
+                (image, lambda _: (line.folder / "train" / "good" / "tile1.png").read_bytes()),
+                (line.plan_file, lambda text: text.replace(b"img_size: [64, 64]", b"img_size: [96, 96]")),
+            )
+        ):
+            before = file.read_bytes()
+            file.write_bytes(change(before))
+            assert file.read_bytes() != before
+            assert isinstance(evaluate(instance, now), list), file
+            train(instance, 4 + number, status=dg.DagsterRunStatus.SUCCESS)
+            assert evaluate(instance, now) == f"slow: nothing new since version vad-slow/{4 + number}"
+        line.plan_file.write_text(
+            line.plan_file.read_text().replace("inference_threshold: 0.5", "inference_threshold: 0.6")
+        )
+        assert isinstance(evaluate(instance, now), str), "that changes nothing of a training"
 
 
 def test_a_line_in_training_or_with_a_wrong_plan_is_passed_over_with_the_reason(vad_home: Path) -> None:

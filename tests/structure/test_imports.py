@@ -22,7 +22,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "lines tables images csv_text preprocessing augmentation synthetic promotion drift summary",
         "plan labelled_folder ground_truth thresholds backbones encoders detectors",
         "metrics heatmaps readiness",
-        "training models forecast",
+        "training models forecast training_inputs",
         "trained_model export compiled extending artifacts",
         "validation",
         "inspection_db",

@@ -11,6 +11,7 @@ from vad_dagster.asset_metadata import dataset_metadata, input_metadata, plan_me
 from vad_dagster.asset_parts import QUALITY_TEAM, log_progress, step, step_tags
 from vad_dagster.checks import check_spec, plain_result, result_of_rule, schema_result, stopped
 from vad_dagster.configuration import ReadinessConfig
+from vad_dagster.jobs import INPUTS_TAG
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
 from vad_dagster.table_schemas import schema_metadata
@@ -18,6 +19,7 @@ from vad_lib.errors import InputError, ReadinessError
 from vad_lib.findings import Finding
 from vad_lib.ground_truth import InputTable, read_input
 from vad_lib.labelled_folder import renew_table
+from vad_lib.lines import Home
 from vad_lib.readiness import RULES, ValidatedDataset, prepare_training_data
 from vad_lib.readiness.table_rules import missing_columns
 from vad_lib.tables import DroppedRows, ValidatedRows
@@ -63,6 +65,8 @@ def rule_specs(asset: str, names: tuple[str, ...]) -> list[dg.AssetCheckSpec]:
 def ground_truth(
     context: dg.AssetExecutionContext,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[InputTable]]:
+    from vad_lib.training_inputs import digest_of_inputs
+
     line = line_of(context)
     with step(context, line):
         plan = plan_of(line)
@@ -73,6 +77,8 @@ def ground_truth(
         except InputError as error:
             yield plain_result("ground_truth", READABLE, error)
             raise
+        inputs = digest_of_inputs(plan, table, Home.from_environment().weights_folder)
+        context.instance.add_run_tags(context.run.run_id, {INPUTS_TAG: inputs})
     yield plain_result("ground_truth", READABLE, None, fine=f"{len(table.table)} rows were read.")
     if renewed:
         table = replace(table, findings=(renewed, *table.findings))

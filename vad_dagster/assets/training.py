@@ -16,6 +16,7 @@ from vad_dagster import asset_metadata, recording
 from vad_dagster.asset_parts import ML_TEAM, QUALITY_TEAM, log_forecast, log_progress, step, step_tags
 from vad_dagster.checks import check_spec, plain_result, schema_result, weights_result
 from vad_dagster.configuration import ThresholdConfig, TrainConfig
+from vad_dagster.jobs import VERSION_TAG
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
 from vad_dagster.registry import LineRegistry, Version
@@ -238,9 +239,10 @@ def model_evaluation(
         )
         champion = recording.measure_champion(registry, validated_dataset, train.accelerator, progress)
         with recording.evaluation_run(context, tracking, registry, trained_model, plan) as run:
-            version = recording.register_training(
+            version, is_new = recording.register_training(
                 run, registry, record, tree, champion.evaluation, plan, context.run.run_id
             )
+        context.instance.add_run_tags(context.run.run_id, {VERSION_TAG: version.label})
     shutil.rmtree(logs, ignore_errors=True)
     value = ModelEvaluation(
         version=version.number,
@@ -255,6 +257,9 @@ def model_evaluation(
         metadata={
             **asset_metadata.evaluation_metadata(record.evaluation, champion, telling),
             **_where_to_look(run, tree, tracking.version_url(registry.name, version.number), version),
+            **(
+                {} if is_new else {"nothing new": f"{version.label} was made from the same; it stays the last version."}
+            ),
             "threshold": threshold_table.threshold.value,
             **asset_metadata.plan_metadata(plan),
         },

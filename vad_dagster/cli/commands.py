@@ -145,7 +145,16 @@ def _finish(outcome: RunOutcome, line: Line, done: str, pipeline: str) -> None:
 def facts(outcome: RunOutcome) -> dict[str, str]:
     """Return the few numbers of a run that belong on its last lines, as far as they are known."""
     wanted = {
-        "model_evaluation": ("model version", "result", "warning", "image_auroc", "f1", "threshold", "report"),
+        "model_evaluation": (
+            "model version",
+            "nothing new",
+            "result",
+            "warning",
+            "image_auroc",
+            "f1",
+            "threshold",
+            "report",
+        ),
         "champion_model": ("version", "why"),
         "inference_outputs": ("model version", "images", "OK", "NG"),
         "inference_summary": ("result", "score"),

@@ -34,6 +34,7 @@ class TrainingRecord:
         facts: other facts to record, such as seconds, image_size, model_version, line, plan_digest.
         notices: what the user should know about the fit.
         comparisons: what the fit was forecast to take, beside what it took.
+        made_from: a digest of what the model was made from; see `training_inputs.digest_of_model`.
     """
 
     dataset: ValidatedDataset
@@ -47,6 +48,7 @@ class TrainingRecord:
     facts: Mapping[str, Any] = field(default_factory=dict)
     notices: Sequence[str] = ()
     comparisons: Sequence[Comparison] = ()
+    made_from: str = ""
 
     @property
     def model_name(self) -> str:

@@ -56,7 +56,7 @@ def extension_tags(
     extension: Extension, champion: Mapping[str, str], dataset: ValidatedDataset, person: str, dagster_run: str
 ) -> dict[str, Any]:
     """Return the tags of an extended version: those of the champion, and what has changed."""
-    of_its_own = ("promoted_by", "promoted_at", "promotion", "promotion_reason")
+    of_its_own = ("made_from", "promoted_by", "promoted_at", "promotion", "promotion_reason")
     return {
         **{name: value for name, value in champion.items() if name not in of_its_own},
         **_tags_of_numbers(extension.after, extension.model.threshold),
