@@ -69,9 +69,9 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedF
     """Take at most ``count`` files of a line that wait, oldest first; none where nothing waits.
 
     A file that a worker did not finish comes alone, and after all others for ``PATIENCE_SECONDS``: if it kills this
-    worker too, it alone is to blame. Threads share the name of their process' worker; from ``SUSPECT`` deliveries on, a file comes only while they
-    have nothing else. Of one path, no version is offered while a worker has an earlier one: whether something changed
-    can be said only when that is decided.
+    worker too, it alone is to blame. Threads share the name of their process' worker; from ``SUSPECT`` deliveries on, a
+    file comes only while they have nothing else. Of one path, no version is offered while a worker has an earlier one:
+    whether something changed can be said only when that is decided.
     """
     files, earlier, mine = incoming_files.c, incoming_files.alias(), incoming_files.alias()
     has_any = exists().where(mine.c.leased_by == worker)
