@@ -9,21 +9,30 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from brightness_model import write_image
-from inspection_rig import Rig
+from inspection_rig import Rig, dead_worker, worker_elsewhere
 from serving_rig import Receiver, RigSource, Sinks, Starter, states, until
 from sqlalchemy import update
 
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.laws import check_database
 from vad_lib.inspection_db.schema import notifications
-from vad_lib.queue import outbox
-from vad_lib.queue.outbox import Notification, delay_before, due_notifications, notification_counts, open_sinks
+from vad_lib.queue import new_worker, outbox
+from vad_lib.queue.outbox import (
+    SINK_LEASE_SECONDS,
+    Notification,
+    delay_before,
+    due_notifications,
+    lease_sinks,
+    notification_counts,
+    open_sinks,
+    release_sinks,
+)
 from vad_lib.serving.notifier import Notifier
 from vad_lib.serving.sinks import FILE, signature, write_result_file
 
@@ -211,7 +220,7 @@ def test_what_waits_for_one_receiver_does_not_stand_before_what_waits_for_others
         looks += 1
         return in_use
 
-    notifier = Notifier(db, sinks)
+    notifier = Notifier(db, sinks, new_worker())
     thread = threading.Thread(target=notifier.run, daemon=True)
     thread.start()
     try:
@@ -225,6 +234,27 @@ def test_what_waits_for_one_receiver_does_not_stand_before_what_waits_for_others
         thread.join(10)
     assert {each["line"] for each in receiver.got} == {"bottles", "caps"}
     assert notification_counts(db)["waiting"] == 6
+
+
+def test_of_several_services_one_sends_what_is_due_until_it_ends_or_is_not_heard_of(
+    db: InspectionDatabase, source: RigSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = {("bottles", "webhook")}
+    open_sinks(db, {"bottles": ["webhook"]})
+    one, other, far = new_worker(), new_worker(), worker_elsewhere()
+    assert lease_sinks(db, pair, one) == set(), "nothing is due"
+    write_image(source.lines["bottles"].folder / "a.png", 50)
+    _rig(db, source).inspect()
+    assert lease_sinks(db, pair, dead_worker()) == pair
+    assert lease_sinks(db, pair, one) == pair, "the one before is dead"
+    assert lease_sinks(db, pair, other) == set()
+    release_sinks(db, one)
+    assert lease_sinks(db, pair, far) == pair
+    assert lease_sinks(db, pair, other) == set()
+    clock = InspectionDatabase.clock
+    late = timedelta(seconds=SINK_LEASE_SECONDS + 1)
+    monkeypatch.setattr(InspectionDatabase, "clock", lambda self, connection: clock(self, connection) + late)
+    assert lease_sinks(db, pair, other) == pair
 
 
 def test_what_a_run_decided_is_told_as_well(
@@ -364,6 +394,7 @@ from inspection_rig import Rig
 from serving_rig import Receiver, RigSource, Sinks, until
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
+from vad_lib.queue import new_worker
 from vad_lib.queue.outbox import open_sinks
 from vad_lib.serving.notifier import Notifier
 import test_notifications
@@ -376,7 +407,7 @@ open_sinks(db, {{"slow": ["webhook"]}})
 rig = Rig(db, source.lines["slow"].line)
 write_image(rig.inbox / "a.png", 50)
 rig.inspect()
-notifier = Notifier(db, lambda: {{"slow": Sinks(webhook_url=receiver.url)}})
+notifier = Notifier(db, lambda: {{"slow": Sinks(webhook_url=receiver.url)}}, new_worker())
 threading.Thread(target=notifier.run, daemon=True).start()
 until(lambda: receiver.attempts)
 notifier.stop()

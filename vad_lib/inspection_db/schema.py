@@ -196,6 +196,8 @@ sinks = Table(
     metadata,
     Column("line", String(63), primary_key=True),
     Column("sink", String(16), primary_key=True, comment="webhook or file."),
+    Column("leased_by", String(160), comment="The service that sends what is due."),
+    Column("leased_until", UtcDateTime, comment="No other service sends before."),
     comment="Where the results of each line are sent from now on.",
 )
 

@@ -27,9 +27,11 @@ from vad_lib.inspection_db.schema import (
     predictions,
     sinks,
 )
+from vad_lib.processes import is_dead
 
 WAITING, SENT, GIVEN_UP = "waiting", "sent", "given_up"
 AT_ONCE = 200
+SINK_LEASE_SECONDS = 60.0
 FIRST_DELAY, LONGEST_DELAY = 1.0, 300.0
 GIVE_UP_AFTER = timedelta(hours=24)
 KEEP_SENT = timedelta(days=7)
@@ -98,6 +100,46 @@ class Notification:
     def id(self) -> str:
         """The same in each attempt."""
         return f"{self.line}-{self.file_id}"
+
+
+def lease_sinks(db: InspectionDatabase, pairs: Collection[tuple[str, str]], worker: str) -> set[tuple[str, str]]:
+    """Take those of some pairs of line and sink that have something due and no other service; return them.
+
+    One service sends what is due for a pair, in order, until its lease runs out or it dies.
+    """
+    due = (
+        select(notifications.c.line, notifications.c.sink)
+        .where(notifications.c.state == WAITING, tuple_(notifications.c.line, notifications.c.sink).in_(sorted(pairs)))
+        .distinct()
+    )
+    held = tuple_(sinks.c.line, sinks.c.sink)
+    with db.reading() as connection:
+        now = db.clock(connection)
+        wanted = sorted(map(tuple, connection.execute(due.where(notifications.c.next_try_at <= now))) if pairs else [])
+        rows = connection.execute(select(sinks).where(held.in_(wanted))).all() if wanted else []
+    soon = now + timedelta(seconds=SINK_LEASE_SECONDS / 2)
+    mine = {(row.line, row.sink) for row in rows if row.leased_by == worker and row.leased_until > soon}
+    free = [row for row in rows if (row.line, row.sink) not in mine and _is_free(row, worker, now)]
+    if free:
+        with db.writing(durable=False) as connection:
+            for row in free:
+                # As it was when it was looked at: another service may have been quicker.
+                same = sinks.c.leased_by.is_(None) if row.leased_by is None else sinks.c.leased_by == row.leased_by
+                this = update(sinks).where(sinks.c.line == row.line, sinks.c.sink == row.sink, same)
+                until = now + timedelta(seconds=SINK_LEASE_SECONDS)
+                if connection.execute(this.values(leased_by=worker, leased_until=until)).rowcount:
+                    mine.add((row.line, row.sink))
+    return mine
+
+
+def _is_free(row: Row[Any], worker: str, now: datetime) -> bool:
+    return row.leased_by in (None, worker) or row.leased_until <= now or is_dead(row.leased_by)
+
+
+def release_sinks(db: InspectionDatabase, worker: str) -> None:
+    """Let others send what this service sent."""
+    with db.writing(durable=False) as connection:
+        connection.execute(update(sinks).where(sinks.c.leased_by == worker).values(leased_by=None, leased_until=None))
 
 
 def due_notifications(db: InspectionDatabase, pairs: Collection[tuple[str, str]]) -> list[Notification]:

@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.queue.outbox import Attempt, Notification, delay_before, due_notifications, record_attempts
+from vad_lib.queue.outbox import (
+    SINK_LEASE_SECONDS,
+    Attempt,
+    Notification,
+    delay_before,
+    due_notifications,
+    lease_sinks,
+    record_attempts,
+    release_sinks,
+)
 from vad_lib.serving.sinks import FILE, Sinks, post_webhook, write_result_file
 
 IDLE_SECONDS = 2.0
@@ -22,9 +31,10 @@ logger = logging.getLogger("vad.serving.notifier")
 class Notifier:
     """Sends what stands in the outbox of those lines that have sinks."""
 
-    def __init__(self, db: InspectionDatabase, sinks: Callable[[], Mapping[str, Sinks]]) -> None:
-        """``sinks``: those of each line as they are now."""
+    def __init__(self, db: InspectionDatabase, sinks: Callable[[], Mapping[str, Sinks]], worker: str) -> None:
+        """``sinks``: those of each line as they are now; ``worker``: the name of the service."""
         self._db = db
+        self._worker = worker
         self._sinks = sinks
         self._stopping = False
         self._awake = threading.Event()
@@ -59,6 +69,10 @@ class Notifier:
             deadline = time.monotonic() + LAST_SECONDS
             for thread in list(self._sending.values()):
                 thread.join(max(0.0, deadline - time.monotonic()))
+            try:
+                release_sinks(self._db, self._worker)
+            except Exception:  # the leases run out by themselves
+                logger.warning("the sinks cannot be released", exc_info=True)
 
     def begin_due(self, session: Any) -> int:
         """Begin to send everything whose time has come, each line and sink by itself; return of how many of them.
@@ -69,7 +83,7 @@ class Notifier:
         blocked = {pair for pair, (_, until) in self._failures.items() if until > now} | set(self._sending)
         opened = {(line, sink) for line, sinks in self._sinks().items() for sink in sinks.names}
         groups: dict[tuple[str, str], list[Notification]] = {}
-        for notification in due_notifications(self._db, opened - blocked):
+        for notification in due_notifications(self._db, lease_sinks(self._db, opened - blocked, self._worker)):
             groups.setdefault((notification.line, notification.sink), []).append(notification)
         free = max(0, RECEIVERS_AT_ONCE - len(self._sending))
         for pair, group in list(groups.items())[:free]:
@@ -97,8 +111,9 @@ class Notifier:
         pair = (group[0].line, group[0].sink)
         sinks = self._sinks().get(pair[0], Sinks())
         done: list[tuple[Notification, Attempt]] = []
+        deadline = time.monotonic() + SINK_LEASE_SECONDS / 2
         for notification in group:
-            if self._stopping or notification.sink not in sinks.names:
+            if self._stopping or notification.sink not in sinks.names or time.monotonic() > deadline:
                 break
             attempt = (
                 write_result_file(notification)

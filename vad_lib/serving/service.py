@@ -80,7 +80,7 @@ class InferenceService:
         self.watched: Mapping[str, WatchedLine] = {}
         self.waiting: Mapping[str, QueueFacts] = {}
         """What waits in the queue, as of the last look."""
-        self.notifier = Notifier(self.db, self._sinks)
+        self.notifier = Notifier(self.db, self._sinks, self.worker.name)
         self.expected = ExpectedResults()
         self.followed_at = 0.0
         """When lines were last looked at without trouble, on the monotonic clock; 0: never."""
