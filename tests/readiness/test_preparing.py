@@ -491,3 +491,25 @@ def test_the_published_sample_passes_with_its_small_images_shown_as_an_error(sha
     assert not any(f.blocking for f in dataset.findings)
     new = inspect(folder / "inference", "good", train_facts=dataset.normal_facts)
     assert len(new.rows) == 20
+
+
+def test_an_image_with_two_kinds_of_defect_counts_once(tmp_path: Path) -> None:
+    table = write_set(tmp_path, 12, 3)
+    second = table[table["label"] == "bad"].assign(label="dent")
+    write_table(tmp_path, pd.concat([table, second]))
+    dataset = prepare(tmp_path)
+    anomalous = dataset.valid_rows[dataset.valid_rows["is_anomalous"]]
+    assert anomalous["label"].tolist() == ["bad + dent"] * 3
+    assert dataset.threshold_method == "Percentile"  # 3 images, though 6 rows
+    assert finding(dataset, "several_kinds").count == 3
+    assert dataset.dropped["rule"].tolist() == ["several_kinds"] * 3
+    assert dataset.dropped["reason"].tolist()[0] == "the same image as in row 12: bad + dent"
+    assert {each["label"] for each in finding(dataset, "images_per_anomaly").examples} == {"bad", "dent"}
+    assert "exact_duplicates" not in rules(dataset)
+
+
+def test_an_image_with_two_kinds_of_defect_is_inspected_once(tmp_path: Path) -> None:
+    table = write_set(tmp_path, 2, 2)
+    write_table(tmp_path, pd.concat([table, table[table["label"] == "bad"].assign(label="dent")]))
+    dataset = inspect(tmp_path, "good")
+    assert dataset.rows["label"].tolist() == ["good", "good", "bad + dent", "bad + dent"]

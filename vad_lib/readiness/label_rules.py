@@ -92,6 +92,43 @@ def conflicting_labels(table: pd.DataFrame) -> Drop | None:
     )
 
 
+def several_kinds(table: pd.DataFrame) -> tuple[pd.DataFrame, Drop | None]:
+    """Rows of one file are one image, which may have several kinds of defect.
+
+    Args:
+        table: With file, label, split and is_anomalous.
+
+    Returns:
+        The table with the labels of each file joined in all its rows, and a column kinds with the list of them; and
+        the drop of all rows but the first of each file.
+    """
+    image = table.groupby(["file", "split", "is_anomalous"], sort=False, dropna=False).ngroup()
+    first = table["row"].groupby(image).transform("first")
+    kinds_of: dict[int, set[str]] = {}
+    for number, label in zip(image, table["label"], strict=True):
+        kinds_of.setdefault(number, set()).update([] if pd.isna(label) else [label])
+    kinds = [sorted(kinds_of[number]) for number in image]
+    joined = [" + ".join(labels) or None for labels in kinds]
+    table = table.assign(
+        **{name: pd.Series(values, table.index, object) for name, values in (("kinds", kinds), ("label", joined))}
+    )
+    found = table[table["row"] != first]
+    if found.empty:
+        return table, None
+    reasons = ("the same image as in row " + first[found.index].astype(str) + ": " + found["label"]).astype(object)
+    return table, Drop(
+        reasons,
+        Finding(
+            rule="several_kinds",
+            severity="info",
+            message=f"Images with several kinds of defect, in a row each: {found['file'].nunique()}, such as "
+            f"{found['image_path'].iloc[0]} ({found['label'].iloc[0]}). Each counts as one image.",
+            count=int(found["file"].nunique()),
+            examples=examples(found, reason=reasons),
+        ),
+    )
+
+
 def mostly_anomalous(table: pd.DataFrame) -> Finding | None:
     """Most images are normal."""
     anomalous = int(table["is_anomalous"].sum())
@@ -121,9 +158,9 @@ def only_normal_images(table: pd.DataFrame) -> Finding | None:
 
 def images_per_anomaly(table: pd.DataFrame) -> Finding | None:
     """About 10 images of each kind of anomaly are in valid."""
-    anomalous = table[table["is_anomalous"].astype(bool)]
-    counts = anomalous["label"].value_counts() * 0
-    counts = counts.add(anomalous.loc[anomalous["split"] == "valid", "label"].value_counts(), fill_value=0).astype(int)
+    kinds = table.loc[table["is_anomalous"].astype(bool), ["split", "kinds"]].explode("kinds")
+    counts = kinds["kinds"].value_counts() * 0
+    counts = counts.add(kinds.loc[kinds["split"] == "valid", "kinds"].value_counts(), fill_value=0).astype(int)
     few = counts[counts < IMAGES_PER_ANOMALY]
     if few.empty:
         return None

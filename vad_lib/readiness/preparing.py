@@ -73,6 +73,7 @@ def prepare_training_data(
         table = gathered.drop(table, splitting.train_valid_leak(table))
     else:
         table["split"] = splitting.split_by_rate(table, arguments.validation_split_rate, train.experiment_seed)
+    table = gathered.drop(*label_rules.several_kinds(table))
     normal = table[~table["is_anomalous"]]
     gathered.note_all(
         [
@@ -144,6 +145,7 @@ def prepare_inference_data(
     table["is_anomalous"] = (table["label"] != ok_class).astype("boolean").mask(~known)
     if ok_class:
         gathered.note(label_rules.similar_labels(table["label"], ok_class))
+    table = gathered.drop(*label_rules.several_kinds(table))
     if len(table):
         gathered.note_all(_image_findings(table))
     if not allow_empty:

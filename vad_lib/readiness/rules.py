@@ -55,6 +55,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "conflicting_labels", "error", "The same image is not normal in one row and anomalous in another: all dropped."
     ),
+    Rule("several_kinds", "info", "Rows of one file are one image, which may have several kinds of defect."),
     Rule("mostly_anomalous", "warn", "Most images are normal."),
     Rule("only_normal_images", "info", "Without anomalous images a model is trained, but not measured."),
     Rule("other_split_values", "warn", "Split values other than train and valid count as valid."),
