@@ -83,6 +83,7 @@ def prepare_training_data(
             label_rules.only_normal_images(table),
             label_rules.images_per_anomaly(table),
             splitting.near_duplicates_across_split(table),
+            image_rules.format_tells_label(table),
             *_image_findings(table),
         ]
     )
