@@ -491,3 +491,88 @@ def test_the_published_sample_passes_with_its_small_images_shown_as_an_error(sha
     assert not any(f.blocking for f in dataset.findings)
     new = inspect(folder / "inference", "good", train_facts=dataset.normal_facts)
     assert len(new.rows) == 20
+
+
+def test_an_image_with_two_kinds_of_defect_counts_once(tmp_path: Path) -> None:
+    table = write_set(tmp_path, 12, 3)
+    second = table[table["label"] == "bad"].assign(label="dent")
+    write_table(tmp_path, pd.concat([table, second]))
+    dataset = prepare(tmp_path)
+    anomalous = dataset.valid_rows[dataset.valid_rows["is_anomalous"]]
+    assert anomalous["label"].tolist() == ["bad + dent"] * 3
+    assert dataset.threshold_method == "Percentile"  # 3 images, though 6 rows
+    assert finding(dataset, "several_kinds").count == 3
+    assert dataset.dropped["rule"].tolist() == ["several_kinds"] * 3
+    assert dataset.dropped["reason"].tolist()[0] == "the same image as in row 12: bad + dent"
+    assert {each["label"] for each in finding(dataset, "images_per_anomaly").examples} == {"bad", "dent"}
+    assert "exact_duplicates" not in rules(dataset)
+
+
+def test_an_image_with_two_kinds_of_defect_is_inspected_once(tmp_path: Path) -> None:
+    table = write_set(tmp_path, 2, 2)
+    write_table(tmp_path, pd.concat([table, table[table["label"] == "bad"].assign(label="dent")]))
+    dataset = inspect(tmp_path, "good")
+    assert dataset.rows["label"].tolist() == ["good", "good", "bad + dent", "bad + dent"]
+
+
+@pytest.mark.parametrize("label", ["good\u200b", "ｇｏｏｄ", "GOOD", "go\u00adod", "good\ufe0f", "good\u3164"])
+def test_labels_that_look_like_the_normal_one_are_named_with_what_cannot_be_seen(tmp_path: Path, label: str) -> None:
+    table = write_set(tmp_path, 12, 2)
+    table.loc[3, "label"] = label
+    write_table(tmp_path, table)
+    message = finding(prepare(tmp_path, ok_class="good"), "similar_labels").message
+    shown = "GOOD" if label == "GOOD" else "".join(sign if sign.isascii() else ascii(sign)[1:-1] for sign in label)
+    assert f"Only 'good' is normal: '{shown}' counts as anomalous." in message
+
+
+def test_what_a_script_writes_for_no_label_is_named_and_is_no_missing_value(tmp_path: Path) -> None:
+    table = write_set(tmp_path, 12, 2)
+    table.loc[3, "label"] = "nan"
+    write_table(tmp_path, table)
+    dataset = prepare(tmp_path, ok_class="good")
+    assert "Programs write 'nan' into an empty cell" in finding(dataset, "similar_labels").message
+    assert dataset.rows.loc[3, "is_anomalous"]
+    table["label"] = table["label"].replace({"good": "none", "nan": "bad"})
+    write_table(tmp_path, table)
+    assert "similar_labels" not in rules(prepare(tmp_path, ok_class="none"))  # it is the name of the normal ones
+
+
+def test_an_ok_class_that_only_looks_right_is_shown_with_what_is_meant(tmp_path: Path) -> None:
+    write_table(tmp_path, write_set(tmp_path, 12, 2).replace({"label": {"good": "good\u200b"}}))
+    with pytest.raises(ReadinessError) as caught:
+        prepare(tmp_path, ok_class="good")
+    assert finding(caught.value, "ok_class").advice == r"Perhaps 'good\u200b' is meant."
+
+
+def _stored(folder: Path, normal: str, anomalous: str, depth: type = np.uint8, size: int = 40) -> ValidatedDataset:
+    rows = [(f"g{i}.{normal}", "good") for i in range(12)] + [(f"n{i}.{anomalous}", "bad") for i in range(6)]
+    for number, (name, label) in enumerate(rows):
+        pixels = crop(number, size if label == "bad" else 40)
+        if label == "bad" and depth is not np.uint8:
+            pixels = pixels.astype(depth) * 257
+        Image.fromarray(pixels).save(folder / name)
+    write_table(folder, pd.DataFrame(rows, columns=["image_path", "label"]))
+    return prepare(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"anomalous": "jpg"}, "PNG are 100% of the normal images and 0% of the anomalous (JPG)"),
+        ({"anomalous": "png", "depth": np.uint16}, "16-bit"),
+        ({"anomalous": "png", "size": 48}, "40 x 40 are 100%"),
+    ],
+)
+def test_files_that_tell_the_label_by_how_they_are_stored_are_told(
+    tmp_path: Path, options: dict[str, object], told: str
+) -> None:
+    assert told in finding(_stored(tmp_path, "png", **options), "format_tells_label").message  # type: ignore[arg-type]
+
+
+def test_files_that_are_stored_alike_are_fine_and_a_few_others_too(tmp_path: Path) -> None:
+    assert "format_tells_label" not in rules(_stored(tmp_path, "png", "png"))
+    for number in range(12, 14):
+        Image.fromarray(crop(number)).save(tmp_path / f"n{number - 12}.jpg")
+    table = pd.read_csv(tmp_path / "train.csv").replace({"n0.png": "n0.jpg", "n1.png": "n1.jpg"})
+    write_table(tmp_path, table)
+    assert "format_tells_label" not in rules(prepare(tmp_path))

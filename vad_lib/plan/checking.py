@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from vad_lib.argument_fields import Arguments, allowed_text, choices, limits
-from vad_lib.plan.faults import Findings, did_you_mean, shown
+from vad_lib.plan.faults import PlanProblems, did_you_mean, shown
 from vad_lib.plan.tree import Entry
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "cp949", "euc-kr", "cp1252", "latin-1", "shift_jis", "gb18030", "big5")
@@ -19,7 +19,7 @@ ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "cp949", "euc-kr", "cp1252", "latin
 def check_arguments(
     model: type[Arguments],
     values: Mapping[str, Any],
-    findings: Findings,
+    problems: PlanProblems,
     place: str,
     written: Mapping[str, Entry] | None = None,
 ) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def check_arguments(
         except ValidationError as error:
             text = _refusal(model.model_fields[name], value, error)
             entry = (written or {}).get(name)
-            findings.fault(entry.line if entry else 0, f"{place} > {entry.key if entry else name}", text)
+            problems.fault(entry.line if entry else 0, f"{place} > {entry.key if entry else name}", text)
     return checked
 
 

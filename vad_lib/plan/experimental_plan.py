@@ -23,7 +23,7 @@ from vad_lib.plan.arguments import (
     TrainArguments,
 )
 from vad_lib.plan.checking import check_arguments, display
-from vad_lib.plan.faults import Findings, did_you_mean, shown
+from vad_lib.plan.faults import PlanProblems, did_you_mean, shown
 from vad_lib.plan.resolving import change_text, resolve_train
 from vad_lib.plan.stages import OPERATION, STAGES, advice_for_unknown, find_stage
 
@@ -186,27 +186,27 @@ class ExperimentalPlan(BaseModel):
         if stage is None:
             steps = [stage.name for stage in STAGES]
             raise PlanError(f"{step!r} is no step: {', '.join(steps)}.{did_you_mean(step, steps)}")
-        findings = Findings()
+        problems = PlanProblems()
         changed = {name: value for name, value in values.items() if value is not None}
         for name, value in changed.items():
             place = f"{stage.place} > {name}"
             details = [detail for detail in self.ui_args_detail if (detail.step, detail.name) == (step, name)]
             selectable = [choice for detail in details for choice in detail.selectable]
             if name not in stage.model.model_fields:
-                findings.fault(0, place, advice_for_unknown(name, stage))
+                problems.fault(0, place, advice_for_unknown(name, stage))
             elif name not in self.ui_args:
                 may = ", ".join(sorted(self.ui_args)) or "nothing"
-                findings.fault(
+                problems.fault(
                     0,
                     place,
                     f"An operator may not change it, the plan lists under ui_args: {may}. Change it in {self.source}.",
                 )
             elif selectable and str(value) not in selectable:
-                findings.fault(
+                problems.fault(
                     0, place, f"{shown(value)} is not among what the plan lets select: {display(selectable)}."
                 )
-        checked = check_arguments(stage.model, changed, findings, stage.place) if not findings.faults else {}
-        findings.raise_faults("What the operator asked for")
+        checked = check_arguments(stage.model, changed, problems, stage.place) if not problems.faults else {}
+        problems.raise_faults("What the operator asked for")
 
         field = "train_as_written" if step == "train" else step
         update = getattr(self, field).model_copy(update=checked)

@@ -24,7 +24,7 @@ class Fault:
 
 
 @dataclass
-class Findings:
+class PlanProblems:
     """What a reading gathers: ``faults`` refuse the plan, ``notices`` are told to the user."""
 
     faults: list[Fault] = field(default_factory=list)

@@ -17,7 +17,7 @@ from vad_lib.plan import folders
 from vad_lib.plan.arguments import TrainArguments
 from vad_lib.plan.checking import check_arguments
 from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath, UiArgumentDetail
-from vad_lib.plan.faults import Findings, did_you_mean, nearest, shown
+from vad_lib.plan.faults import PlanProblems, did_you_mean, nearest, shown
 from vad_lib.plan.shapes import is_empty, means_default, raw, read_entries, word, words
 from vad_lib.plan.stages import (
     INFERENCE_PIPELINE,
@@ -67,29 +67,29 @@ def read_plan(file: Path, base_folder: Path | None = None) -> ExperimentalPlan:
 
 def parse_plan(text: str, source: str = "the plan", base_folder: Path | None = None) -> ExperimentalPlan:
     """Read a plan from text. As ``read_plan``; without a base folder no path is looked up."""
-    findings = Findings()
-    tree = read_tree(text, source, findings)
-    return _Reader(source, base_folder, findings).read(tree)
+    problems = PlanProblems()
+    tree = read_tree(text, source, problems)
+    return _Reader(source, base_folder, problems).read(tree)
 
 
 class _Reader:
-    def __init__(self, source: str, base_folder: Path | None, findings: Findings) -> None:
+    def __init__(self, source: str, base_folder: Path | None, problems: PlanProblems) -> None:
         self._source = source
         self._base_folder = base_folder
-        self._findings = findings
+        self._problems = problems
         self._given: dict[str, str] = {}
         self._ui_args: set[str] = set()
 
     def read(self, tree: Node) -> ExperimentalPlan:
         sections = read_entries(
-            tree, "the file", "sections such as user_parameters: and external_path:", self._findings
+            tree, "the file", "sections such as user_parameters: and external_path:", self._problems
         )
         for entry in sections.values():
             if entry.key not in SECTIONS:
-                self._findings.fault(entry.line, entry.key, _unknown_section(entry.key))
+                self._problems.fault(entry.line, entry.key, _unknown_section(entry.key))
         ignored = [f"{key} (line {sections[key].line})" for key in IGNORED_SECTIONS if key in sections]
         if ignored:
-            self._findings.notice(f"Read over, as it has no meaning here: {', '.join(ignored)}.")
+            self._problems.notice(f"Read over, as it has no meaning here: {', '.join(ignored)}.")
 
         stages: dict[str, Arguments] = {stage.name: stage.model() for stage in (*STAGES, OPERATION)}
         stages |= self._read_pipelines(sections.get("user_parameters"))
@@ -98,7 +98,7 @@ class _Reader:
         paths = self._read_paths(sections.get("external_path"))
         details = self._read_details(sections.get("ui_args_detail"))
         self._notice_one_sided_columns()
-        self._findings.raise_faults(self._source)
+        self._problems.raise_faults(self._source)
 
         train = stages.pop("train")
         assert isinstance(train, TrainArguments)
@@ -111,7 +111,7 @@ class _Reader:
             paths=paths,
             ui_args=frozenset(self._ui_args),
             ui_args_detail=details,
-            notices=tuple(self._findings.notices),
+            notices=tuple(self._problems.notices),
             given=self._given,
             **stages,
         )
@@ -120,7 +120,7 @@ class _Reader:
 
     def _read_pipelines(self, section: Entry | None) -> dict[str, Arguments]:
         if section is None:
-            self._findings.notice("There is no section user_parameters: every argument has its default.")
+            self._problems.notice("There is no section user_parameters: every argument has its default.")
             return {}
         found: dict[str, Arguments] = {}
         lines: dict[str, int] = {}
@@ -129,7 +129,7 @@ class _Reader:
             place = stage.place
             order[stage.pipeline].append(stage.step)
             if stage.name in found:
-                self._findings.fault(
+                self._problems.fault(
                     step["step"].line, place, f"The step is there twice, first in line {lines[stage.name]}."
                 )
             lines.setdefault(stage.name, step["step"].line)
@@ -139,36 +139,36 @@ class _Reader:
                     advice = "Write it under args:." if key in spellings(stage.model) else home
                     if nearest(key, STEP_KEYS):
                         advice = f"No such key.{did_you_mean(key, STEP_KEYS)}"
-                    self._findings.fault(entry.line, f"{place} > {key}", advice)
+                    self._problems.fault(entry.line, f"{place} > {key}", advice)
             found[stage.name] = self._read_arguments(stage, step["args"].value if "args" in step else None)
             if "ui_args" in step:
                 self._read_ui_args(stage, step["ui_args"])
         for pipeline, steps in order.items():
             if missing := [step for step in steps_of(pipeline) if step not in steps]:
-                self._findings.notice(f"{pipeline} does not name {', '.join(missing)}: the defaults apply.")
+                self._problems.notice(f"{pipeline} does not name {', '.join(missing)}: the defaults apply.")
             elif tuple(steps) != steps_of(pipeline) and len(steps) == len(steps_of(pipeline)):
-                self._findings.notice(f"The steps of {pipeline} run in this order: {', '.join(steps_of(pipeline))}.")
+                self._problems.notice(f"The steps of {pipeline} run in this order: {', '.join(steps_of(pipeline))}.")
         return found
 
     def _steps(self, section: Entry) -> Iterator[tuple[Stage, dict[str, Entry]]]:
         """Yield each known step of a section that has pipelines, with its keys."""
-        for pipeline in read_entries(section.value, section.key, " and ".join(PIPELINES), self._findings).values():
+        for pipeline in read_entries(section.value, section.key, " and ".join(PIPELINES), self._problems).values():
             if pipeline.key not in PIPELINES:
                 advice = f"No such pipeline.{_meant(pipeline.key, PIPELINES)}"
-                self._findings.fault(pipeline.line, f"{section.key} > {pipeline.key}", advice)
+                self._problems.fault(pipeline.line, f"{section.key} > {pipeline.key}", advice)
                 continue
             value = pipeline.value
             if isinstance(value, Scalar) and value.text is None:
                 continue
             for item in value.items if isinstance(value, Sequence) else (value,):
                 keys = read_entries(
-                    item, pipeline.key, "steps, each as '- step: <name>' with args: below it", self._findings
+                    item, pipeline.key, "steps, each as '- step: <name>' with args: below it", self._problems
                 )
                 if not keys:
                     continue
                 if "step" not in keys:
                     first = next(iter(keys.values()))
-                    self._findings.fault(
+                    self._problems.fault(
                         first.line,
                         f"{pipeline.key} > {first.key}",
                         "This item has no 'step:' that says which step it is.",
@@ -179,14 +179,14 @@ class _Reader:
                 if stage:
                     yield stage, keys
                 else:
-                    self._findings.fault(
+                    self._problems.fault(
                         keys["step"].line, f"{pipeline.key} > {step}", _unknown_step(step, pipeline.key)
                     )
 
     def _read_arguments(self, stage: Stage, value: Node | None, prefix: str = "") -> Arguments:
         """Read the arguments of one stage and return its model; what is faulty keeps its default."""
         place = f"{prefix} > {stage.step}" if prefix else stage.place
-        entries = read_entries(value, place, "arguments, each as 'name: value'", self._findings) if value else {}
+        entries = read_entries(value, place, "arguments, each as 'name: value'", self._problems) if value else {}
         right = spellings(stage.model)
         values: dict[str, Any] = {}
         written: dict[str, Entry] = {}
@@ -194,14 +194,14 @@ class _Reader:
             name = right.get(entry.key)
             if name is None:
                 if not (entry.key.casefold() == "none" and is_empty(entry.value)):
-                    self._findings.fault(entry.line, f"{place} > {entry.key}", advice_for_unknown(entry.key, stage))
+                    self._problems.fault(entry.line, f"{place} > {entry.key}", advice_for_unknown(entry.key, stage))
                 continue
             if name in written:
                 text = f"It means the same as {written[name].key} in line {written[name].line}: keep one."
-                self._findings.fault(entry.line, f"{place} > {entry.key}", text)
+                self._problems.fault(entry.line, f"{place} > {entry.key}", text)
                 continue
             if name != entry.key:
-                self._findings.notice(f"line {entry.line}: {entry.key} was read as {name}.")
+                self._problems.notice(f"line {entry.line}: {entry.key} was read as {name}.")
             written[name] = entry
             if name == "model_parameters":
                 values[name] = self._read_arguments(model_parameters_stage(), entry.value, place)
@@ -209,7 +209,7 @@ class _Reader:
                 values[name] = raw(entry.value)
                 home = "train.model_parameters" if stage.name == MODEL_PARAMETERS else stage.name
                 self._given[f"{home}.{name}"] = f"line {entry.line}"
-        return stage.model(**check_arguments(stage.model, values, self._findings, place, written))
+        return stage.model(**check_arguments(stage.model, values, self._problems, place, written))
 
     def _read_ui_args(self, stage: Stage, entry: Entry) -> None:
         items = entry.value.items if isinstance(entry.value, Sequence) else (entry.value,)
@@ -220,25 +220,25 @@ class _Reader:
             elif isinstance(item, Scalar):
                 names.append(((item.text or "").strip(), item.line))
             else:
-                self._findings.fault(item.line, f"{stage.place} > ui_args", "List the names of arguments.")
+                self._problems.fault(item.line, f"{stage.place} > ui_args", "List the names of arguments.")
         for name, line in names:
             right = spellings(stage.model).get(name)
             if right == "model_parameters":
                 text = "An operator cannot change it: it has no single value."
-                self._findings.fault(line, f"{stage.place} > ui_args > {name}", text)
+                self._problems.fault(line, f"{stage.place} > ui_args > {name}", text)
             elif right:
                 self._ui_args.add(right)
                 if right not in operator_arguments(stage.model):
-                    self._findings.notice(
+                    self._problems.notice(
                         f"line {line}: an operator may change {right}, as the plan lists it; "
                         "the guide does not foresee it."
                     )
             elif name.casefold() not in ("", "none"):
-                self._findings.fault(line, f"{stage.place} > ui_args > {name}", advice_for_unknown(name, stage))
+                self._problems.fault(line, f"{stage.place} > ui_args > {name}", advice_for_unknown(name, stage))
 
     def _read_paths(self, section: Entry | None) -> ExternalPath:
         entries = (
-            read_entries(section.value, "external_path", "paths, each as '- name: folder'", self._findings)
+            read_entries(section.value, "external_path", "paths, each as '- name: folder'", self._problems)
             if section
             else {}
         )
@@ -251,18 +251,18 @@ class _Reader:
             if entry.key in IGNORED_PATHS:
                 if not is_empty(value):
                     text = f"line {entry.line}: {entry.key} has no meaning here: models come from the registry."
-                    self._findings.notice(text)
+                    self._problems.notice(text)
             elif entry.key not in PATH_KEYS:
-                self._findings.fault(entry.line, place, f"No such path.{_meant(entry.key, PATH_KEYS)}")
+                self._problems.fault(entry.line, place, f"No such path.{_meant(entry.key, PATH_KEYS)}")
             elif not isinstance(value, Scalar):
-                self._findings.fault(entry.line, place, "Give one folder.")
+                self._problems.fault(entry.line, place, "Give one folder.")
             elif value.text and value.text.strip():
                 path = value.text.strip()
                 if "\0" in path or len(path) > LONGEST_PATH:
-                    self._findings.fault(entry.line, place, f"{shown(path)} cannot be a path.")
+                    self._problems.fault(entry.line, place, f"{shown(path)} cannot be a path.")
                 elif entry.key.startswith("load_") and self._is_file(path):
                     text = f"{shown(path)} is a file. Give the folder that holds it, not the table."
-                    self._findings.fault(entry.line, place, text)
+                    self._problems.fault(entry.line, place, text)
                 written[PATH_KEYS[entry.key]] = path
                 self._given[f"external_path.{PATH_KEYS[entry.key]}"] = f"line {entry.line}"
         return ExternalPath(**written)
@@ -280,10 +280,10 @@ class _Reader:
         for stage, step in self._steps(section):
             value = step["args"].value if "args" in step else None
             for item in value.items if isinstance(value, Sequence) else (value,) if isinstance(value, Mapping) else ():
-                keys = read_entries(item, f"ui_args_detail > {stage.place}", "name: and description:", self._findings)
+                keys = read_entries(item, f"ui_args_detail > {stage.place}", "name: and description:", self._problems)
                 name, line = word(keys.get("name")), item.line
                 if name not in stage.model.model_fields:
-                    self._findings.fault(line, f"ui_args_detail > {stage.place}", advice_for_unknown(name, stage))
+                    self._problems.fault(line, f"ui_args_detail > {stage.place}", advice_for_unknown(name, stage))
                     continue
                 detail = UiArgumentDetail(
                     step=stage.name,
@@ -295,14 +295,14 @@ class _Reader:
                 )
                 for choice in detail.selectable:
                     place = f"ui_args_detail > {stage.place}"
-                    check_arguments(stage.model, {name: choice}, self._findings, place, {name: keys["name"]})
+                    check_arguments(stage.model, {name: choice}, self._problems, place, {name: keys["name"]})
                 details.append(detail)
         return tuple(details)
 
     def _notice_one_sided_columns(self) -> None:
         for name in ("path_column", "y_column", "encoding"):
             if f"input.{name}" in self._given and f"inference_input.{name}" not in self._given:
-                self._findings.notice(
+                self._problems.notice(
                     f"{name} is given for train_pipeline only ({self._given[f'input.{name}']}); "
                     "inference takes the default."
                 )

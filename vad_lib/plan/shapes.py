@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from vad_lib.argument_fields import Arguments
-from vad_lib.plan.faults import Findings, shown
+from vad_lib.plan.faults import PlanProblems, shown
 from vad_lib.plan.tree import Entry, Mapping, Node, Scalar, Sequence
 
 
-def read_entries(value: Node | None, place: str, wanted: str, findings: Findings) -> dict[str, Entry]:
+def read_entries(value: Node | None, place: str, wanted: str, problems: PlanProblems) -> dict[str, Entry]:
     """Return the keys of a map, or of a list of maps taken together; nothing where there is nothing or ``none``.
 
     Args:
@@ -22,14 +22,14 @@ def read_entries(value: Node | None, place: str, wanted: str, findings: Findings
             for entry in item.entries:
                 if entry.key in found:
                     text = f"It is given twice, first in line {found[entry.key].line}: keep one."
-                    findings.fault(entry.line, f"{place} > {entry.key}", text)
+                    problems.fault(entry.line, f"{place} > {entry.key}", text)
                 else:
                     found[entry.key] = entry
         elif isinstance(item, Sequence):
-            findings.fault(item.line, place, f"A list stands where {wanted} are wanted.")
+            problems.fault(item.line, place, f"A list stands where {wanted} are wanted.")
         elif isinstance(item, Scalar) and item.text and item.text.strip().casefold() != "none":
             hint = " Put a space after the colon." if ":" in item.text and ": " not in item.text else ""
-            findings.fault(item.line, place, f"{shown(item.text)} stands where {wanted} are wanted.{hint}")
+            problems.fault(item.line, place, f"{shown(item.text)} stands where {wanted} are wanted.{hint}")
     return found
 
 

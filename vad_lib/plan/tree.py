@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from vad_lib.errors import PlanError
-from vad_lib.plan.faults import Findings, shown
+from vad_lib.plan.faults import PlanProblems, shown
 
 LARGEST_FILE = 64 * 1024
 MOST_VALUES = 10_000
@@ -81,7 +81,7 @@ def decode(data: bytes, source: str) -> str:
         ) from None
 
 
-def read_tree(text: str, source: str, findings: Findings) -> Node:
+def read_tree(text: str, source: str, problems: PlanProblems) -> Node:
     """Parse YAML. Duplicate keys and refused tags become faults; text that is not YAML raises.
 
     Raises:
@@ -91,15 +91,15 @@ def read_tree(text: str, source: str, findings: Findings) -> Node:
     if len(text) > LARGEST_FILE:
         raise PlanError(f"{source} has {len(text):,} characters; at most {LARGEST_FILE:,} are read.")
     try:
-        node = _compose_tolerantly(text, source, findings)
+        node = _compose_tolerantly(text, source, problems)
     except RecursionError:
         raise PlanError(f"{source} is nested too deeply to be a plan.") from None
     if node is None:
         raise PlanError(f"{source} is empty: there is no plan in it.")
-    return _Converter(source, findings).convert(node, 0)
+    return _Converter(source, problems).convert(node, 0)
 
 
-def _compose_tolerantly(text: str, source: str, findings: Findings) -> yaml.Node | None:
+def _compose_tolerantly(text: str, source: str, problems: PlanProblems) -> yaml.Node | None:
     """Compose YAML; where that fails and there are tabs, with spaces in their place."""
     try:
         return _compose(text)
@@ -112,7 +112,7 @@ def _compose_tolerantly(text: str, source: str, findings: Findings) -> yaml.Node
         node = _compose(text)
     except yaml.YAMLError as error:
         raise PlanError(_not_yaml(error, text, source, tabbed)) from None
-    findings.notice(f"line {tabbed}: tabs were read as indentation to the next multiple of {TAB_WIDTH} columns.")
+    problems.notice(f"line {tabbed}: tabs were read as indentation to the next multiple of {TAB_WIDTH} columns.")
     return node
 
 
@@ -121,9 +121,9 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 class _Converter:
-    def __init__(self, source: str, findings: Findings) -> None:
+    def __init__(self, source: str, problems: PlanProblems) -> None:
         self._source = source
-        self._findings = findings
+        self._problems = problems
         self._values = 0
 
     def convert(self, node: yaml.Node, depth: int) -> Node:
@@ -161,13 +161,13 @@ class _Converter:
                 merged += self._merged(self.convert(value_node, depth + 1))
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                self._findings.fault(line, "key", "A key must be one word, not a list or a map.")
+                self._problems.fault(line, "key", "A key must be one word, not a list or a map.")
                 continue
             key, value = self._scalar(key_node).text or "", self.convert(value_node, depth + 1)
             if pair := _QUOTED_PAIR.fullmatch(key_node.value):  # {“a”:‘b’}: YAML sees one word where no space follows
                 key, value = pair.group(1), Scalar(_without_quotes(pair.group(2)), line)
             if key in entries:
-                self._findings.fault(
+                self._problems.fault(
                     line, key, f"It is written twice in one map, first in line {entries[key].line}: keep one."
                 )
                 continue
@@ -189,14 +189,14 @@ class _Converter:
             return text
         plain = _without_quotes(text)
         if plain != text or _QUOTED_PAIR.fullmatch(text):
-            self._findings.notice(
+            self._problems.notice(
                 f"line {_line(node)}: typographic quotes were read as plain ones (as in {shown(plain)})."
             )
         return plain
 
     def _refuse_tag(self, node: yaml.Node) -> None:
         tag = node.tag.replace(_STANDARD, "!!")
-        self._findings.fault(_line(node), tag, "A plan has no tags: write the plain value.")
+        self._problems.fault(_line(node), tag, "A plan has no tags: write the plain value.")
 
 
 def _without_quotes(text: str) -> str:

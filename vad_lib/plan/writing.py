@@ -18,7 +18,7 @@ from vad_lib.errors import InputError, PlanError
 from vad_lib.images.paths import is_image_name, is_table_name
 from vad_lib.plan.checking import check_arguments
 from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath, UiArgumentDetail
-from vad_lib.plan.faults import Findings, did_you_mean
+from vad_lib.plan.faults import PlanProblems, did_you_mean
 from vad_lib.plan.reading import read_plan
 from vad_lib.plan.stages import INFERENCE_READINESS, OPERATION, PATH_KEYS, STAGES, operator_arguments, spellings
 
@@ -92,7 +92,7 @@ def write_plan_for_folder(image_folder: Path, plan_file: Path, **choices: Any) -
 
 def _chosen(choices: dict[str, Any]) -> dict[str, Any]:
     """Sort the choices into their stages and check them."""
-    findings = Findings()
+    problems = PlanProblems()
     sorted_choices: dict[str, dict[str, Any]] = {}
     models = {stage.name: stage.model for stage in (*STAGES, OPERATION)} | {"model_parameters": parameters_model()}
     homes = {name: stage for stage in reversed(models) for name in spellings(models[stage])}
@@ -103,11 +103,11 @@ def _chosen(choices: dict[str, Any]) -> dict[str, Any]:
                 if stage:
                     sorted_choices.setdefault(stage, {})[right] = value
         else:
-            findings.fault(0, name, f"No such argument.{did_you_mean(name, homes)}")
+            problems.fault(0, name, f"No such argument.{did_you_mean(name, homes)}")
     parts: dict[str, Any] = {}
     for stage, values in sorted_choices.items():
-        parts[stage] = models[stage](**check_arguments(models[stage], values, findings, stage))
-    findings.raise_faults("What was chosen for the plan")
+        parts[stage] = models[stage](**check_arguments(models[stage], values, problems, stage))
+    problems.raise_faults("What was chosen for the plan")
     parameters = parts.pop("model_parameters", None)
     train = parts.pop("train", models["train"]())
     parts["train_as_written"] = train.model_copy(update={"model_parameters": parameters}) if parameters else train

@@ -18,6 +18,9 @@ from vad_lib.readiness.rules import Drop, examples, plural, some
 NORMAL_IMAGES = (100, 50_000)
 SIDES = (32, 1920)
 RECOMMENDED_SIDES = (224, 1024)
+LEAST_TO_COMPARE, TELLING_SHARE = 3, 0.9
+"""Images of each side from which on their files are compared, and the share of both sides that a property tells."""
+_MODES = {"L": "8-bit grey", "RGB": "8-bit colour", "I;16": "16-bit grey", "I": "16-bit grey"}
 
 
 def unreadable_image(table: pd.DataFrame) -> Drop | None:
@@ -124,6 +127,40 @@ def mixed_sizes(table: pd.DataFrame) -> Finding | None:
         advice="Performance may suffer: crop or resize the images to one size.",
         count=len(other),
         examples=examples(other, size=sizes),
+    )
+
+
+def format_tells_label(table: pd.DataFrame) -> Finding | None:
+    """Format, depth and size of the files do not tell normal images from anomalous: a model would learn them.
+
+    Args:
+        table: With is_anomalous known in all rows.
+    """
+    is_anomalous = table["is_anomalous"].astype(bool)
+    if min(is_anomalous.sum(), (~is_anomalous).sum()) < LEAST_TO_COMPARE:
+        return None
+    formats = table["image_path"].map(
+        lambda path: PurePosixPath(path.strip()).suffix[1:].upper().replace("JPEG", "JPG")
+    )
+    depths = table["notices"].map(lambda text: "; ".join(json.loads(text))) + table["mode"].map(
+        lambda mode: f" ({_MODES.get(mode, mode)})"
+    )
+    told = []
+    for values in (formats, depths.str.removeprefix(" "), _sizes(table)):
+        normal, anomalous = values[~is_anomalous], values[is_anomalous]
+        usual, other = normal.mode()[0], anomalous.mode()[0]
+        has, has_too = float((normal == usual).mean()), float((anomalous == usual).mean())
+        if min(has, 1 - has_too) >= TELLING_SHARE:
+            told.append(f"{usual} are {has:.0%} of the normal images and {has_too:.0%} of the anomalous ({other})")
+    if not told:
+        return None
+    return Finding(
+        rule="format_tells_label",
+        severity="warn",
+        message=f"The files themselves tell normal from anomalous: {'; '.join(told)}.",
+        advice="A model may learn how a file was stored instead of the defect, and its figures would be too good: "
+        "take and store all images the same way.",
+        count=int(table["is_anomalous"].sum()),
     )
 
 

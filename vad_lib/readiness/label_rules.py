@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 
 import pandas as pd
 
@@ -10,6 +11,9 @@ from vad_lib.findings import MAX_EXAMPLES, Finding
 from vad_lib.readiness.rules import Drop, examples, plural, some
 
 IMAGES_PER_ANOMALY = 10
+EMPTY_WORDS = frozenset({"nan", "null", "none", "n/a", "na", "<na>", "#n/a", "nat", "undefined", "-", "?"})
+"""What programs and people write for a missing value, in lower case."""
+_BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # letters by category, and empty to the eye
 
 
 def resolve_ok_class(labels: pd.Series, given: str) -> tuple[str | None, Finding | None]:
@@ -25,13 +29,15 @@ def resolve_ok_class(labels: pd.Series, given: str) -> tuple[str | None, Finding
     if given in counts.index:
         return given, None
     if given:
-        near = difflib.get_close_matches(given.lower(), [str(label).lower() for label in counts.index], n=1)
-        meant = [label for label in counts.index if near and label.lower() == near[0]]
+        near = difflib.get_close_matches(as_seen(given), [as_seen(str(label)) for label in counts.index], n=1)
+        meant = [label for label in counts.index if near and as_seen(label) == near[0]]
         return None, Finding(
             rule="ok_class",
             severity="error",
             message=f"ok_class '{given}' is not among the labels of the usable rows: {listed or 'there are none'}.",
-            advice=f"Perhaps '{meant[0]}' is meant." if meant else "Set ok_class to the label of the normal images.",
+            advice=f"Perhaps {_exactly(meant[0])} is meant."
+            if meant
+            else "Set ok_class to the label of the normal images.",
             blocking=True,
         )
     first = counts[counts == counts.max()]
@@ -49,25 +55,62 @@ def resolve_ok_class(labels: pd.Series, given: str) -> tuple[str | None, Finding
 
 
 def similar_labels(labels: pd.Series, ok_class: str) -> Finding | None:
-    """No two labels differ only in letter case: a 'Good' beside ok_class 'good' would count as anomalous."""
+    """No two labels look alike, as a 'Good' beside ok_class 'good' does: it would count as anomalous.
+
+    Nor does one say what programs write into an empty cell, such as 'nan'.
+    """
     distinct = [str(label) for label in labels.dropna().unique()]
     groups: dict[str, list[str]] = {}
     for label in distinct:
-        groups.setdefault(label.casefold(), []).append(label)
+        groups.setdefault(as_seen(label), []).append(label)
     twice = [group for group in groups.values() if len(group) > 1]
-    if not twice:
+    empty = [label for label in distinct if as_seen(label) in EMPTY_WORDS and label != ok_class]
+    if not twice and not empty:
         return None
-    meant = [label for group in twice if ok_class in group for label in group if label != ok_class]
-    text = "; ".join(" and ".join(f"'{label}'" for label in group) for group in twice)
-    consequence = f" Only '{ok_class}' is normal: {some(meant)} counts as anomalous." if meant else ""
+    told = []
+    if twice:
+        told.append("Labels look alike: " + "; ".join(" and ".join(map(_exactly, group)) for group in twice) + ".")
+    if meant := [label for group in twice if ok_class in group for label in group if label != ok_class]:
+        told.append(f"Only {_exactly(ok_class)} is normal: {', '.join(map(_exactly, meant))} counts as anomalous.")
+    if empty:
+        told.append(f"Programs write {some(empty)} into an empty cell: it counts as a kind of defect here.")
     return Finding(
         rule="similar_labels",
         severity="warn",
-        message=f"Labels differ only in letter case: {text}.{consequence}",
-        advice="Write a label the same way everywhere.",
-        count=len(twice),
-        examples=tuple({"labels": group} for group in twice[:MAX_EXAMPLES]),
+        message=" ".join(told),
+        advice="Write a label the same way everywhere." if twice else "Leave the cell empty where there is no label.",
+        count=len(twice) + len(empty),
+        examples=tuple({"labels": group} for group in [*twice, *([label] for label in empty)][:MAX_EXAMPLES]),
     )
+
+
+def as_seen(label: str) -> str:
+    """Return a label as a person sees it: letter case, forms of letters, and what is invisible, do not count.
+
+    >>> as_seen("Ｇｏｏｄ\\u200b"), as_seen("a  b")
+    ('good', 'a b')
+    """
+    visible = "".join(sign for sign in unicodedata.normalize("NFKC", label) if not _is_invisible(sign))
+    return " ".join(unicodedata.normalize("NFKC", visible.casefold()).split())
+
+
+def _is_invisible(sign: str) -> bool:
+    return (
+        (unicodedata.category(sign) in ("Cf", "Cc") and not sign.isspace())
+        or sign in _BLANKS
+        or ("\ufe00" <= sign <= "\ufe0f")
+    )
+
+
+def _exactly(label: str) -> str:
+    """Show a label in quotes, and what cannot be seen of it, or looks like another letter, as its code."""
+    shown = [sign if sign == " " or _is_plain(sign) else ascii(sign)[1:-1] for sign in label]
+    decomposed = shown == list(label) and unicodedata.normalize("NFKC", label) != label
+    return f"'{''.join(shown)}'" + (" (in decomposed letters)" if decomposed else "")
+
+
+def _is_plain(sign: str) -> bool:
+    return sign.isprintable() and not _is_invisible(sign) and unicodedata.normalize("NFKC", sign) == sign
 
 
 def conflicting_labels(table: pd.DataFrame) -> Drop | None:
@@ -88,6 +131,43 @@ def conflicting_labels(table: pd.DataFrame) -> Drop | None:
             advice="Correct the labels.",
             count=len(found),
             examples=examples(found),
+        ),
+    )
+
+
+def several_kinds(table: pd.DataFrame) -> tuple[pd.DataFrame, Drop | None]:
+    """Rows of one file are one image, which may have several kinds of defect.
+
+    Args:
+        table: With file, label, split and is_anomalous.
+
+    Returns:
+        The table with the labels of each file joined in all its rows, and a column kinds with the list of them; and
+        the drop of all rows but the first of each file.
+    """
+    image = table.groupby(["file", "split", "is_anomalous"], sort=False, dropna=False).ngroup()
+    first = table["row"].groupby(image).transform("first")
+    kinds_of: dict[int, set[str]] = {}
+    for number, label in zip(image, table["label"], strict=True):
+        kinds_of.setdefault(number, set()).update([] if pd.isna(label) else [label])
+    kinds = [sorted(kinds_of[number]) for number in image]
+    joined = [" + ".join(labels) or None for labels in kinds]
+    table = table.assign(
+        **{name: pd.Series(values, table.index, object) for name, values in (("kinds", kinds), ("label", joined))}
+    )
+    found = table[table["row"] != first]
+    if found.empty:
+        return table, None
+    reasons = ("the same image as in row " + first[found.index].astype(str) + ": " + found["label"]).astype(object)
+    return table, Drop(
+        reasons,
+        Finding(
+            rule="several_kinds",
+            severity="info",
+            message=f"Images with several kinds of defect, in a row each: {found['file'].nunique()}, such as "
+            f"{found['image_path'].iloc[0]} ({found['label'].iloc[0]}). Each counts as one image.",
+            count=int(found["file"].nunique()),
+            examples=examples(found, reason=reasons),
         ),
     )
 
@@ -121,9 +201,9 @@ def only_normal_images(table: pd.DataFrame) -> Finding | None:
 
 def images_per_anomaly(table: pd.DataFrame) -> Finding | None:
     """About 10 images of each kind of anomaly are in valid."""
-    anomalous = table[table["is_anomalous"].astype(bool)]
-    counts = anomalous["label"].value_counts() * 0
-    counts = counts.add(anomalous.loc[anomalous["split"] == "valid", "label"].value_counts(), fill_value=0).astype(int)
+    kinds = table.loc[table["is_anomalous"].astype(bool), ["split", "kinds"]].explode("kinds")
+    counts = kinds["kinds"].value_counts() * 0
+    counts = counts.add(kinds.loc[kinds["split"] == "valid", "kinds"].value_counts(), fill_value=0).astype(int)
     few = counts[counts < IMAGES_PER_ANOMALY]
     if few.empty:
         return None

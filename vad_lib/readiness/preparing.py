@@ -73,6 +73,7 @@ def prepare_training_data(
         table = gathered.drop(table, splitting.train_valid_leak(table))
     else:
         table["split"] = splitting.split_by_rate(table, arguments.validation_split_rate, train.experiment_seed)
+    table = gathered.drop(*label_rules.several_kinds(table))
     normal = table[~table["is_anomalous"]]
     gathered.note_all(
         [
@@ -82,6 +83,7 @@ def prepare_training_data(
             label_rules.only_normal_images(table),
             label_rules.images_per_anomaly(table),
             splitting.near_duplicates_across_split(table),
+            image_rules.format_tells_label(table),
             *_image_findings(table),
         ]
     )
@@ -144,6 +146,7 @@ def prepare_inference_data(
     table["is_anomalous"] = (table["label"] != ok_class).astype("boolean").mask(~known)
     if ok_class:
         gathered.note(label_rules.similar_labels(table["label"], ok_class))
+    table = gathered.drop(*label_rules.several_kinds(table))
     if len(table):
         gathered.note_all(_image_findings(table))
     if not allow_empty:

@@ -51,10 +51,11 @@ RULES: tuple[Rule, ...] = (
     Rule("unreadable_image", "warn", "Images that cannot be decoded are dropped, each with its reason."),
     Rule("no_rows_left", "error", "At least one row is left to work with.", always_blocks=True),
     Rule("ok_class", "error", "The normal label is known and occurs among the labels.", always_blocks=True),
-    Rule("similar_labels", "warn", "No two labels differ only in letter case."),
+    Rule("similar_labels", "warn", "No two labels look alike, and none is what programs write into an empty cell."),
     Rule(
         "conflicting_labels", "error", "The same image is not normal in one row and anomalous in another: all dropped."
     ),
+    Rule("several_kinds", "info", "Rows of one file are one image, which may have several kinds of defect."),
     Rule("mostly_anomalous", "warn", "Most images are normal."),
     Rule("only_normal_images", "info", "Without anomalous images a model is trained, but not measured."),
     Rule("other_split_values", "warn", "Split values other than train and valid count as valid."),
@@ -69,6 +70,7 @@ RULES: tuple[Rule, ...] = (
     Rule("resolution", "error", "Every image has 32 x 32 to 1920 x 1920 pixels.", mandatory=True),
     Rule("recommended_resolution", "warn", "Every image has 224 x 224 to 1024 x 1024 pixels."),
     Rule("mixed_sizes", "warn", "All images have one size."),
+    Rule("format_tells_label", "warn", "Format, depth and size of the files do not tell normal images from anomalous."),
     Rule("converted_images", "warn", "Images stored other than as 8-bit grey or RGB are converted in a defined way."),
     Rule("unique_names", "warn", "No two images share a name, in whatever folder or format."),
     Rule("images_per_anomaly", "warn", "About 10 images of each kind of anomaly are in valid."),
