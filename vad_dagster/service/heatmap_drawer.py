@@ -62,7 +62,7 @@ class Drawer:
         scale = getattr(model.model, "heatmap_scale", None)
         if scale is None:
             raise NoHeatmapError(f"The model {record.model_version} makes no heatmaps.")
-        (result,) = model.predict_pixels([image.pixels], with_maps=True)
+        (result,) = model.predict_pixels([image.values], with_maps=True)
         picture = draw_heatmap(
             image.pixels,
             result.map,
