@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import vad_lib
 from vad_lib.errors import ModelFormatError, UnreadableImageError
-from vad_lib.images.decoding import decode_image
+from vad_lib.images.decoding import StoredPixels, decode_image
 from vad_lib.preprocessing import Preprocessing
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.thresholds import Calibration, DecisionRule, Threshold
@@ -179,12 +179,12 @@ class InspectionModel:
 
     def predict_pixels(
         self,
-        images: Sequence[npt.NDArray[np.uint8]],
+        images: Sequence[StoredPixels],
         *,
         with_maps: bool = False,
         inference_threshold: float = 0.5,
     ) -> list[PixelResult]:
-        """Score decoded images: uint8 (H, W) grey or (H, W, 3) RGB, of any sizes. Fails where one of them fails."""
+        """Score decoded images, uint8 (H, W) grey or (H, W, 3) RGB or uint16 (H, W), of any sizes, or fail with one."""
         prepared = [self.preprocessing.prepare(pixels) for pixels in images]
         scored = self._score(prepared, with_maps)
         return self._decide(scored, inference_threshold)
@@ -328,7 +328,7 @@ class _Read:
 def _read(index: int, file: Path, preprocessing: Preprocessing) -> _Read:
     try:
         decoded = decode_image(file)
-        prepared = preprocessing.prepare(decoded.pixels)
+        prepared = preprocessing.prepare(decoded.values)
     except UnreadableImageError as error:
         return _Read(index, file, None, None, error.reason)
     except Exception as error:  # whatever one file does to a decoder must stay with that file

@@ -32,14 +32,19 @@ class Preprocessing:
         image_size: (height, width) in pixels: the image is stretched to it. One number: the shorter side becomes that
             long and the aspect ratio is kept, so images of different aspect come out in different shapes and are
             batched by shape.
+        grey_bits: of 16-bit grey images: the bits that the training images use. White is the largest value of so many
+            bits, in training and ever after; brighter values are white too.
     """
 
     image_size: ImageSize
+    grey_bits: int = 16
 
     def __post_init__(self) -> None:
         sides = (self.image_size,) if isinstance(self.image_size, int) else self.image_size
         if min(sides) < 1:
             raise PlanError(f"img_size is {self.image_size}: every side must be at least 1 pixel.")
+        if not 1 <= self.grey_bits <= 16:
+            raise PlanError(f"grey_bits is {self.grey_bits}: a 16-bit image uses 1 to 16 bits.")
 
     def shape_for(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) after preparation of an image of ``height`` x ``width`` pixels.
@@ -57,7 +62,8 @@ class Preprocessing:
         """Turn pixels into a detector's input.
 
         Args:
-            pixels: uint8, (height, width) grey or (height, width, 3) RGB. Grey becomes three equal channels.
+            pixels: uint8, (height, width) grey or (height, width, 3) RGB; or uint16 (height, width), 16-bit grey. Grey
+                becomes three equal channels.
 
         Returns:
             float32 (3, H, W) in 0..1, resized bilinearly with antialiasing, as torchvision's ``Resize`` does.
@@ -69,9 +75,13 @@ class Preprocessing:
         import torch
         from torch.nn import functional
 
+        white = 255
+        if pixels.dtype == np.uint16:
+            white = 2**self.grey_bits - 1
+            pixels = np.minimum(pixels, white).astype(np.int32)  # torch's own uint16 lacks most operations
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255.0)
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(float(white))
         shape = self.shape_for(image.shape[1], image.shape[2])
         if shape[0] * shape[1] > MAX_PREPARED_PIXELS:
             height, width = image.shape[1:]
@@ -87,7 +97,11 @@ class Preprocessing:
     def to_json(self) -> dict[str, Any]:
         """Return what ``from_json`` needs."""
         size = self.image_size
-        return {"image_size": size if isinstance(size, int) else list(size), "resize": "bilinear, antialiased"}
+        return {
+            "image_size": size if isinstance(size, int) else list(size),
+            "resize": "bilinear, antialiased",
+            "grey_bits": self.grey_bits,
+        }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Preprocessing:
@@ -98,8 +112,9 @@ class Preprocessing:
         """
         try:
             size = content["image_size"]
-            return cls(int(size) if isinstance(size, int) else (int(size[0]), int(size[1])))
-        except (KeyError, TypeError, IndexError, ValueError, PlanError) as error:
+            bits = int(content.get("grey_bits", 16))
+            return cls(int(size) if isinstance(size, int) else (int(size[0]), int(size[1])), bits)
+        except (AttributeError, KeyError, TypeError, IndexError, ValueError, PlanError) as error:
             raise ModelFormatError(f"The model's preprocessing section is not usable: {error!r}.") from error
 
 

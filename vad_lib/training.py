@@ -154,7 +154,7 @@ def prepare_fit(
     detector = create_detector(
         arguments, weights_store=weights_store, work_folder=work_folder, cache_folder=cache_folder
     )
-    preprocessing = Preprocessing(size)
+    preprocessing = Preprocessing(size, grey_bits := grey_bits_of(dataset.image_facts))
     augmentation = augmentation_of(arguments, grey=bool((rows["channels"] == 1).all()))
     return PreparedFit(
         detector=detector,
@@ -163,7 +163,22 @@ def prepare_fit(
         preprocessing=preprocessing,
         arguments=arguments,
         changes=changes,
-        notices=augmentation.notices if augmentation else (),
+        notices=(*(augmentation.notices if augmentation else ()), *_notice_of_bits(grey_bits)),
+    )
+
+
+def grey_bits_of(facts: pd.DataFrame) -> int:
+    """Return the bits that 16-bit grey images use (``images.checking.check_images``); 16 where there is none."""
+    known = facts["grey_bits"].dropna() if "grey_bits" in facts else ()
+    return int(max(known, default=16))
+
+
+def _notice_of_bits(bits: int) -> tuple[str, ...]:
+    if bits == 16:
+        return ()
+    return (
+        f"The 16-bit images use {bits} bits: the value {2**bits - 1} is white, and the model keeps it so. What is "
+        "brighter in later images is white too.",
     )
 
 

@@ -105,6 +105,25 @@ def test_doubtful_images_are_copied_too_and_beyond_the_cap_only_marked(
     assert "4 images are worth a look, 2 were copied" in (capped.folder / "log/pipeline.log").read_text()
 
 
+def test_review_copies_and_heatmaps_are_made_of_the_bytes_that_were_scored_or_not_at_all(
+    make_inspection: MakeInspection, tmp_path: Path
+) -> None:
+    record = make_inspection([("a.png", 9.0), ("b.png", 8.0), ("c.png", 7.0)])
+    changed, linked, kept = (Path(file) for file in record.predictions["file"])
+    changed.write_bytes(kept.read_bytes())
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"of somebody else")
+    linked.unlink()
+    linked.symlink_to(secret)
+    tree = write_inference_tree(tmp_path / "out", record, maps=maps_for(record.predictions))
+    assert [file.name for file in tree.review_copies.values()] == [kept.name]
+    assert (tree.folder / "output" / kept.name).read_bytes() == kept.read_bytes()
+    assert [file.name for file in tree.heatmaps.values()] == [kept.name]
+    table = pd.read_csv(tree.output, keep_default_na=False)
+    assert table["review"].tolist() == ["yes"] * 3
+    assert "another image lies in its place now" in (tree.folder / "log/pipeline.log").read_text()
+
+
 @pytest.mark.spec("V8.13", "V12.06")
 def test_heatmaps_of_equal_names_do_not_overwrite_each_other(make_inspection: MakeInspection, tmp_path: Path) -> None:
     record = make_inspection([("a/x.png", 1.0), ("b/x.png", 2.0), ("b/X.PNG", 3.0), ("x.jpg", 1.0)])

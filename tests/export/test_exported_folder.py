@@ -170,6 +170,17 @@ def test_a_damaged_file_of_the_folder_is_refused_by_its_script(
         script.Model(tmp_path / "copy")
 
 
+def test_the_script_prepares_values_of_12_bits_as_we_do(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).integers(0, 5000, (40, 60), dtype=np.uint16)
+    file = tmp_path / "deep.png"
+    Image.fromarray(values).save(file)
+    assert np.array_equal(script.decode(file), decode_image(file).values)
+    ours = Preprocessing((16, 24), grey_bits=12).prepare(decode_image(file).values).numpy()
+    theirs = script.prepare(script.decode(file), [16, 24], 12)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-6)
+    assert theirs.mean() > 0.4
+
+
 @pytest.mark.parametrize("size", [(64, 48), (100, 77), (256, 256), 50, 130])
 @pytest.mark.parametrize("shape", [(90, 60), (60, 90, 3), (77, 77, 3)])
 @pytest.mark.spec("E1.03")
@@ -212,7 +223,7 @@ KINDS = {
 def test_the_script_decodes_every_kind_of_png_as_we_do(kind: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(5).integers(0, 256, (21, 34, 3), dtype=np.uint8)
     KINDS[kind](pixels).save(tmp_path / "image.png")
-    assert np.array_equal(script.decode(tmp_path / "image.png"), decode_image(tmp_path / "image.png").pixels)
+    assert np.array_equal(script.decode(tmp_path / "image.png"), decode_image(tmp_path / "image.png").values)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

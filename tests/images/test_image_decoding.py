@@ -54,11 +54,23 @@ def test_grey_and_colour_come_back_unchanged_with_the_checksum_of_the_file(tmp_p
 
 
 @pytest.mark.spec("V9.03")
-def test_16_bit_grey_is_divided_by_257(tmp_path: Path) -> None:
-    values = np.array([[0, 128, 129, 257, 32896, 65535]], dtype=np.uint16)
-    image = decode_image(save(tmp_path / "deep.png", Image.fromarray(values)))
-    assert image.pixels.tolist() == [[0, 0, 1, 1, 128, 255]]
-    assert image.notices == ("16-bit grey: scaled to 8 bit",)
+@pytest.mark.parametrize(("bits", "suffix"), [(8, "png"), (10, "png"), (12, "png"), (14, "png"), (16, "png")])
+def test_16_bit_grey_keeps_its_values_for_the_model_and_is_shown_in_the_bits_that_it_uses(
+    tmp_path: Path, bits: int, suffix: str
+) -> None:
+    white = 2**bits - 1
+    values = np.array([[0, white // 4, white // 2, white]], dtype=np.uint16)
+    image = decode_image(save(tmp_path / f"deep.{suffix}", Image.fromarray(values)))
+    assert image.values.dtype == np.uint16
+    assert image.values.tolist() == values.tolist()
+    assert image.pixels.dtype == np.uint8
+    assert np.abs(image.pixels.astype(int) - [[0, 63, 127, 255]]).max() <= 1
+    assert image.notices == (f"16-bit grey: values of {bits} bits",)
+
+
+def test_an_8_bit_image_gives_the_model_its_pixels(tmp_path: Path) -> None:
+    image = decode_image(save(tmp_path / "grey.png", Image.fromarray(GRADIENT)))
+    assert image.values is image.pixels
 
 
 @pytest.mark.spec("V9.03")

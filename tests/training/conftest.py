@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +16,18 @@ from vad_lib.readiness import prepare_training_data
 from vad_lib.readiness.dataset import ValidatedDataset
 
 
-def prepare(folder: Path, *, normal: int = 20, anomalous: int = 8, **kinds: object) -> ValidatedDataset:
-    """Write tiles and a table, and take them through the input and readiness steps."""
+def prepare(
+    folder: Path,
+    *,
+    normal: int = 20,
+    anomalous: int = 8,
+    then: Callable[[Path], None] | None = None,
+    **kinds: object,
+) -> ValidatedDataset:
+    """Write tiles and a table, change the files by ``then``, and take them through the input and readiness steps."""
     rows = write_tiles(folder, normal, anomalous, **kinds)  # type: ignore[arg-type]
+    for file in rows["file"] if then is not None else ():
+        then(Path(file))
     table = pd.DataFrame({"image_path": rows["image_path"], "label": rows["label"]})
     table.to_csv(folder / "train.csv", index=False)
     given = read_input(folder, InputArguments(), pipeline="train")

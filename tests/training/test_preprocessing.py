@@ -49,10 +49,27 @@ def test_the_shorter_side_is_exact_and_the_aspect_is_kept_to_half_a_pixel(height
     assert (new_height >= new_width) == (height >= width) or new_height == new_width
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_16_bit_grey_keeps_every_level_of_the_bits_that_the_training_images_used(bits: int) -> None:
+    levels = np.arange(2**bits, dtype=np.uint16).reshape(2 ** (bits // 2), -1)
+    image = Preprocessing(levels.shape, grey_bits=bits).prepare(levels)
+    assert len(torch.unique(image)) == 2**bits
+    assert (float(image.min()), float(image.max())) == (0.0, 1.0)
+    brighter = Preprocessing((1, 2), grey_bits=12).prepare(np.array([[4095, 65535]], dtype=np.uint16))
+    assert brighter.tolist() == [[[1.0, 1.0]]] * 3
+
+
 def test_what_is_saved_is_read_back_and_anything_else_is_refused() -> None:
     for size in ((48, 80), 64):
-        assert Preprocessing.from_json(Preprocessing(size).to_json()) == Preprocessing(size)
-    for content in ({}, {"image_size": [1]}, {"image_size": "x"}, {"image_size": [0, 3]}):
+        for bits in (12, 16):
+            assert Preprocessing.from_json(Preprocessing(size, bits).to_json()) == Preprocessing(size, bits)
+    for content in (
+        {},
+        {"image_size": [1]},
+        {"image_size": "x"},
+        {"image_size": [0, 3]},
+        {"image_size": 8, "grey_bits": 40},
+    ):
         with pytest.raises(ModelFormatError):
             Preprocessing.from_json(content)
     with pytest.raises(PlanError):

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from tests.training.conftest import prepare
 from vad_lib.detectors.registry import load_detector
 from vad_lib.errors import InputError, PlanError, ReadinessError, TrainingStopped, WeightsMissingError
+from vad_lib.images.decoding import decode_image
 from vad_lib.plan.arguments import TrainArguments, model_parameters
+from vad_lib.preprocessing import Preprocessing
 from vad_lib.progress import ProgressUpdate
 from vad_lib.readiness.dataset import ValidatedDataset
 from vad_lib.tables import ValidationScores
@@ -44,6 +48,24 @@ def test_patchcore_learns_from_the_normal_training_rows_alone(
     assert fitted.history == ()
     assert fitted.preprocessing.image_size == (64, 64)
     assert fitted.weights.source == "random"
+
+
+def test_the_bits_that_16_bit_images_use_are_found_in_training_kept_in_the_model_and_told(
+    dataset: ValidatedDataset, tmp_path: Path
+) -> None:
+    def of_12_bits(file: Path) -> None:
+        Image.fromarray(np.asarray(Image.open(file).convert("L")).astype(np.uint16) * 16 + 15).save(file)
+
+    deep = prepare(tmp_path / "line", then=of_12_bits)
+    fitted = fit_detector(deep, patchcore(), weights_store=tmp_path / "none")
+    assert fitted.preprocessing.grey_bits == 12
+    assert any("use 12 bits: the value 4095 is white" in notice for notice in fitted.notices)
+    assert Preprocessing.from_json(fitted.preprocessing.to_json()) == fitted.preprocessing
+    file = Path(deep.train_rows["file"].iloc[0])
+    seen = fitted.preprocessing.prepare(decode_image(file).values)
+    assert len(np.unique(seen.numpy())) > 64
+    assert float(seen.max()) > 0.3
+    assert fit_detector(dataset, patchcore(), weights_store=tmp_path / "none").preprocessing.grey_bits == 16
 
 
 def test_scores_are_a_valid_table_in_the_order_of_the_rows(fitted: FittedDetector, dataset: ValidatedDataset) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import threading
 from pathlib import Path
@@ -12,7 +11,7 @@ from sqlalchemy import Row
 
 from vad_lib.errors import UnreadableImageError, VadError
 from vad_lib.images.decoding import decode_bytes
-from vad_lib.images.paths import read_regular_file
+from vad_lib.images.paths import read_known_content
 from vad_lib.serving import InferenceService
 from vad_lib.serving.warm_models import InTurn
 
@@ -32,12 +31,9 @@ def bytes_as_scored(record: Row[Any]) -> bytes:
         PictureGoneError: the file cannot be read any more, or holds something else.
     """
     try:
-        data = read_regular_file(Path(record.path))
+        return read_known_content(Path(record.path), record.sha256)
     except UnreadableImageError as error:
         raise PictureGoneError(f"The image cannot be read any more: {error.reason}.") from error
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise PictureGoneError("Another image lies in its place now.")
-    return data
 
 
 class Drawer:
@@ -62,7 +58,7 @@ class Drawer:
         scale = getattr(model.model, "heatmap_scale", None)
         if scale is None:
             raise NoHeatmapError(f"The model {record.model_version} makes no heatmaps.")
-        (result,) = model.predict_pixels([image.pixels], with_maps=True)
+        (result,) = model.predict_pixels([image.values], with_maps=True)
         picture = draw_heatmap(
             image.pixels,
             result.map,

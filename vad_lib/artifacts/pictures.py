@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from PIL import Image
 from vad_lib.artifacts.naming import heatmap_name, unique_name
 from vad_lib.errors import UnreadableImageError
 from vad_lib.heatmaps import HeatmapScale, draw_heatmap, save_picture
-from vad_lib.images.decoding import decode_image
+from vad_lib.images.decoding import decode_bytes
+from vad_lib.images.paths import read_known_content
 from vad_lib.progress import Progress, ProgressMeter
 from vad_lib.tables import NG, OK
 
@@ -65,7 +65,8 @@ def save_heatmaps(
 
     Args:
         folder: exists.
-        rows: columns row, image_path, file, label, is_anomalous, raw_score, p, predicted.
+        rows: columns row, image_path, file, sha256, label, is_anomalous, raw_score, p, predicted. A picture whose file
+            holds other bytes by now is not drawn: the map is not of them.
         maps: at most one a row.
         scale: of the model version.
         progress: told after each.
@@ -80,9 +81,10 @@ def save_heatmaps(
         if row is None:
             continue
         try:
-            pixels = decode_image(Path(row["file"])).pixels
-        except (UnreadableImageError, OSError) as error:
-            logger.warning("no heatmap for %s: the image can no longer be read (%s)", row["image_path"], error)
+            data = read_known_content(Path(row["file"]), str(row["sha256"]))
+            pixels = decode_bytes(data, row["file"], sha256=str(row["sha256"])).pixels
+        except UnreadableImageError as error:
+            logger.warning("no heatmap for %s: %s", row["image_path"], error.reason)
             continue
         label = "" if pd.isna(row["label"]) else str(row["label"])
         picture = draw_heatmap(
@@ -111,7 +113,8 @@ def copy_for_review(
 ) -> dict[int, str]:
     """Copy the images that a person should see: all NG, most anomalous first, then OK ones of low certainty.
 
-    Copies keep the names and the bytes of their sources. Beyond ``most`` copies the rest is only noted, in the log.
+    Copies keep the names of their sources and have the bytes that were scored. Where a file holds others by now, there
+    is no copy. Beyond ``most`` copies the rest is only noted, in the log.
 
     Returns:
         Row -> name of its copy; '' where it was worth a look but not copied.
@@ -127,9 +130,10 @@ def copy_for_review(
             continue
         name = unique_name(str(row["image_path"]), taken, picture=False)
         try:
-            shutil.copyfile(row["file"], folder / name)
-        except OSError as error:
-            logger.warning("no copy of %s for review: %s", row["image_path"], error)
+            (folder / name).write_bytes(read_known_content(Path(row["file"]), str(row["sha256"])))
+        except (UnreadableImageError, OSError) as error:
+            reason = error.reason if isinstance(error, UnreadableImageError) else error
+            logger.warning("no copy of %s for review: %s", row["image_path"], reason)
             continue
         names[int(row["row"])] = name
         copied += 1

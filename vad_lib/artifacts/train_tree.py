@@ -154,6 +154,7 @@ def _write_heatmaps(folder: Path, record: TrainingRecord, maps: Maps | None, pro
         return []
     wanted = record.rows[rows_with_heatmaps(record.rows["is_anomalous"], record.rows["predicted"])]
     shown = set(in_order_of_interest(wanted)["row"].head(MOST_PICTURES_IN_REPORT))
+    wanted = wanted.assign(sha256=wanted["row"].map(record.dataset.rows.set_index("row")["sha256"]))
     saved = save_heatmaps(folder, wanted, maps, record.heatmap_scale, progress, name_tells_result=True)
     return [one if one.row in shown else SavedHeatmap(one.row, one.name, None) for one in saved]
 

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import PlanError, UnreadableImageError
 from vad_lib.export.parity import ParityReport, compare
-from vad_lib.images.decoding import decode_image
+from vad_lib.images.decoding import StoredPixels, decode_image
 from vad_lib.lines import vad_home
 from vad_lib.models import InspectionModel
 from vad_lib.settings import settings
@@ -190,11 +189,11 @@ def _attach(model: InspectionModel, choice: ScoringChoice, place: Path) -> Scori
     return choice
 
 
-def _scores(model: InspectionModel, pixels: Sequence[npt.NDArray[np.uint8]]) -> list[float]:
+def _scores(model: InspectionModel, pixels: Sequence[StoredPixels]) -> list[float]:
     return [result.raw_score for image in pixels for result in model.predict_pixels([image])]
 
 
-def _time(model: InspectionModel, pixels: npt.NDArray[np.uint8]) -> float:
+def _time(model: InspectionModel, pixels: StoredPixels) -> float:
     """Return milliseconds of one image, the least of several."""
     image = model.preprocessing.prepare(pixels)[None]
     times = []
@@ -205,13 +204,13 @@ def _time(model: InspectionModel, pixels: npt.NDArray[np.uint8]) -> float:
     return round(1000 * min(times[2:]), 3)
 
 
-def _pixels(images: Sequence[Path], size: tuple[int, int]) -> tuple[list[str], list[npt.NDArray[np.uint8]]]:
+def _pixels(images: Sequence[Path], size: tuple[int, int]) -> tuple[list[str], list[StoredPixels]]:
     """Return names and pixels of at most ``MOST_IMAGES``, spread evenly; noise of several contrasts without images."""
     step = -(-len(images) // MOST_IMAGES) or 1
-    found = {}
+    found: dict[str, StoredPixels] = {}
     for image in images[::step]:
         with contextlib.suppress(UnreadableImageError):
-            found[str(image)] = decode_image(image).pixels
+            found[str(image)] = decode_image(image).values
     draw = np.random.default_rng(0)
     for spread in () if found else (0, 5, 20, 60, 120):
         found[f"noise {spread}"] = np.clip(draw.normal(128, spread, (*size, 3)), 0, 255).astype(np.uint8)

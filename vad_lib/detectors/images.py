@@ -127,7 +127,7 @@ class ImageDataset(Dataset[torch.Tensor]):
         file = self.files[index]
         decoded = decode_bytes(data, file, sha256=sha256)
         try:
-            image = self.preprocessing.prepare(decoded.pixels)
+            image = self.preprocessing.prepare(decoded.values)
         except VadError as error:
             raise UnreadableImageError(file, str(error)) from error
         if self.augmentation is not None:

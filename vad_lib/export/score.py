@@ -13,8 +13,9 @@ Prints one JSON line an image (or CSV with --csv), in the order given; folders a
     label       NG where p >= --threshold, else OK
     error       why there is no score; the other images are not affected (exit code 1 at the end)
 
-As a module: ``Model(folder).score([pixels, ...])`` with uint8 arrays (H, W) or (H, W, 3) RGB. A batch larger than 1
-needs memory for each image; a detector with a memory bank takes 4 bytes x patches x rows of the bank.
+As a module: ``Model(folder).score([pixels, ...])`` with uint8 arrays (H, W) or (H, W, 3) RGB, or uint16 (H, W) of
+16-bit grey. A batch larger than 1 needs memory for each image; a detector with a memory bank takes 4 bytes x patches x
+rows of the bank.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ COLUMNS = ("file", "raw_score", "p", "label", "error")
 
 
 def decode(file: Path) -> np.ndarray:
-    """Return uint8 (H, W) or (H, W, 3) RGB, upright; 16 bit becomes 8 bit, transparent pixels are laid on white."""
+    """Return uint8 (H, W) or (H, W, 3) RGB, or uint16 (H, W) of 16-bit grey, upright; transparent pixels are white."""
     data = file.read_bytes()
     if not data.startswith((PNG, JPEG)):
         raise ValueError("not a PNG or JPEG image" if data else "empty file")
@@ -61,7 +62,7 @@ def decode(file: Path) -> np.ndarray:
         except Exception:
             image = opened  # a camera's broken EXIF block says nothing about the pixels
         if image.mode.startswith("I"):
-            return ((np.clip(np.asarray(image), 0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
+            return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
         target = "L" if image.mode in ("1", "L", "LA") else "RGB"
         if image.has_transparency_data:
             image = image.convert("LA" if target == "L" else "RGBA")
@@ -72,10 +73,11 @@ def decode(file: Path) -> np.ndarray:
         return np.array(image.convert(target), dtype=np.uint8)
 
 
-def prepare(pixels: np.ndarray, image_size: int | Sequence[int]) -> np.ndarray:
+def prepare(pixels: np.ndarray, image_size: int | Sequence[int], grey_bits: int = 16) -> np.ndarray:
     """Return float32 (3, H, W) in 0..1: stretched to (height, width), or the shorter side to one number.
 
-    Pillow's bilinear filter on float images is the antialiased one that the model was trained with.
+    ``grey_bits`` are those that the training images used, where they were 16-bit grey. Pillow's bilinear filter on
+    float images is the antialiased one that the model was trained with.
     """
     height, width = pixels.shape[:2]
     if isinstance(image_size, int):
@@ -87,7 +89,8 @@ def prepare(pixels: np.ndarray, image_size: int | Sequence[int]) -> np.ndarray:
     if rows * columns > MAX_PREPARED_PIXELS:
         raise ValueError(f"too long and thin: {width} x {height} pixels become {columns} x {rows}")
     channels = [pixels] * 3 if pixels.ndim == 2 else [pixels[:, :, number] for number in range(3)]
-    scaled = [channel.astype(np.float32) / np.float32(255) for channel in channels]
+    white = 2**grey_bits - 1 if pixels.dtype == np.uint16 else 255
+    scaled = [np.minimum(channel, white).astype(np.float32) / np.float32(white) for channel in channels]
     if (rows, columns) != (height, width):
         scaled = [
             np.asarray(Image.fromarray(channel).resize((columns, rows), Image.Resampling.BILINEAR))
@@ -127,12 +130,13 @@ class Model:
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
                 raise ValueError(f"{folder / name} is damaged or belongs to another model: copy the folder again")
         self.image_size = self.facts["preprocessing"]["image_size"]
+        self.grey_bits = self.facts["preprocessing"]["grey_bits"]
         loaders = {"onnx": _load_onnx, "openvino": _load_openvino}
         self.run = loaders[self.facts["export"]["format"]](folder, threads)
 
     def score(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Return raw scores and p, each (N,), and the anomaly maps, each float32 (H, W) at the model's size."""
-        prepared = [prepare(pixels, self.image_size) for pixels in images]
+        prepared = [prepare(pixels, self.image_size, self.grey_bits) for pixels in images]
         raw, maps = np.empty(len(images), np.float32), [np.empty(0, np.float32)] * len(images)
         for shape in {image.shape for image in prepared}:
             places = [place for place, image in enumerate(prepared) if image.shape == shape]

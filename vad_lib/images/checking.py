@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from vad_lib.errors import UnreadableImageError
-from vad_lib.images.decoding import DecodedImage, decode_image
+from vad_lib.images.decoding import DecodedImage, bits_in_use, decode_image
 from vad_lib.progress import Progress, ProgressMeter, silent
 
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -35,6 +35,7 @@ FACT_TYPES: dict[str, str] = {
     "height": "Int64",
     "channels": "Int64",
     "mode": "object",
+    "grey_bits": "Int64",
     "sharpness": "float64",
     "brightness": "float64",
     "contrast": "float64",
@@ -63,6 +64,7 @@ def check_images(
         width, height: Int64, pixels, upright.
         channels: Int64, 1 or 3.
         mode: str, Pillow's name of the stored mode.
+        grey_bits: Int64, bits that the values of a 16-bit grey image use; missing for all others.
         sharpness: float >= 0, variance of the Laplacian of the grey image in 0..255; missing below 3x3 pixels.
         brightness: float in 0..1, mean of the grey image.
         contrast: float in 0..0.5, standard deviation of the grey image in 0..1.
@@ -130,6 +132,7 @@ def _check_one(name: str) -> dict[str, Any]:
             "height": image.height,
             "channels": image.channels,
             "mode": image.mode,
+            "grey_bits": bits_in_use(int(image.values.max())) if image.values.dtype == np.uint16 else None,
             "notices": json.dumps(image.notices),
         }
         | measure(image)

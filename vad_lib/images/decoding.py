@@ -8,7 +8,7 @@ stored as                       becomes                                     a no
 8-bit grey                      1 channel, unchanged                        no
 8-bit RGB                       3 channels, unchanged                       no
 1, 2 or 4-bit grey              1 channel, stretched to 0..255              yes
-16-bit grey                     1 channel, divided by 257 and rounded       yes
+16-bit grey                     1 channel; see ``DecodedImage.values``      yes
 16-bit colour, or with alpha    the high byte of each value                 yes
 palette                         3 channels, the palette's colours           yes
 CMYK, YCCK                      3 channels, RGB without a colour profile    yes
@@ -31,7 +31,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -57,18 +57,43 @@ PNG_IN_ASCII_MODE = re.compile(rb"\x89PNG[\r\n]*\x1a")
 _ORIENTATION = 0x0112
 
 
+StoredPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+CAMERA_BITS = (8, 10, 12, 14, 16)
+"""Bits that cameras have; in files of 16 bits the values of the smaller ones reach a part of the range only."""
+
+
+def bits_in_use(largest: int) -> int:
+    """Return the bits of the camera whose values reach up to ``largest``, 0..65535.
+
+    >>> [bits_in_use(value) for value in (0, 255, 256, 1023, 4095, 65535)]
+    [8, 8, 10, 10, 12, 16]
+    """
+    return next(bits for bits in CAMERA_BITS if largest < 2**bits)
+
+
+def to_8_bit(values: StoredPixels, bits: int) -> npt.NDArray[np.uint8]:
+    """Return values as 8 bit: white is the largest value of ``bits`` bits. uint8 comes back unchanged."""
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    white = 2**bits - 1
+    return ((np.minimum(values, white).astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class DecodedImage:
     """One image, upright.
 
     Attributes:
-        pixels: uint8, (height, width) for 1 channel, (height, width, 3) in RGB order for 3.
+        pixels: uint8, (height, width) for 1 channel, (height, width, 3) in RGB order for 3. Of 16-bit grey the range
+            that this image uses, in steps of a camera's bits.
         width: Pixels, upright.
         height: Pixels, upright.
         channels: 1 or 3.
         sha256: Of the file's bytes, 64 hexadecimal digits.
         mode: Pillow's name of the stored mode, such as 'L', 'RGB', 'I;16', 'P', 'CMYK'.
         notices: What was converted, each a short text that stands alone; empty for plain 8-bit grey and RGB.
+        values: what a model takes: of 16-bit grey uint16 (height, width) as stored, else ``pixels``. Cameras of 10 and
+            12 bits use a part of the range only; which one is learnt in training (``Preprocessing.grey_bits``).
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -78,6 +103,11 @@ class DecodedImage:
     sha256: str
     mode: str
     notices: tuple[str, ...] = ()
+    values: StoredPixels = field(default=None, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.values is None:
+            object.__setattr__(self, "values", self.pixels)
 
 
 def decode_image(file: str | Path, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
@@ -130,7 +160,8 @@ def decode_bytes(
         image.load()
         if (upright := _upright(image, notices)) is not None:
             image = upright
-        pixels = _to_8_bit(image, data, file, notices)
+        values = _to_values(image, data, file, notices)
+        pixels = to_8_bit(values, bits_in_use(int(values.max())))
     except UnreadableImageError:
         raise
     except MemoryError as error:
@@ -147,6 +178,7 @@ def decode_bytes(
         sha256=sha256 or hashlib.sha256(data).hexdigest(),
         mode=stored_mode,
         notices=tuple(notices),
+        values=values,
     )
 
 
@@ -209,13 +241,13 @@ def _upright(image: Image.Image, notices: list[str]) -> Image.Image | None:
     return turned
 
 
-def _to_8_bit(image: Image.Image, data: bytes, file: Path, notices: list[str]) -> npt.NDArray[np.uint8]:
+def _to_values(image: Image.Image, data: bytes, file: Path, notices: list[str]) -> StoredPixels:
     # Pillow has already reduced 16-bit colour and 2 or 4-bit grey; only the PNG header still tells (byte 24: depth).
     depth = data[24] if data.startswith(PNG_SIGNATURE) else 8
     if image.mode.startswith("I;16") or image.mode == "I":
-        notices.append("16-bit grey: scaled to 8 bit")
-        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-        return ((grey + 128) // 257).astype(np.uint8)
+        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
+        notices.append(f"16-bit grey: values of {bits_in_use(int(grey.max()))} bits")
+        return grey
     if depth == 16:
         notices.append(
             "16-bit colour: the high byte is taken" if "RGB" in image.mode else "16-bit grey: scaled to 8 bit"

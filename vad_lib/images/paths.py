@@ -5,6 +5,7 @@ Opening a named pipe waits for ever and reading a device never ends, so the kind
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -81,6 +82,18 @@ def read_regular_file(file: Path, max_bytes: int = MAX_BYTES) -> bytes:
         UnreadableImageError: not there, not a regular file, no permission, empty, or larger than ``max_bytes``.
     """
     return read_with_facts(file, max_bytes)[0]
+
+
+def read_known_content(file: Path, sha256: str, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a regular file, if they still are those that were known: a camera may have written since.
+
+    Raises:
+        UnreadableImageError: as for ``read_regular_file``, or the file holds something else.
+    """
+    data = read_regular_file(file, max_bytes)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UnreadableImageError(file, "another image lies in its place now")
+    return data
 
 
 def read_with_facts(

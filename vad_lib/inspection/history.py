@@ -190,7 +190,7 @@ def maps_of(
                 continue
             if image.sha256 == sha:
                 numbers.append(int(row))
-                pixels.append(image.pixels)
+                pixels.append(image.values)
         if pixels:
             for row, scored in zip(numbers, model.predict_pixels(pixels, with_maps=True), strict=True):
                 if scored.map is not None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vad_lib.atomic_files import write_whole
+from vad_lib.images.decoding import StoredPixels
 from vad_lib.thresholds import Calibration, DecisionRule, Threshold
 
 
@@ -34,18 +35,16 @@ class Model(Protocol):
     def calibration(self) -> Calibration:
         """From raw score to p."""
 
-    def predict_pixels(self, images: Sequence[npt.NDArray[np.uint8]], *, with_maps: bool = False) -> Sequence[Any]:
+    def predict_pixels(self, images: Sequence[StoredPixels], *, with_maps: bool = False) -> Sequence[Any]:
         """Return one result an image, each with ``raw_score`` and ``map``.
 
         Args:
-            images: uint8, (H, W) or (H, W, 3), of any sizes.
+            images: uint8, (H, W) or (H, W, 3), or uint16 (H, W) of 16-bit grey; of any sizes.
             with_maps: whether maps are wanted.
         """
 
 
-def score_chunk(
-    model: Model, images: Sequence[npt.NDArray[np.uint8]], with_maps: bool
-) -> list[PixelScores | Exception]:
+def score_chunk(model: Model, images: Sequence[StoredPixels], with_maps: bool) -> list[PixelScores | Exception]:
     """Score images together, and one by one where that fails; an image that fails alone has its error in its place."""
     try:
         return [*_ask(model, images, with_maps)]
@@ -55,7 +54,7 @@ def score_chunk(
     return [score_chunk(model, [image], with_maps)[0] for image in images]
 
 
-def _ask(model: Model, images: Sequence[npt.NDArray[np.uint8]], with_maps: bool) -> list[PixelScores]:
+def _ask(model: Model, images: Sequence[StoredPixels], with_maps: bool) -> list[PixelScores]:
     results = []
     for answer in model.predict_pixels(images, with_maps=with_maps):
         score = float(answer.raw_score)

@@ -177,7 +177,7 @@ def score_images(
     if not distinct:
         return [], []
     started = time.perf_counter()
-    results = score_chunk(served.model, [each.image.pixels for each in distinct], maps_folder is not None)
+    results = score_chunk(served.model, [each.image.values for each in distinct], maps_folder is not None)
     seconds = (time.perf_counter() - started) / len(distinct)
     errors = {each.image.sha256: result for each, result in zip(distinct, results, strict=True)
               if isinstance(result, Exception)}  # fmt: skip
@@ -326,7 +326,7 @@ def _has_trailer(read: Pixels, before: Row[Any]) -> bool:
     if not head or len(head) == len(read.data) or hashlib.sha256(head).hexdigest() != before.sha256:
         return False
     shown: DecodedImage = decode_bytes(head, read.item.file, sha256=before.sha256)
-    return np.array_equal(shown.pixels, read.image.pixels)
+    return np.array_equal(shown.values, read.image.values)
 
 
 def _refuse_poison(line: Line, leased: Leased) -> Refused:
