@@ -81,9 +81,11 @@ format: $(STAMP) ## let ruff repair what it can
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes, both ways of inference, start-up; hours
-	$(BIN)/python -m benchmarks.landing_to_result
+	$(BIN)/python -m benchmarks.arrival_to_result
+	$(BIN)/python -m benchmarks.queue_throughput
 	$(BIN)/python -m benchmarks.burst
 	$(BIN)/python -m benchmarks.chaos --seeds 3
+	$(BIN)/python -m benchmarks.chaos --machines 2 --seeds 3
 	$(BIN)/python -m benchmarks.code_location_start
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.detectors
@@ -94,7 +96,7 @@ bench: $(STAMP) ## measure detectors beside anomalib, training sets of all sizes
 	$(BIN)/python -m benchmarks.data_path
 
 bench-quick: $(STAMP) ## both ways of inference, a burst, chaos tests, the detectors and a retrain, small
-	$(BIN)/python -m benchmarks.landing_to_result --quick
+	$(BIN)/python -m benchmarks.arrival_to_result --quick
 	$(BIN)/python -m benchmarks.burst --quick
 	$(BIN)/python -m benchmarks.chaos --small --seeds 3
 	$(BIN)/python -m benchmarks.detectors --quick

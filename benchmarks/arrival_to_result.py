@@ -19,7 +19,9 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -71,15 +73,16 @@ def serve_all(scratch: Path, models: dict[str, Path], other: Path | None) -> dic
     return homes
 
 
-def latency(scratch: Path, data: Path, models: dict[str, Path], runs: int, other: Path | None) -> dict[str, Any]:
-    """Measure all ways in turn and print the table. ``runs``: images that runs inspect; 0: no runs."""
+def latency(
+    scratch: Path, data: Path, models: dict[str, Path], rounds: int, other: Path | None, *, with_runs: bool
+) -> dict[str, Any]:
+    """Measure all ways in turn and print the table. In each round, a run inspects one image."""
     with ExitStack() as started:
         homes = serve_all(scratch / "latency", models, other)
-        if runs:
+        if with_runs:
             homes[RUNS] = RunHome(scratch / "latency" / RUNS, models[SERVICE])
         for home in homes.values():
             started.callback(home.end)
-        rounds = runs or 20
         images = make_images(data, scratch / "singles", len(homes) * (rounds * (SERVICE_PER_RUN + 1) + 10))
         files = iter(images)
         waits: dict[str, list[float]] = {name: [] for name in homes}
@@ -189,14 +192,17 @@ def main() -> None:
     add_data_argument(parser)
     parser.add_argument("--only", choices=["latency", "rate", "idle"])
     parser.add_argument("--other", type=Path, help="another checkout of this project, whose service is measured too")
-    parser.add_argument("--runs", type=int, default=20, help="images that runs inspect; 0: services only")
+    parser.add_argument("--rounds", type=int, default=20, help="of 5 images of each service and one of a run")
+    parser.add_argument("--services-only", action="store_true", help="no runs of Dagster")
     parser.add_argument("--many", type=int, default=200)
     parser.add_argument("--idle-seconds", type=float, default=30.0)
     parser.add_argument("--quick", action="store_true", help="a few images only")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.quick:
-        given.runs, given.many, given.idle_seconds = min(given.runs, 3), 32, 5.0
+        given.rounds, given.many, given.idle_seconds = 3, 32, 5.0
+    # Whoever ends it ends what it has started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     result: dict[str, Any] = {"machine": _machine()}
     data, other = given.data.resolve(), given.other.resolve() if given.other else None
     with tempfile.TemporaryDirectory(prefix="vad-bench-", ignore_cleanup_errors=True) as folder:
@@ -207,7 +213,7 @@ def main() -> None:
             # A model of another checkout may be written in another way.
             call("bottle-model", environment_of(scratch, checkout=other), data, models[OTHER])
         if given.only in (None, "latency"):
-            result["latency"] = latency(scratch, data, models, given.runs, other)
+            result["latency"] = latency(scratch, data, models, given.rounds, other, with_runs=not given.services_only)
         if given.only in (None, "rate"):
             result["rate"] = rate(scratch, data, models, given.many, other)
         if given.only in (None, "idle"):

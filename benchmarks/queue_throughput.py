@@ -2,7 +2,7 @@
 
     python -m benchmarks.queue_throughput [--other CHECKOUT] [--writers 16] [--seconds 10] [--quick]
 
-A micro-batch is 8 small files, all the way: registered, leased, read, scored by a model that costs nothing, and
+A micro-batch is 2 small files, all the way: registered, leased, read, scored by a model that costs nothing, and
 finished. All writers are processes. ``network``: each transaction that writes takes so much longer before it ends, as
 it does where the database is on another machine. Both checkouts are measured in turn, on one server that is started
 for it, and the medians of the rounds are compared.
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -57,6 +58,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.seconds, given.rounds = 2.0, 1
+    # Whoever ends it ends the server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     programs = postgres_programs()
     if programs is None:
         raise SystemExit(ABSENT)

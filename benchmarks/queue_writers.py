@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
 from vad_lib.thresholds import Calibration, Threshold
 
-FILES = 8
+FILES = 2
 """Of one micro-batch."""
 
 
@@ -113,19 +112,24 @@ def batches_and_claims(db: Any, line: Any, folder: Path) -> Callable[[list[tuple
     return pass_through
 
 
-def slow_network(seconds: float, transactions: Synchronized[int]) -> None:
-    """Count transactions that write, and let each take so much longer before it ends, as over a network."""
+def slow_network(seconds: float) -> list[float]:
+    """Let each transaction that writes take so much longer before it ends, as over a network.
+
+    Returns:
+        When each ended, on the monotonic clock; it grows.
+    """
     writing = InspectionDatabase.writing
+    ended: list[float] = []
 
     @contextmanager
     def slowly(self: InspectionDatabase, **how: Any) -> Iterator[Any]:
         with writing(self, **how) as connection:
             yield connection
             time.sleep(seconds)
-        with transactions.get_lock():
-            transactions.value += 1
+        ended.append(time.monotonic())
 
     InspectionDatabase.writing = slowly  # type: ignore[method-assign]
+    return ended
 
 
 def write(
@@ -143,15 +147,18 @@ def write(
     except ImportError:
         pass_through = batches_and_claims(db, line, line.folder / "arriving")
     pass_through(made_files.write())  # connects, and imports what is imported late
-    slow_network(network, transactions)
+    ended = slow_network(network)
     start.wait(120)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         made = made_files.write()
+        ended.clear()
         decided = pass_through(made)
-        with files.get_lock():
-            files.value += decided
-            batches.value += 1
+        if time.monotonic() < deadline:
+            with files.get_lock():
+                files.value += decided
+                batches.value += 1
+                transactions.value += len(ended)
         made_files.remove(made)
 
 

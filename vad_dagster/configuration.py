@@ -156,7 +156,11 @@ def plan_of_run(plan: ExperimentalPlan, run_config: Mapping[str, Any]) -> Experi
 class ExtensionConfig(dg.Config):
     """Which images a person has found normal."""
 
-    images: list[str] = Field(description="Absolute paths of images, or of folders of images; all of them normal.")
+    images: list[str] = Field(
+        default=[],
+        description="Absolute paths of images, or of folders of images; all of them normal. "
+        "Without any nothing is done.",
+    )
     promote: bool = Field(
         default=False, description="Let the extended version serve at once. Else it is the challenger, for a person."
     )

@@ -28,9 +28,12 @@ class VisualAnomalyModel(mlflow.pyfunc.PythonModel):
     """Loads the model folder and predicts images."""
 
     def load_context(self, context: Any) -> None:
+        from vad_lib.detectors.storage import refuse_changed
         from vad_lib.models import InspectionModel
 
-        self.model = InspectionModel.load(Path(context.artifacts["model"]))
+        folder = Path(context.artifacts["model"])
+        refuse_changed(folder, context.model_config["model_digest"])
+        self.model = InspectionModel.load(folder)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         threshold = float((params or {}).get("inference_threshold", 0.5))

@@ -18,7 +18,7 @@ import yaml
 
 from vad_dagster.provenance import line_events_page, results_page
 from vad_dagster.resources.tracking import MLflowTracking
-from vad_lib.errors import InputError
+from vad_lib.errors import InputError, ModelFormatError
 from vad_lib.lines import Home
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ SERVING_NUMBER, SERVING_BY = "vad.serving", "vad.serving_by"
 """Tags of the registered model: which version was promoted last by this module, and by which rule or person."""
 MADE_FROM = "made_from"
 """Tag of a version: a digest of what it was made from, so that no twin of it is registered."""
+DIGEST, THRESHOLD = "model_digest", "threshold"
+"""Tags of a version: what its model folder must hold. The folder lies where more people may write than in MLflow."""
 MODEL_CODE = Path(__file__).with_name("mlflow_model.py")
 REQUIREMENTS = ("torch", "torchvision", "anomalib", "timm", "safetensors", "pandas", "pandera", "pydantic", "pillow")
 
@@ -128,7 +130,11 @@ class LineRegistry:
         return found
 
     def folder(self, version: Version) -> Path:
-        """Return the model folder of a version on this machine; from a server it is fetched once and kept."""
+        """Return the model folder of a version on this machine; from a server it is fetched once and kept.
+
+        Raises:
+            ModelFormatError: it is not there, or does not hold the model that was registered; says what differs.
+        """
         import mlflow
 
         uri = self._client.get_model_version_download_uri(self.name, version.number)
@@ -139,8 +145,16 @@ class LineRegistry:
                 kept.mkdir(parents=True, exist_ok=True)
                 mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.number}", dst_path=str(kept))
             local = kept
-        described = yaml.safe_load((local / "MLmodel").read_text(encoding="utf-8"))
-        return local / described["flavors"]["python_function"]["artifacts"]["model"]["path"]
+        try:
+            flavor = yaml.safe_load((local / "MLmodel").read_text(encoding="utf-8"))["flavors"]["python_function"]
+            folder = local / flavor["artifacts"]["model"]["path"]
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise ModelFormatError(
+                f"{version.label} cannot be read: {local / 'MLmodel'} is missing or damaged ({error!r}). Copy {local} "
+                "back from where it was saved, or train the line again."
+            ) from error
+        _compare(version, folder, (flavor.get("config") or {}).get(DIGEST))
+        return folder
 
     def register(
         self, model_folder: Path, *, run_id: str, tags: Mapping[str, Any], description: str, example_image: Path | None
@@ -148,6 +162,9 @@ class LineRegistry:
         """Store the model folder as a pyfunc in the open run and register it as the line's next version."""
         import mlflow
 
+        from vad_lib.detectors.storage import WHOLE, part_digests
+
+        digests = part_digests(model_folder)
         with _quiet_mlflow():
             logged = mlflow.pyfunc.log_model(
                 name="model",
@@ -157,6 +174,7 @@ class LineRegistry:
                 signature=_signature(),
                 input_example=_input_example(example_image),
                 pip_requirements=_requirements(),
+                model_config={DIGEST: digests},
             )
         if self._missing():
             self._client.create_registered_model(
@@ -169,7 +187,7 @@ class LineRegistry:
             source=logged.model_uri,
             run_id=run_id,
             model_id=logged.model_id,
-            tags={name: str(value) for name, value in tags.items()},
+            tags={**{name: str(value) for name, value in tags.items()}, DIGEST: digests[WHOLE]},
             description=description,
         )
         predictions = results_page(self.line, version=made.version)
@@ -241,6 +259,31 @@ class LineRegistry:
             tags=dict(entry.tags),
             description=entry.description or "",
             aliases=tuple(entry.aliases),
+        )
+
+
+def _compare(version: Version, folder: Path, parts: Any) -> None:
+    """Compare a model folder with the tags of its version; ``parts`` are the digests that MLmodel names.
+
+    Raises:
+        ModelFormatError: they differ; ``parts`` only help to say in what.
+    """
+    from vad_lib.detectors.storage import WHOLE, read_description, refuse_changed
+
+    if DIGEST not in version.tags:
+        raise ModelFormatError(
+            f"{version.label} has no tag {DIGEST}, by which its model is known: it was not registered by a training, "
+            "or somebody removed the tag. Train the line again, or let another version serve."
+        )
+    try:
+        refuse_changed(folder, {**(parts if isinstance(parts, dict) else {}), WHOLE: version.tags[DIGEST]})
+    except ModelFormatError as error:
+        raise ModelFormatError(f"{version.label} is not used: {error}") from error
+    threshold = read_description(folder).get("threshold", {}).get("value")
+    if (tag := version.tags.get(THRESHOLD, str(threshold))) != str(threshold):
+        raise ModelFormatError(
+            f"{version.label} is not used: its tag {THRESHOLD} says {tag}, but its model was registered with "
+            f"{threshold}. Set the tag to that, or let another version serve."
         )
 
 

@@ -39,7 +39,7 @@ class MeasureDrift(BaseModel):
     ks: float | None = Field(description="Largest distance of the two distribution functions, 0..1.")
     p_value: float | None = Field(description="Of the KS test.")
     psi: float | None = Field(description="Population stability index over ten quantile bins of the reference.")
-    verdict: Literal["steady", "drifted", "too few images"]
+    status: Literal["steady", "drifted", "too few images"]
 
 
 class DriftReport(BaseModel):
@@ -53,7 +53,7 @@ class DriftReport(BaseModel):
     @property
     def drifted(self) -> tuple[str, ...]:
         """Names of the measures that drifted."""
-        return tuple(entry.measure for entry in self.measures if entry.verdict == "drifted")
+        return tuple(entry.measure for entry in self.measures if entry.status == "drifted")
 
     def table(self) -> pd.DataFrame:
         return pd.DataFrame([entry.model_dump() for entry in self.measures])
@@ -96,7 +96,7 @@ def compare_measure(measure: str, reference: ArrayLike, recent: ArrayLike) -> Me
         "median_recent": float(np.median(new)) if len(new) else None,
     }
     if min(len(old), len(new)) < FEWEST_IMAGES:
-        return MeasureDrift(**known, ks=None, p_value=None, psi=None, verdict="too few images")
+        return MeasureDrift(**known, ks=None, p_value=None, psi=None, status="too few images")
     test = ks_2samp(old, new)
     psi = population_stability_index(old, new)
     drifted = test.pvalue < SIGNIFICANCE and psi > PSI_LIMIT
@@ -105,7 +105,7 @@ def compare_measure(measure: str, reference: ArrayLike, recent: ArrayLike) -> Me
         ks=float(test.statistic),
         p_value=float(test.pvalue),
         psi=psi,
-        verdict="drifted" if drifted else "steady",
+        status="drifted" if drifted else "steady",
     )
 
 

@@ -106,7 +106,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += [path / name for name in list_folder(path).images]
+            found += [path / name for name in list_folder(path).images]  # masks of images are left out
         elif path.exists():
             found.append(path)
         else:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -37,6 +37,7 @@ class InputTable:
         source_files: The csv files that were read, in order, relative to the data folder.
         made_from_images: True where no csv was there and the table was made from the images found.
         findings: What was noticed on the way.
+        masks: Pictures that mark what is wrong on an image: mask -> image, both relative to the data folder.
     """
 
     table: pd.DataFrame
@@ -46,6 +47,7 @@ class InputTable:
     source_files: tuple[str, ...]
     made_from_images: bool
     findings: tuple[Finding, ...] = ()
+    masks: Mapping[str, str] = field(default_factory=dict)
 
     def for_files(self, files: Sequence[str | Path]) -> InputTable:
         """Return the rows of these files only, in the order of ``files``; a file without a row gets one without label.
@@ -83,6 +85,7 @@ class InputTable:
             "label_column": self.label_column,
             "source_files": self.source_files,
             "made_from_images": self.made_from_images,
+            "masks": dict(self.masks),
             "findings": [finding.model_dump(mode="json") for finding in self.findings],
         }
         text = json.dumps(content, indent=2, ensure_ascii=False)
@@ -106,6 +109,7 @@ class InputTable:
                 label_column=content["label_column"],
                 source_files=tuple(content["source_files"]),
                 made_from_images=content["made_from_images"],
+                masks=content["masks"],
                 findings=tuple(Finding.model_validate(finding) for finding in content["findings"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -138,7 +142,7 @@ def read_input(data_folder: Path, arguments: InputArguments, *, pipeline: Litera
         raise InputError(f"The data folder {data_folder} {what}. Give the folder that holds the table and the images.")
     folder = Path(os.path.realpath(data_folder))
     listing = list_folder(folder)
-    findings = [finding for finding in (_other_formats(listing), _badly_named(listing)) if finding]
+    findings = [finding for finding in (_other_formats(listing), _badly_named(listing), _masks(listing)) if finding]
     if not listing.tables:
         if pipeline == "train":
             raise InputError(_no_table_message(folder, listing, arguments))
@@ -149,12 +153,15 @@ def read_input(data_folder: Path, arguments: InputArguments, *, pipeline: Litera
             )
         rows = [{arguments.path_column: path} for path in listing.images]
         table = _text_table(rows, [arguments.path_column])
-        return InputTable(table, folder, arguments.path_column, None, (), True, tuple(findings))
+        return InputTable(table, folder, arguments.path_column, None, (), True, tuple(findings), listing.masks)
     if deeper := _deeper_tables(listing):
         findings.append(deeper)
-    table = _join([(name, read_csv_text(folder, name, arguments.encoding)) for name in listing.tables])
+    wanted = (arguments.path_column, arguments.y_column)
+    table = _join([(name, read_csv_text(folder, name, arguments.encoding, wanted)) for name in listing.tables])
     if unlisted := _images_without_row(listing, table, arguments.path_column, folder):
         findings.append(unlisted)
+    if named := _rows_of_masks(listing, table, arguments.path_column, folder):
+        findings.append(named)
     has_labels = arguments.y_column in table.columns or pipeline == "train"
     return InputTable(
         table=table,
@@ -164,6 +171,7 @@ def read_input(data_folder: Path, arguments: InputArguments, *, pipeline: Litera
         source_files=tuple(listing.tables),
         made_from_images=False,
         findings=tuple(findings),
+        masks=listing.masks,
     )
 
 
@@ -229,6 +237,20 @@ def _badly_named(listing: FolderListing) -> Finding | None:
     )
 
 
+def _masks(listing: FolderListing) -> Finding | None:
+    if not listing.masks:
+        return None
+    mask, image = next(iter(listing.masks.items()))
+    return Finding(
+        rule="masks",
+        severity="info",
+        message=f"{len(listing.masks)} pictures are masks of other images by their names, such as {mask} of {image}. "
+        "They are kept as masks, and are no images of parts.",
+        count=len(listing.masks),
+        examples=tuple({"path": path} for path in list(listing.masks)[:MAX_EXAMPLES]),
+    )
+
+
 def _deeper_tables(listing: FolderListing) -> Finding | None:
     if not listing.deeper_tables:
         return None
@@ -245,7 +267,7 @@ def _deeper_tables(listing: FolderListing) -> Finding | None:
 def _images_without_row(listing: FolderListing, table: pd.DataFrame, path_column: str, folder: Path) -> Finding | None:
     if path_column not in table.columns:
         return None
-    named = {os.path.normpath(folder / as_meant(folder, path)) for path in table[path_column] if path is not None}
+    named = _named_files(table, path_column, folder)
     without = [path for path in listing.images if str(folder / path) not in named]
     if not without:
         return None
@@ -257,3 +279,25 @@ def _images_without_row(listing: FolderListing, table: pd.DataFrame, path_column
         count=len(without),
         examples=tuple({"path": path} for path in without[:MAX_EXAMPLES]),
     )
+
+
+def _rows_of_masks(listing: FolderListing, table: pd.DataFrame, path_column: str, folder: Path) -> Finding | None:
+    if path_column not in table.columns or not listing.masks:
+        return None
+    named = _named_files(table, path_column, folder)
+    found = [path for path in listing.masks if str(folder / path) in named]
+    if not found:
+        return None
+    return Finding(
+        rule="mask_rows",
+        severity="warn",
+        message=f"{len(found)} rows of the table name what are masks of other images by their names, "
+        f"such as {found[0]} of {listing.masks[found[0]]}. They are used as images, as the table says.",
+        advice="Remove these rows where they are masks: a model must not learn them as parts.",
+        count=len(found),
+        examples=tuple({"path": path} for path in found[:MAX_EXAMPLES]),
+    )
+
+
+def _named_files(table: pd.DataFrame, path_column: str, folder: Path) -> set[str]:
+    return {os.path.normpath(folder / as_meant(folder, path)) for path in table[path_column] if path is not None}

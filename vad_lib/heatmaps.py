@@ -128,7 +128,7 @@ def draw_heatmap(
     for left in (0, width + _GAP):  # a white picture on white paper would have no edge
         ImageDraw.Draw(picture).rectangle((left, caption, left + width - 1, caption + height - 1), outline=_EDGE)
     _write_caption(
-        picture, title, _verdict(predicted, true_label, is_anomalous), _numbers(p, raw_score, inference_threshold)
+        picture, title, _decision_text(predicted, true_label, is_anomalous), _numbers(p, raw_score, inference_threshold)
     )
     return picture
 
@@ -285,13 +285,13 @@ def _caption_height(*, has_title: bool) -> int:
     return 44 if has_title else 26
 
 
-def _write_caption(picture: Image.Image, title: str, verdict: tuple[str, tuple[int, int, int]], numbers: str) -> None:
+def _write_caption(picture: Image.Image, title: str, decision: tuple[str, tuple[int, int, int]], numbers: str) -> None:
     draw = ImageDraw.Draw(picture)
     y = 5
     if title:
         draw.text((4, y), _shorten(_plain(title), _font(12), picture.width - 8), font=_font(12), fill=_FAINT)
         y += 17
-    text, colour = verdict
+    text, colour = decision
     bold = _font(13, bold=True)
     text = _shorten(text, bold, picture.width - 8)
     draw.text((4, y), text, font=bold, fill=colour)
@@ -299,7 +299,7 @@ def _write_caption(picture: Image.Image, title: str, verdict: tuple[str, tuple[i
     draw.text((left, y + 1), _shorten(numbers, _font(12), picture.width - left - 4), font=_font(12), fill=_INK)
 
 
-def _verdict(predicted: str, true_label: str, is_anomalous: bool | None) -> tuple[str, tuple[int, int, int]]:
+def _decision_text(predicted: str, true_label: str, is_anomalous: bool | None) -> tuple[str, tuple[int, int, int]]:
     parts = [f"predicted {predicted}"] if predicted else []
     colour = (185, 28, 28) if predicted == NG else (21, 128, 61)
     if true_label:

@@ -306,6 +306,12 @@ class InspectionModel:
             )
         except (KeyError, TypeError, ValidationError) as error:
             raise ModelFormatError(f"The model's description is incomplete: {error}.") from error
+        threshold, calibration = parts[1], parts[2]
+        if not calibration.belongs_to(threshold):
+            raise ModelFormatError(
+                f"The model contradicts itself: its threshold is {threshold.value:.6g}, and its calibration is about "
+                f"{calibration.threshold:.6g}. It was changed by hand: copy it again, or train the line again."
+            )
         # last, because it takes longest
         return cls(detector_from_description(described, tensors, accelerator=accelerator), *parts)
 

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import asdict, replace
@@ -56,6 +57,8 @@ def main() -> int:
         return 0
     if given.database == SQLITE:
         enter_own_mounts("benchmarks.chaos")
+    # Whoever ends it ends what it has started too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Each chaos test has a fresh registry under the same path: a connection that is kept would be to the one before.
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     logging.basicConfig(level=logging.INFO if given.verbose else logging.WARNING, format="%(asctime)s %(message)s")

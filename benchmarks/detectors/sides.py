@@ -240,7 +240,7 @@ def _bank(detector: Any) -> Any:
 
 
 def _compiled(detector: Any) -> Any:
-    """Return the detector as the resident scorer loads it."""
+    """Return the detector as the inference service loads it."""
     from vad_lib.compiled import load_for_scoring
     from vad_lib.models import InspectionModel, ModelInfo
     from vad_lib.preprocessing import Preprocessing

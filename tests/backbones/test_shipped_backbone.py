@@ -1,4 +1,4 @@
-"""The backbone that ships: it is the file that its card names, it builds, it stands in where it should."""
+"""The backbone that ships: it is the file that its card names, it builds, it is the fallback where it should be."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_it_stands_in_for_a_backbone_that_cannot_be_had_unless_that_is_forbidden
         ("vit_tiny_patch16_224", ("blocks.5",), ("layer2", "layer3")),
     ],
 )
-def test_a_stand_in_has_layers_of_its_own_where_it_lacks_those_of_the_plan(
+def test_a_fallback_backbone_has_layers_of_its_own_where_it_lacks_those_of_the_plan(
     asked: str, layers: tuple[str, ...], taken: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

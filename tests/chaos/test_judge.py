@@ -68,7 +68,8 @@ class Judged:
         register(self.db, LINE, self.line.inbox, arrivals, self._watch.refused)
         keep_files_refused_by_name(self.db, self.line)
         inspect_queue(self.db, self.line, Served(BrightnessModel(), "v1"), run_id="run")
-        record_attempts(self.db, [(each, write_result_file(each)) for each in due_notifications(self.db)])
+        due = due_notifications(self.db, [(LINE, "file")])
+        record_attempts(self.db, [(each, write_result_file(each)) for each in due])
 
     def troubles(self) -> list[str]:
         test: Any = SimpleNamespace(

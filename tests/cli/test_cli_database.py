@@ -1,4 +1,4 @@
-"""``vad db`` and ``vad verdict`` as a user meets them."""
+"""``vad db`` and ``vad label`` as a user meets them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from brightness_model import write_image
-from inspection_plant import Plant
+from inspection_rig import Rig
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
-from vad_lib.inspection_db.upgrading import HEAD
 
 from vad_dagster.cli import app
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.revision import HEAD
 from vad_lib.lines import Home
 
 Vad = Callable[..., Result]
@@ -32,7 +32,7 @@ def vad(vad_home: Path) -> Iterator[Vad]:
 
 
 @pytest.fixture
-def plant(vad_home: Path, tmp_path: Path) -> Plant:
+def rig(vad_home: Path, tmp_path: Path) -> Rig:
     """A line with a plan, a training table, and one image that is NG."""
     line = Home(vad_home).line("bottles")
     line.inbox.mkdir(parents=True)
@@ -43,10 +43,10 @@ def plant(vad_home: Path, tmp_path: Path) -> Plant:
         f"external_path:\n  - load_train_data_path: {train}\nuser_parameters:\n"
         "  - train_pipeline:\n    - step: readiness\n      args:\n        - ok_class: good\n"
     )
-    plant = Plant(InspectionDatabase.of(Home(vad_home)), line)
+    rig = Rig(InspectionDatabase.of(Home(vad_home)), line)
     write_image(line.inbox / "bright.png", 200)
-    plant.inspect(plant.land_batch())
-    return plant
+    rig.inspect()
+    return rig
 
 
 def test_the_database_is_looked_at_upgraded_and_checked(vad: Vad, vad_home: Path) -> None:
@@ -72,27 +72,27 @@ def test_looking_makes_no_database_where_there_is_none(
     assert not (tmp_path / "mistyped").exists()
 
 
-def test_a_broken_law_is_told_and_ends_with_code_1(vad: Vad, plant: Plant) -> None:
-    with plant.db.writing() as connection:
+def test_a_broken_law_is_told_and_ends_with_code_1(vad: Vad, rig: Rig) -> None:
+    with rig.db.writing() as connection:
         connection.execute(text("DELETE FROM predictions"))
     answer = vad("db", "check")
     assert answer.exit_code == 1
-    assert "A landing that is done has a prediction. Broken by 1" in " ".join(answer.output.split())
+    assert "A file that is done has a prediction. Broken by 1" in " ".join(answer.output.split())
 
 
-def test_a_verdict_is_given_listed_and_exported(vad: Vad, plant: Plant, tmp_path: Path) -> None:
-    given = vad("verdict", "give", "bottles", "bright.png", "ok", "--note", "a reflection", "--person", "Kim")
+def test_a_label_is_given_listed_and_exported(vad: Vad, rig: Rig, tmp_path: Path) -> None:
+    given = vad("label", "give", "bottles", "bright.png", "ok", "--note", "a reflection", "--person", "Kim")
     assert given.exit_code == 0, given.output
     assert "bright.png is OK (predicted was NG" in given.output
-    listed = vad("verdict", "list", "bottles").output
+    listed = vad("label", "list", "bottles").output
     assert "a reflection" in listed
     assert "0 of 1 predictions agree" in listed
-    exported = vad("verdict", "export", "bottles")
+    exported = vad("label", "export", "bottles")
     assert exported.exit_code == 0, exported.output
-    assert list(pd.read_csv(tmp_path / "train" / "verdicts.csv")["label"]) == ["good"]
+    assert list(pd.read_csv(tmp_path / "train" / "labels.csv")["label"]) == ["good"]
 
 
-def test_a_wrong_verdict_or_image_is_told(vad: Vad, plant: Plant) -> None:
-    assert "ok or ng" in vad("verdict", "give", "bottles", "bright.png", "perhaps").output
-    assert "no prediction of" in vad("verdict", "give", "bottles", "dark.png", "ok").output
-    assert vad("verdict", "export", "bottles").exit_code == 1
+def test_a_wrong_label_or_image_is_told(vad: Vad, rig: Rig) -> None:
+    assert "ok or ng" in vad("label", "give", "bottles", "bright.png", "perhaps").output
+    assert "no prediction of" in vad("label", "give", "bottles", "dark.png", "ok").output
+    assert vad("label", "export", "bottles").exit_code == 1

@@ -85,6 +85,15 @@ def test_the_job_refuses_without_a_name_and_where_nothing_is_new(
     assert len(LineRegistry(MLflowTracking(), "gravel").versions()) == 2
 
 
+def test_where_everything_is_materialized_at_once_and_no_image_is_given_nothing_is_extended(
+    extended: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
+) -> None:
+    result = run(instance, "extend_line")
+    assert result.success
+    assert not result.asset_materializations_for_node("extended_model")
+    assert len(LineRegistry(MLflowTracking(), "gravel").versions()) == 2
+
+
 @pytest.mark.spec("X1.04")
 def test_versions_are_listed_promoted_and_rolled_back_by_commands(extended: dg.ExecuteInProcessResult) -> None:
     """Order matters: the last test that changes who serves."""

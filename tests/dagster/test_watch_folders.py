@@ -144,6 +144,10 @@ def test_after_a_failed_run_the_next_waits_ever_longer(line: Line, instance: dg.
     assert "the last run failed, the next follows in" in str(result.skip_reason)
     instance.add_run_tags(run.run_id, {"dagster/will_retry": "true"})
     assert "a run is at work" in str(tick(instance).skip_reason)
+    # It keeps its tag for ever, so it says something only until it was repeated.
+    repeated = launch(instance, request, dg.DagsterRunStatus.SUCCESS)
+    instance.add_run_tags(run.run_id, {"dagster/auto_retry_run_id": repeated.run_id})
+    assert len(tick(instance).run_requests or []) == 1
     waits = [seconds_until_run([(True, 0.0)] * failures, 0.0) for failures in range(8)]
     assert waits == [0, 15, 30, 60, 120, 240, 300, 300]
     assert seconds_until_run([(False, 0.0), (True, 0.0)], 0.0) == 0
@@ -171,7 +175,7 @@ def test_images_in_somebodys_hand_or_to_be_tried_later_need_no_run(line: Line, i
     deliver(line, "a.png")
     assert tick(instance).run_requests
     db, worker = InspectionDatabase.from_environment(), new_worker()
-    (leased,) = lease(db, "gravel", worker, 5)
+    (leased,) = lease(db, "gravel", worker, 5).files
     assert "1 images are in hand or are tried again later" in str(tick(instance).skip_reason)
     finish(db, "gravel", worker, [Later(leased.file_id, 60.0, "the share is away")], source="batch")
     assert not tick(instance).run_requests
@@ -183,7 +187,7 @@ def test_what_a_dead_worker_had_is_asked_for(line: Line, instance: dg.DagsterIns
     tick(instance)
     machine, pid, _ = str(new_worker()).split(":")[:3]
     db = InspectionDatabase.from_environment()
-    assert lease(db, "gravel", f"{machine}:{pid}:1.00:dead", 5)
+    assert lease(db, "gravel", f"{machine}:{pid}:1.00:dead", 5).files
     assert len(tick(instance).run_requests or []) == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pytest
 from tests.detectors.tile_images import as_dataset
 from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.patchcore.detector import PatchCore
-from vad_lib.detectors.storage import description_text, read_model_folder, write_model_folder
+from vad_lib.detectors.storage import description_text, part_digests, read_model_folder, write_model_folder
 from vad_lib.errors import ModelFormatError
 from vad_lib.models import InspectionModel, ModelInfo
 from vad_lib.preprocessing import Preprocessing
@@ -76,3 +77,27 @@ def test_whatever_is_missing_or_wrong_in_a_description_is_refused_as_a_model(fol
     (tmp_path / "detector.json").write_text(description_text({"detector": []}))
     with pytest.raises(ModelFormatError):
         InspectionModel.load(tmp_path)
+
+
+def test_a_threshold_that_is_not_its_calibrations_is_refused(folder: Path) -> None:
+    tensors, description = read_model_folder(folder)
+    for path in (("threshold", "value"), ("calibration", "threshold")):
+        with pytest.raises(ModelFormatError, match="The model contradicts itself"):
+            InspectionModel._from(changed(description, path, 2.0), tensors, "cpu")
+
+
+def test_what_mlflow_serves_is_the_model_that_was_registered(folder: Path, tmp_path: Path) -> None:
+    from vad_dagster.mlflow_model import VisualAnomalyModel
+
+    registered = {"model_digest": part_digests(folder)}
+    served = VisualAnomalyModel()
+    served.load_context(SimpleNamespace(artifacts={"model": str(folder)}, model_config=registered))
+    assert served.model.threshold.value == 1.0
+    tensors, description = read_model_folder(folder)
+    for place in (("threshold", "value"), ("calibration", "threshold")):
+        description = changed(description, place, 2.0)
+    tensors["bank"] = tensors.get("bank", next(iter(tensors.values()))) + 1
+    write_model_folder(tmp_path / "changed", tensors, description)
+    told = r"What differs: calibration, tensors, threshold\."
+    with pytest.raises(ModelFormatError, match=told):
+        served.load_context(SimpleNamespace(artifacts={"model": str(tmp_path / "changed")}, model_config=registered))

@@ -18,21 +18,21 @@ def sample(seed: int, size: int, shift: float = 0.0) -> np.ndarray:
 
 
 def test_the_same_light_is_steady_and_a_changed_lamp_is_drift() -> None:
-    assert compare_measure("brightness", sample(0, 200), sample(1, 200)).verdict == "steady"
-    assert compare_measure("brightness", sample(0, 200), sample(1, 200, shift=1.0)).verdict == "drifted"
+    assert compare_measure("brightness", sample(0, 200), sample(1, 200)).status == "steady"
+    assert compare_measure("brightness", sample(0, 200), sample(1, 200, shift=1.0)).status == "drifted"
 
 
 def test_a_significant_but_tiny_shift_among_very_many_images_is_steady() -> None:
     result = compare_measure("brightness", sample(0, 20000), sample(1, 20000, shift=0.08))
     assert result.p_value is not None
     assert result.p_value < 0.01
-    assert result.verdict == "steady"
+    assert result.status == "steady"
 
 
 @pytest.mark.parametrize(("reference", "recent"), [(19, 200), (200, 19), (0, 0)])
 def test_with_too_few_images_nothing_is_said(reference: int, recent: int) -> None:
     result = compare_measure("sharpness", sample(0, reference), sample(1, recent, shift=9))
-    assert result.verdict == "too few images"
+    assert result.status == "too few images"
     assert result.psi is None
 
 
@@ -42,11 +42,11 @@ def test_missing_values_are_left_out() -> None:
 
 
 def test_constant_measures_that_are_equal_are_steady() -> None:
-    assert compare_measure("contrast", np.ones(50), np.ones(60)).verdict == "steady"
+    assert compare_measure("contrast", np.ones(50), np.ones(60)).status == "steady"
 
 
 def test_constant_measures_that_differ_are_drift() -> None:
-    assert compare_measure("contrast", np.ones(50), np.full(60, 2.0)).verdict == "drifted"
+    assert compare_measure("contrast", np.ones(50), np.full(60, 2.0)).status == "drifted"
 
 
 @settings(max_examples=50, deadline=None)

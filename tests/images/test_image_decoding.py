@@ -19,6 +19,7 @@ from PIL import Image
 
 from vad_lib.errors import UnreadableImageError, UnsafePathError
 from vad_lib.images.decoding import decode_bytes, decode_image
+from vad_lib.images.jpeg import LINE_ENDS_CHANGED
 from vad_lib.images.paths import resolve_inside
 
 GRADIENT = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # 40 high, 60 wide
@@ -132,6 +133,17 @@ def test_what_is_no_image_is_refused_with_a_reason(tmp_path: Path, name: str, co
         decode_image(tmp_path / name)
     assert reason in caught.value.reason
     assert len(caught.value.reason) < 120
+
+
+@pytest.mark.parametrize(
+    "line_end", [(b"\n", b"\r\n"), (b"\r\n", b"\n"), (b"\r\n", b"\r"), (b"\r", b""), (b"\r", b"\n")]
+)
+def test_a_png_sent_in_ascii_mode_is_refused_with_the_remedy(line_end: tuple[bytes, bytes]) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(COLOURS).save(stream, "PNG")
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_bytes(stream.getvalue().replace(*line_end), "a.png")
+    assert caught.value.reason == LINE_ENDS_CHANGED
 
 
 def test_a_gigantic_header_is_refused_before_a_pixel_is_decoded(tmp_path: Path) -> None:

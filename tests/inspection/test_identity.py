@@ -82,6 +82,9 @@ def _write_again(file: Path, _: Path) -> None:
     file.write_bytes(file.read_bytes())
 
 
+@pytest.mark.parametrize(
+    "inspection_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 @pytest.mark.parametrize("way", [_touch, _change_mode, _copy_over, _move_away_and_back, _write_again])
 @pytest.mark.parametrize("kind", ["image", "broken", "duplicate"])
 @pytest.mark.spec("Q1.08")

@@ -21,6 +21,9 @@ from vad_lib.inspection.worker import MAX_DELIVERIES
 from vad_lib.inspection_db.laws import check_database
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.parametrize(
+    "inspection_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
 
 
 def _start(rig: Rig, run_id: str, *more: str) -> subprocess.Popen[str]:
@@ -106,9 +109,6 @@ def test_an_image_that_kills_its_worker_is_found_out_and_quarantined(rig: Rig) -
 
 
 @pytest.mark.spec("V9.05", "Q1.05")
-@pytest.mark.parametrize(
-    "inspection_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
-)
 def test_500_files_with_5_percent_bad_ones_and_deaths_in_between(rig: Rig) -> None:
     """Every good one has exactly one prediction, every bad one a reason."""
     good = {f"{i:03}.png" for i in range(470)} | {'it\'s "größe" 图.png'}

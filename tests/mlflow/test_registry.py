@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -13,7 +14,8 @@ from vad_dagster.registry import CHALLENGER, CHAMPION, PREVIOUS, LineRegistry
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.sensors.serving import MOVED, serving_versions
 from vad_dagster.values import ChampionRecord
-from vad_lib.errors import InputError
+from vad_lib.detectors.storage import WHOLE, description_text, part_digests
+from vad_lib.errors import InputError, ModelFormatError
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +26,21 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflowTrackin
         yield MLflowTracking()
 
 
-def add_version(tracking: MLflowTracking, line: str, folder: Path) -> str:
+DESCRIPTION = {"threshold": {"value": 1.25}, "calibration": {"threshold": 1.25}, "tensors_sha256": "0" * 64}
+
+
+def add_version(
+    tracking: MLflowTracking, line: str, folder: Path, description: Mapping[str, Any] = DESCRIPTION, **tags: Any
+) -> str:
     """Register a version whose model folder holds one small file; it is never loaded."""
     model = folder / "inspection_model"
     model.mkdir(exist_ok=True)
-    (model / "detector.json").write_text("{}")
+    (model / "detector.json").write_text(description_text(dict(description)))
     with tracking.run(line, name="test") as run:
         registry = LineRegistry(tracking, line)
-        version = registry.register(model, run_id=run.run_id, tags={"f1": 0.5}, description="x", example_image=None)
+        version = registry.register(
+            model, run_id=run.run_id, tags={"f1": 0.5, **tags}, description="x", example_image=None
+        )
     return version.number
 
 
@@ -41,7 +50,56 @@ def test_a_new_version_is_the_challenger_and_its_folder_is_found(tracking: MLflo
     challenger = registry.at(CHALLENGER)
     assert challenger is not None
     assert (challenger.number, challenger.label, challenger.tags["f1"]) == (number, f"vad-a/{number}", "0.5")
-    assert (registry.folder(challenger) / "detector.json").read_text() == "{}"
+    assert (registry.folder(challenger) / "detector.json").read_text() == description_text(DESCRIPTION)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("threshold", {"value": 9.5}),
+        ("calibration", {"threshold": 9.5}),
+        ("tensors_sha256", "f" * 64),
+        ("detector", {"name": "another"}),
+    ],
+)
+def test_a_model_that_was_changed_with_checksums_recomputed_is_not_used(
+    tracking: MLflowTracking, tmp_path: Path, part: str, value: object
+) -> None:
+    registry = LineRegistry(tracking, "changed")
+    version = registry.version(add_version(tracking, "changed", tmp_path, threshold=1.25))
+    folder = registry.folder(version)
+    (folder / "detector.json").write_text(description_text({**DESCRIPTION, part: value}))
+    told = rf"{version.label} is not used.*What differs: {part.removesuffix('_sha256')}\..*vad model rollback"
+    with pytest.raises(ModelFormatError, match=told):
+        registry.folder(version)
+    # whoever may write there may change what stands beside the folder as well
+    mlmodel = folder.parent.parent / "MLmodel"
+    mlmodel.write_text(mlmodel.read_text().replace(part_digests(tmp_path / "inspection_model")[WHOLE], "0" * 64))
+    with pytest.raises(ModelFormatError, match="is not used"):
+        registry.folder(version)
+
+
+def test_a_version_whose_tags_do_not_belong_to_its_model_is_not_used(tracking: MLflowTracking, tmp_path: Path) -> None:
+    registry = LineRegistry(tracking, "tags")
+    version = registry.version(add_version(tracking, "tags", tmp_path, threshold=1.25))
+    assert registry.folder(version).is_dir()
+    registry.tag(version, {"threshold": 0.5})
+    with pytest.raises(ModelFormatError, match=r"its tag threshold says 0\.5, but its model was registered with 1\.25"):
+        registry.folder(registry.version(version.number))
+    tracking.connect().delete_model_version_tag(registry.name, version.number, "model_digest")
+    with pytest.raises(ModelFormatError, match="has no tag model_digest"):
+        registry.folder(registry.version(version.number))
+
+
+@pytest.mark.parametrize("content", ["", "flavors: []", "flavors: {python_function: {}}", "\x00"])
+def test_a_version_whose_mlmodel_is_damaged_is_refused_in_words(
+    tracking: MLflowTracking, tmp_path: Path, content: str
+) -> None:
+    registry = LineRegistry(tracking, "damaged")
+    version = registry.version(add_version(tracking, "damaged", tmp_path))
+    (registry.folder(version).parent.parent / "MLmodel").write_text(content)
+    with pytest.raises(ModelFormatError, match="is missing or damaged"):
+        registry.folder(version)
 
 
 def test_promotion_moves_three_aliases_and_rolling_back_returns(tracking: MLflowTracking, tmp_path: Path) -> None:

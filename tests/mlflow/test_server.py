@@ -16,6 +16,7 @@ import pytest
 from vad_dagster.home import NO_TELEMETRY, executable
 from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
+from vad_lib.detectors.storage import description_text
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +59,7 @@ def test_a_version_on_a_server_is_fetched_once_and_kept(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     model = tmp_path / "inspection_model"
     model.mkdir()
-    (model / "detector.json").write_text('{"a": 1}')
+    (model / "detector.json").write_text(description_text({"a": 1}))
     tracking = MLflowTracking()
     registry = LineRegistry(tracking, "far")
     with tracking.run("far", name="x") as run:
@@ -66,7 +67,7 @@ def test_a_version_on_a_server_is_fetched_once_and_kept(
     assert run.url.startswith(server)
     folder = registry.folder(version)
     assert folder.is_relative_to(vad_home)
-    assert (folder / "detector.json").read_text() == '{"a": 1}'
+    assert (folder / "detector.json").read_text() == description_text({"a": 1})
     written = (folder / "detector.json").stat().st_mtime_ns
     assert (registry.folder(version) / "detector.json").stat().st_mtime_ns == written
     assert not (vad_home / "mlflow" / "mlflow.db").exists()

@@ -31,7 +31,7 @@ from vad_lib.queue import (
     register,
     renew,
 )
-from vad_lib.queue.leases import SUSPECT
+from vad_lib.queue.leases import PATIENCE_SECONDS, SUSPECT
 
 
 @pytest.fixture
@@ -216,6 +216,18 @@ def test_a_suspect_is_in_hand_with_no_other_file_of_its_process_and_other_proces
     add(rig, 2, "caps")
     assert take(rig, worker, 9) == take(rig, worker, 9, "caps") == []  # nothing beside it
     assert take(rig, other, 9) == ["4.png", "5.png"]
+
+
+def test_a_file_that_was_not_finished_waits_for_the_others_only_for_a_while(rig: Rig, later: list[float]) -> None:
+    add(rig, 1)
+    take(rig, dead_worker(), 1)
+    expire(rig.db)
+    add(rig, 4, start=1)
+    worker = new_worker()
+    assert take(rig, worker, 2) == ["1.png", "2.png"]
+    later[0] = PATIENCE_SECONDS + 1
+    assert take(rig, worker, 2) == ["0.png"], "though others still wait"
+    assert take(rig, worker, 2) == ["3.png", "4.png"]
 
 
 def test_names_of_workers_tell_their_process_and_differ(tmp_path: Path) -> None:

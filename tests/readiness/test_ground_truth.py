@@ -103,6 +103,47 @@ def test_semicolons_empty_lines_short_lines_and_nameless_columns_are_understood(
     }
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "sep=;\r\nimage_path;label\r\na.png;good\r\n",
+        '"sep=;"\nimage_path;label\na.png;good\n',
+        "SEP=|\n\nimage_path|label\na.png|good\n",
+        "sep=\t\nimage_path\tlabel\na.png\tgood\n",
+        "# written by station 4; shift, 2\n#\n\nimage_path,label\na.png,good\n",
+        "# a, comment\nimage_path;label\na.png;good\n",
+        ";;;\nimage_path;label\na.png;good\n",
+    ],
+)
+def test_what_spreadsheets_and_tools_write_above_the_header_is_passed_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / "train.csv").write_bytes(content.encode())
+    assert read(tmp_path).table.to_dict("list") == {"image_path": ["a.png"], "label": ["good"]}
+
+
+def test_the_separator_is_the_one_under_which_the_wanted_columns_appear(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text('"size, in mm; about";image_path;"what, if any"\n"1,5";a.png;good\n')
+    found = read(tmp_path, y_column="what, if any").table
+    assert found.to_dict("list") == {"size, in mm; about": ["1,5"], "image_path": ["a.png"], "what, if any": ["good"]}
+    (tmp_path / "train.csv").write_text('"size, in mm";path;label\n1;a.png;good\n')
+    assert list(read(tmp_path).table.columns) == ["size, in mm", "path", "label"]  # none fits: readiness names them
+    (tmp_path / "train.csv").write_text("#,image_path,label\n0,a.png,good\n")
+    assert list(read(tmp_path).table.columns) == ["#", "image_path", "label"]
+
+
+def test_lines_are_counted_from_the_top_of_the_file_whatever_stands_above_the_header(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_bytes(b"sep=,\r\n# x\r\nimage_path,label\r\na,b.png,good\r\n")
+    with pytest.raises(InputError, match="line 4 has 3 fields"):
+        read(tmp_path)
+
+
+@pytest.mark.timeout(20)
+def test_a_table_with_a_hundred_thousand_columns_is_refused_at_once(tmp_path: Path) -> None:
+    header = ",".join(["image_path", "label", *(f"c{position}" for position in range(100_000))])
+    (tmp_path / "train.csv").write_text(f"{header}\na.png,good\n")
+    with pytest.raises(InputError, match=r"train.csv has 100,002 columns, and at most 16,384 are read"):
+        read(tmp_path)
+
+
 def test_training_without_a_table_says_how_to_get_one(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     (tmp_path / "good" / "a.png").write_bytes(b"x")
@@ -112,6 +153,27 @@ def test_training_without_a_table_says_how_to_get_one(tmp_path: Path) -> None:
         read(tmp_path / "none")
     with pytest.raises(InputError, match="is a file"):
         read(tmp_path / "good" / "a.png")
+
+
+def test_masks_are_kept_as_masks_and_not_as_images(tmp_path: Path) -> None:
+    for name in ("cut/a.png", "cut/a_mask.png", "cut/b.png", "ground_truth/cut/b_mask.png", "masks/other.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    masks = {"cut/a_mask.png": "cut/a.png", "ground_truth/cut/b_mask.png": "cut/b.png"}
+    found = read_input(tmp_path, ARGUMENTS, pipeline="inference")
+    assert list(found.table["image_path"]) == ["cut/a.png", "cut/b.png", "masks/other.png"]
+    assert (found.masks, [finding.rule for finding in found.findings]) == (masks, ["masks"])
+    found.save(tmp_path / "kept")
+    assert InputTable.load(tmp_path / "kept").masks == masks
+
+
+def test_rows_that_name_masks_are_told(tmp_path: Path) -> None:
+    for name in ("a.png", "a_GT.png"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "train.csv").write_text("image_path,label\n./a.png,good\na_GT.png,good\n")
+    told = {finding.rule: finding for finding in read(tmp_path).findings}
+    assert (told["mask_rows"].severity, told["mask_rows"].count) == ("warn", 1)
+    assert "a_GT.png of a.png" in told["mask_rows"].message
 
 
 @pytest.mark.spec("V8.12")

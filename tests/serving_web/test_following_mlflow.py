@@ -19,6 +19,7 @@ from serving_rig import until
 from vad_dagster.registry import CHAMPION, LineRegistry
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.service.champions import ChampionSource, validation_images
+from vad_lib.detectors.storage import description_text
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home, Line
 from vad_lib.plan import write_plan_for_folder
@@ -66,7 +67,7 @@ def _move_alias(line: Line, number: str) -> None:
 def test_an_alias_that_a_person_moves_is_seen_and_an_idle_registry_is_not_asked(line: Line, tmp_path: Path) -> None:
     folder = tmp_path / "inspection_model"
     folder.mkdir()
-    (folder / "detector.json").write_text("{}")
+    (folder / "detector.json").write_text(description_text({}))
     source = ChampionSource(Home.from_environment(), sinks=Sinks("http://x/{line}", "key", True))
     assert source.watched()[line.name].model_version == ""
     first, second = _register(line, folder), _register(line, folder)

@@ -7,47 +7,22 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import requests
-import uvicorn
 from brightness_model import THORN, BrightnessModel, write_image
 from serving_rig import RigSource, until
 
 from vad_dagster.service.json_logs import log_as_json
 from vad_dagster.service.process import refuse_open_door
-from vad_dagster.service.web_app import WebSettings, create_app
 from vad_lib.errors import InputError
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.serving import InferenceService, ServiceLimits
 
 Web = Callable[..., str]
-
-
-@pytest.fixture
-def web(db: InspectionDatabase, source: RigSource) -> Iterator[Web]:
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
-
-    def begin(**settings: object) -> str:
-        service = InferenceService(db, source, ServiceLimits(follow_seconds=0.1))
-        app = create_app(service, WebSettings(**settings))  # type: ignore[arg-type]
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        servers.append((server, thread))
-        until(lambda: server.started)
-        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        until(lambda: requests.get(f"{address}/ready", timeout=5).status_code == 200)
-        return address
-
-    yield begin
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(20)
 
 
 def _bytes(tmp_path: Path, brightness: int, nonce: int = 0) -> bytes:

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` in modules of assets: Dagster reads the annotations of their parameters.
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dagster as dg
 
@@ -17,13 +18,23 @@ from vad_dagster.table_schemas import schema_metadata
 from vad_lib.errors import InputError, ReadinessError
 from vad_lib.findings import Finding
 from vad_lib.ground_truth import InputTable, read_input
+from vad_lib.labelled_folder import renew_table
 from vad_lib.lines import Home
 from vad_lib.readiness import RULES, ValidatedDataset, prepare_training_data
 from vad_lib.readiness.table_rules import missing_columns
 from vad_lib.tables import DroppedRows, ValidatedRows
 
 READABLE = "readable_table"
-INPUT_RULES = ("other_formats", "undecodable_names", "tables_in_subfolders", "images_without_row", "missing_columns")
+INPUT_RULES = (
+    "other_formats",
+    "undecodable_names",
+    "masks",
+    "mask_rows",
+    "tables_in_subfolders",
+    "renewed_table",
+    "images_without_row",
+    "missing_columns",
+)
 INFERENCE_RULES = ("environment_changed",)
 READINESS_RULES = tuple(rule.name for rule in RULES if rule.name not in (*INPUT_RULES, *INFERENCE_RULES))
 
@@ -62,14 +73,18 @@ def ground_truth(
         plan = plan_of(line)
         # What a later step would refuse is refused before minutes are spent on the images.
         require_usable(plan_of_run(plan, context.run.run_config).train)
+        folder = plan.train_data_folder(line.base_folder)
         try:
-            table = read_input(plan.train_data_folder(line.base_folder), plan.input, pipeline="train")
+            renewed = renew_table(folder)
+            table = read_input(folder, plan.input, pipeline="train")
         except InputError as error:
             yield plain_result("ground_truth", READABLE, error)
             raise
         inputs = digest_of_inputs(plan, table, Home.from_environment().weights_folder)
         context.instance.add_run_tags(context.run.run_id, {INPUTS_TAG: inputs})
     yield plain_result("ground_truth", READABLE, None, fine=f"{len(table.table)} rows were read.")
+    if renewed:
+        table = replace(table, findings=(renewed, *table.findings))
     missing = missing_columns(table, plan.readiness.train_validate_column)
     findings: list[Finding] = [*table.findings, *([missing] if missing else [])]
     for name in INPUT_RULES:

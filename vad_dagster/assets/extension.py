@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` in modules of assets: Dagster reads the annotations of their parameters.
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -25,6 +26,7 @@ from vad_lib.validation import MODEL_FOLDER
     partitions_def=lines,
     group_name="extension",
     pool="training",
+    output_required=False,
     deps=["champion_model"],
     kinds={"mlflow", "pytorch"},
     owners=[QUALITY_TEAM],
@@ -38,10 +40,14 @@ def extended_model(
     config: ExtensionConfig,
     validated_dataset: ValidatedDataset,
     tracking: MLflowTracking,
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None]]:
     from vad_lib.extending import extend_model, find_images
     from vad_lib.models import InspectionModel
 
+    if not config.images and not config.decided_by:
+        # All assets of a line may be materialized at once, and nobody has found an image normal then.
+        context.log.info("No images are given in the launchpad: the champion stays as it is.")
+        return
     line, person = line_of(context), config.decided_by.strip()
     with step(context, line), tempfile.TemporaryDirectory(prefix="vad_extend_") as work:
         if not person:
@@ -69,7 +75,7 @@ def extended_model(
             version = registry.promote(version, by=f"person: {person}")
     measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
     others = ["The line's data are others than the champion was trained on: both are measured on today's."]
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "model version": version.label,
             "extended from": champion.label,

@@ -60,8 +60,8 @@ def backend(
 ) -> None:
     """Measure which backend scores the champion fastest on this machine, and let it score if it decides alike.
 
-    The resident scorer does so by itself, once for each version; this measures anew. $VAD_SCORING_BACKEND (auto, torch,
-    openvino, onnx) is the switch.
+    The inference service does so by itself, once for each version; this measures anew. $VAD_SCORING_BACKEND (auto,
+    torch, openvino, onnx) is the switch.
     """
     from vad_dagster.home import prepare_home
     from vad_dagster.registry import LineRegistry

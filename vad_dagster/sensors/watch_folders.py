@@ -27,7 +27,8 @@ from vad_lib.queue import QueueFacts, expire, known_versions, queue_facts, regis
 
 QUEUE_TAG = "vad/queue"
 """Tag of the runs that work on a line's queue; its value is the line."""
-WILL_RETRY_TAG = "dagster/will_retry"
+WILL_RETRY_TAG, RETRIED_BY_TAG = "dagster/will_retry", "dagster/auto_retry_run_id"
+"""Dagster's tags of a failed run: that it is going to be repeated, and, from then on, by which run it was."""
 SECONDS_PER_TICK = 20.0
 FIRST_DELAY, LONGEST_DELAY = 15.0, 300.0
 RUNS_LOOKED_AT = 6
@@ -68,7 +69,8 @@ def why_no_run(line: str, facts: QueueFacts | None, instance: dg.DagsterInstance
     records = instance.get_run_records(dg.RunsFilter(tags={QUEUE_TAG: line}), limit=RUNS_LOOKED_AT)
     for record in records:
         run = record.dagster_run
-        if not run.is_finished or (run.is_failure and run.tags.get(WILL_RETRY_TAG) == "true"):
+        to_be_repeated = run.tags.get(WILL_RETRY_TAG) == "true" and RETRIED_BY_TAG not in run.tags
+        if not run.is_finished or (run.is_failure and to_be_repeated):
             return f"{facts.pending} images wait, and a run is at work"
     wait = seconds_until_run([(not each.dagster_run.is_success, each.end_time or now) for each in records], now)
     return f"{facts.pending} images wait; the last run failed, the next follows in {wait:.0f} s" if wait else ""

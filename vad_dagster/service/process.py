@@ -61,6 +61,7 @@ def serve(settings: ServiceSettings) -> None:
     import uvicorn
 
     from vad_dagster.service.champions import ChampionSource
+    from vad_dagster.service.connections import server_config
     from vad_dagster.service.json_logs import log_as_json
     from vad_dagster.service.web_app import WebSettings, create_app
     from vad_lib.inspection_db import InspectionDatabase
@@ -71,17 +72,7 @@ def serve(settings: ServiceSettings) -> None:
     home = Home.from_environment()
     service = InferenceService(InspectionDatabase.when_it_opens(home), ChampionSource(home), settings.limits)
     app = create_app(service, WebSettings(token, settings.max_upload_mb * 2**20))
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=200,
-        timeout_graceful_shutdown=30,
-    )
-    uvicorn.Server(config).run()
+    uvicorn.Server(server_config(app, settings.host, settings.port)).run()
     # All that counts is in the database. What still hangs in a receiver or in a decoder must not keep the process.
     logging.shutdown()
     os._exit(0)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 
+from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
 from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
 from vad_dagster.service.result_pages import LARGEST_NUMBER, result_pages
@@ -50,11 +51,13 @@ class WebSettings:
         token: what a request has to bring as ``Authorization: Bearer …``; empty: nothing, for this machine only.
         max_upload_bytes: larger images are refused before they are read.
         max_waiting_seconds: the longest that a request may wait for its result.
+        body_seconds: the longest that the body of a request may take to arrive.
     """
 
     token: str = field(default="", repr=False)
     max_upload_bytes: int = 64 * 2**20
     max_waiting_seconds: float = 60.0
+    body_seconds: float = BODY_SECONDS
 
 
 class PredictionOut(BaseModel):
@@ -113,6 +116,12 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         title="Visual anomaly detection: inference service",
         description="Scores images the moment they arrive, and answers about them.",
         lifespan=life,
+    )
+    app.add_middleware(
+        RequestBounds,
+        most_bytes=rules.max_upload_bytes,
+        body_seconds=rules.body_seconds,
+        always_answered=OPEN_PATHS,
     )
     app.add_middleware(SafeHeaders)
     hosts = app_settings().allowed_hosts.split(",")
@@ -261,10 +270,9 @@ class SafeHeaders:
 
 
 class UploadBudget:
-    """Bounds what uploads hold in memory, each by itself and all together."""
+    """Bounds what all uploads together hold in memory."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
         self._left = UPLOADS_AT_ONCE * most
 
     @asynccontextmanager
@@ -272,18 +280,13 @@ class UploadBudget:
         """Yield the body of a request, and give its room back afterwards.
 
         Raises:
-            HTTPException: 413 where it is too large, 503 where too many are under way.
+            HTTPException: 503 where too many are under way; or see ``RequestBounds``.
         """
-        too_large = HTTPException(413, f"At most {self._most} bytes are taken.")
-        if int(request.headers.get("content-length") or 0) > self._most:
-            raise too_large
         data = bytearray()
         try:
             async for piece in request.stream():
                 data += piece
                 self._left -= len(piece)
-                if len(data) > self._most:
-                    raise too_large
                 if self._left < 0:
                     raise HTTPException(503, "Too many images are being sent at once: try again.", {"Retry-After": "1"})
             yield bytes(data)

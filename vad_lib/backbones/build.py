@@ -120,7 +120,7 @@ def _keep_exportable() -> None:
 
 
 def fitting_layers(weights: BackboneWeights, layers: Sequence[str]) -> tuple[str, ...]:
-    """Return the layers to take: the plan's, but for those of a sidecar, and of a stand-in that lacks the plan's."""
+    """Return the layers to take: the plan's, but for those of a sidecar, and of a fallback that lacks the plan's."""
     if weights.layers:
         return weights.layers
     stands_in = weights.source == "shipped" and weights.asked_for not in ("", weights.name)

@@ -1,4 +1,4 @@
-"""The backbone that ships with the package: the end of the search order, where it stands in for others.
+"""The backbone that ships with the package: the end of the search order, where it is the fallback for others.
 
 ``vadnet10`` was trained from nothing on images that a program draws (``tools/pretrain_backbone``), so its licence is
 the package's own. What it costs against ImageNet weights was measured and lies beside the weights, in
@@ -19,8 +19,8 @@ from vad_lib.errors import ModelFormatError
 FOLDER = Path(__file__).with_name("shipped")
 NAME = "vadnet10"
 LAYERS = ("layer2", "layer3")
-"""What stands in for the layers of a plan that this network does not have: a transformer's, or a deeper one's."""
-TAG = "backbone_stand_in"
+"""What takes the place of the layers of a plan that this network does not have: a transformer's, or a deeper one's."""
+TAG = "fallback_backbone"
 """The tag of a model version whose backbone is this one although the plan asked for another."""
 
 
@@ -33,7 +33,7 @@ def shipped_facts() -> dict[str, Any]:
 
 @functools.cache
 def shipped_backbones() -> dict[str, BackboneWeights]:
-    """Return the shipped backbones by name; the first one stands in for a backbone that cannot be had.
+    """Return the shipped backbones by name; the first one is the fallback for a backbone that cannot be had.
 
     Raises:
         ModelFormatError: the file in the package is not the one that its facts name.

@@ -5,7 +5,7 @@ The order, and there is no other place that looks for weights:
 1. a path in the plan;
 2. the weights store, by timm's model name (``store``);
 3. timm's own download, where the network allows; what comes is kept in the store, so the next run needs no network;
-4. the backbone shipped with the package (``shipped``), which stands in for the one asked for unless
+4. the backbone shipped with the package (``shipped``), the fallback for the one asked for unless
    ``VAD_FALLBACK_BACKBONE=0`` forbids it: ``asked_for`` differs from ``name`` then, and whoever trains must say so
    loudly, with the measured cost.
 """
@@ -83,7 +83,7 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
             return BackboneWeights(**{**shipped.__dict__, "asked_for": asked})
         raise WeightsMissingError(
             f"{error}\nVAD_FALLBACK_BACKBONE=0 forbids that {shipped.name}, the small backbone that ships with the "
-            f"package, stands in. {measured_cost()}"
+            f"package, is used instead. {measured_cost()}"
         ) from error
 
 

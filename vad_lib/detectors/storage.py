@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 TENSORS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "detector.json"
 FORMAT_VERSION = 1
+WHOLE = "contents_sha256"
+"""The digest that stands for a whole model, its tensors included."""
 
 
 def write_model_folder(folder: Path, tensors: dict[str, torch.Tensor], description: dict[str, Any]) -> None:
@@ -119,6 +122,37 @@ def read_description(folder: Path) -> dict[str, Any]:
     return verify_description(content, str(file))
 
 
+def part_digests(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each part of a model's description, of its tensors, and under ``WHOLE`` of everything.
+
+    Somebody who changes a model can recompute the checksums inside its folder; digests that are kept elsewhere tell.
+
+    Raises:
+        ModelFormatError: see ``read_description``.
+    """
+    description = read_description(folder)
+    whole = {WHOLE: description[WHOLE]}
+    return {name: hashlib.sha256(_canonical(part)).hexdigest() for name, part in description.items()} | whole
+
+
+def refuse_changed(folder: Path, registered: Mapping[str, str]) -> None:
+    """Compare a model folder with its ``part_digests`` as they were when it was registered.
+
+    Raises:
+        ModelFormatError: it holds another model; the message names the parts that differ. Or see ``read_description``.
+    """
+    found = part_digests(folder)
+    if found[WHOLE] == registered.get(WHOLE):
+        return
+    parts = sorted((found.keys() | registered.keys()) - {WHOLE})
+    differ = [name.removesuffix("_sha256") for name in parts if found.get(name) != registered.get(name)]
+    raise ModelFormatError(
+        f"{folder} does not hold the model that was registered. What differs: {', '.join(differ) or 'its checksum'}. "
+        "Copy the folder back from where it was saved, let another version serve (`vad model rollback LINE`), or train "
+        "the line again."
+    )
+
+
 def description_text(description: dict[str, Any]) -> str:
     """Return a description as JSON text, with its format version and checksum added."""
     content = {**description, "format_version": FORMAT_VERSION}
@@ -150,4 +184,8 @@ def verify_description(content: Any, source: str) -> dict[str, Any]:
 def contents_digest(description: dict[str, Any]) -> str:
     """Return the sha256 of a description without its own checksum."""
     content = {key: value for key, value in description.items() if key != "contents_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, allow_nan=False).encode()

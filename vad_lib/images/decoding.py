@@ -21,25 +21,27 @@ content differs from extension  as the content says (PNG or JPEG)           yes
 anything else                   refused                                     --
 ==============================  ==========================================  =========
 
-Refused with a short reason: empty, truncated, not PNG or JPEG, more pixels than ``MAX_PIXELS`` or longer and thinner
-than ``MAX_ASPECT`` (both known from the header, before any pixel is decoded), folders, pipes, devices, and files that
-may not be read.
+Refused with a short reason: empty, truncated, damaged (JPEG: see ``images.jpeg``), not PNG or JPEG, more pixels than
+``MAX_PIXELS`` or longer and thinner than ``MAX_ASPECT`` (both known from the header, before any pixel is decoded),
+folders, pipes, devices, and files that may not be read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
-from PIL.JpegImagePlugin import jpeg_factory
+from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
 
 from vad_lib.errors import UnreadableImageError
+from vad_lib.images import jpeg
 from vad_lib.images.paths import IMAGE_SUFFIXES, read_regular_file
 
 MAX_PIXELS = 64_000_000
@@ -50,7 +52,8 @@ MAX_ASPECT = 64
 shorter side is brought to a wanted size, a picture of 1 x 20000 pixels would take all the memory there is."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-JPEG_SIGNATURE = b"\xff\xd8\xff"
+PNG_IN_ASCII_MODE = re.compile(rb"\x89PNG[\r\n]*\x1a")
+"""How the signature of a PNG file looks after its line ends were changed: that is what it is made for."""
 _ORIENTATION = 0x0112
 
 
@@ -108,6 +111,7 @@ def decode_bytes(
     file = Path(file)
     if not data:
         raise UnreadableImageError(file, "empty file")
+    parts = jpeg.read_parts(data, file) if data.startswith(jpeg.SIGNATURE) else jpeg.JpegParts()
     image, notices = _open(data, file)
     width, height = image.size
     if width * height > max_pixels:
@@ -121,6 +125,8 @@ def decode_bytes(
         if getattr(image, "n_frames", 1) > 1:
             image.seek(0)
             notices.append("several frames: the first one is taken")
+        if isinstance(image, JpegImageFile):
+            jpeg.load_whole(image, data, parts, file)
         image.load()
         if (upright := _upright(image, notices)) is not None:
             image = upright
@@ -147,10 +153,10 @@ def decode_bytes(
 def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
     """Read the header only, by the parser that the signature asks for: no other format's parser ever runs."""
     is_png = data.startswith(PNG_SIGNATURE)
-    if not is_png and not data.startswith(JPEG_SIGNATURE):
+    if not is_png and PNG_IN_ASCII_MODE.match(data) and not PNG_SIGNATURE.startswith(data):
+        raise UnreadableImageError(file, jpeg.LINE_ENDS_CHANGED)
+    if not is_png and not data.startswith(jpeg.SIGNATURE):
         raise UnreadableImageError(file, f"not a PNG or JPEG image ({_what_it_looks_like(data)})")
-    if not is_png and not _has_end_marker(data):
-        raise UnreadableImageError(file, "truncated (the JPEG's end is missing)")
     try:
         image: Image.Image = PngImageFile(io.BytesIO(data)) if is_png else jpeg_factory(io.BytesIO(data))
     except Exception as error:  # see decode_bytes
@@ -179,7 +185,7 @@ def _what_it_looks_like(data: bytes) -> str:
     head = data[:512]
     if not head.strip(b"\0"):
         return "it begins with zeros, as a file does that was not written completely"
-    if PNG_SIGNATURE.startswith(head) or JPEG_SIGNATURE.startswith(head):
+    if PNG_SIGNATURE.startswith(head) or jpeg.SIGNATURE.startswith(head):
         return "only its first bytes are there"
     try:
         head.decode("utf-8")
@@ -187,24 +193,6 @@ def _what_it_looks_like(data: bytes) -> str:
         if error.start < len(head) - 3:  # else a character that was cut in two
             return "unknown content"
     return "it is text"
-
-
-def _has_end_marker(data: bytes) -> bool:
-    """Tell whether a JPEG has its end-of-image marker after the start of its scan.
-
-    A file whose tail is still zeros, as copying tools make them, is decoded by libjpeg without complaint; the missing
-    marker gives it away. The segments before the scan are skipped, as a thumbnail in them has an end marker too.
-    """
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker == 0xDA:
-            break
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return data.find(b"\xff\xd9", position) >= 0
 
 
 def _upright(image: Image.Image, notices: list[str]) -> Image.Image | None:

@@ -67,7 +67,7 @@ def export_labels(
     held = labels_that_hold(db, line)
     if held.empty:
         raise InputError(f"Nobody has given a label on images of the line {line!r} yet: see `vad label give`.")
-    columns = _columns_of(folder, encoding) or [path_column, label_column]
+    columns = _columns_of(folder, encoding, (path_column, label_column)) or [path_column, label_column]
     missing = [name for name in (path_column, label_column) if name not in columns]
     if missing:
         raise InputError(f"The tables in {folder} have no column {', '.join(missing)}, only {', '.join(columns)}.")
@@ -90,10 +90,10 @@ def export_labels(
     return ExportedLabels(table, ok, len(rows) - ok, tuple(lost))
 
 
-def _columns_of(folder: Path, encoding: str) -> list[str]:
+def _columns_of(folder: Path, encoding: str, wanted: tuple[str, ...]) -> list[str]:
     """Return the columns of the tables that are there, but for the one that is written here."""
     names = [name for name in list_folder(folder).tables if name != TABLE]
-    return [str(name) for name in read_csv_text(folder, names[0], encoding).columns] if names else []
+    return [str(name) for name in read_csv_text(folder, names[0], encoding, wanted).columns] if names else []
 
 
 def _take_along(source: Path, sha256: str, folder: Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""What was seen, claimed, predicted and kept aside, durably: one database for all lines and all processes."""
+"""What arrived, was predicted, refused and labelled, durably: one database for all lines and all processes."""
 
 from vad_lib.inspection_db.database import InspectionDatabase, utc_now
 

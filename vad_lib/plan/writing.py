@@ -184,14 +184,12 @@ def _value(value: Any) -> str:
 
 
 def _normal_folder(train: Path) -> str:
-    """Return the sub-folder whose name says that its images are normal, where no table says more."""
+    """Return the one sub-folder whose name says that its images are normal, where no table says more."""
     if any(is_table_name(file.name) for file in train.iterdir()):
         return ""
-    for folder in sorted(train.iterdir()):
-        named = folder.name.casefold() in NORMAL_FOLDERS and folder.is_dir()
-        if named and any(is_image_name(file.name) for file in folder.iterdir()):
-            return folder.name
-    return ""
+    named = [folder for folder in train.iterdir() if folder.name.casefold() in NORMAL_FOLDERS and folder.is_dir()]
+    found = [folder.name for folder in named if any(is_image_name(file.name) for file in folder.rglob("*"))]
+    return found[0] if len(found) == 1 else ""
 
 
 def _written_path(folder: Path, start: Path) -> str:

@@ -25,6 +25,7 @@ LEASE_SECONDS = 120.0
 SUSPECT = 2
 """Deliveries from which a file is in hand with no other file of its process: two that were in hand in two threads when
 their process died would else come together again, and the innocent one would be blamed as often as the other."""
+PATIENCE_SECONDS = 60.0
 logger = logging.getLogger("vad.queue")
 
 
@@ -67,10 +68,10 @@ class LeasedFiles(NamedTuple):
 def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedFiles:
     """Take at most ``count`` files of a line that wait, oldest first; none where nothing waits.
 
-    A file that a worker did not finish comes after all others, and alone: if it kills this worker too, it alone is to
-    blame. Threads share the name of their process' worker; from ``SUSPECT`` deliveries on, a file comes only while they
-    have nothing else. Of one path, no version is offered while a worker has an earlier one: whether something changed
-    can be said only when that is decided.
+    A file that a worker did not finish comes alone, and after all others for ``PATIENCE_SECONDS``: if it kills this
+    worker too, it alone is to blame. Threads share the name of their process' worker; from ``SUSPECT`` deliveries on, a
+    file comes only while they have nothing else. Of one path, no version is offered while a worker has an earlier one:
+    whether something changed can be said only when that is decided.
     """
     files, earlier, mine = incoming_files.c, incoming_files.alias(), incoming_files.alias()
     has_any = exists().where(mine.c.leased_by == worker)
@@ -88,8 +89,13 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedF
             .where(~has_suspect, or_(files.deliveries < SUSPECT, ~has_any))
             .order_by(files.deliveries, files.file_id)
             .limit(count)
+            .with_for_update(skip_locked=True)
         )
-        found = connection.execute(waiting.with_for_update(skip_locked=True)).all()
+        # On a line that is never idle they would never come.
+        patience = now - timedelta(seconds=PATIENCE_SECONDS)
+        overdue = waiting.where(files.deliveries > 0, files.registered_at <= patience).limit(1)
+        first = connection.execute(overdue).all()
+        found = first or connection.execute(waiting).all()
         rows = [row for row in found if not row.deliveries] or found[:1]
         if rows:
             connection.execute(
@@ -107,7 +113,7 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedF
         )
         for row in rows
     ]
-    return LeasedFiles(taken, more=len(found) == count or len(rows) < len(found))
+    return LeasedFiles(taken, more=bool(first) or len(found) == count or len(rows) < len(found))
 
 
 @lru_cache(maxsize=1024)

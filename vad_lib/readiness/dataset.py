@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class ValidatedDataset:
         changes: Arguments that were changed automatically.
         findings: All, those of the input step included.
         arguments: As given: {'readiness': {…}, 'train': {…}}, JSON-ready.
+        masks: Pictures that mark what is wrong on an image: mask -> image, both relative to the data folder.
     """
 
     rows: pd.DataFrame
@@ -58,6 +59,7 @@ class ValidatedDataset:
     changes: tuple[ArgumentChange, ...]
     findings: tuple[Finding, ...]
     arguments: Mapping[str, Any]
+    masks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def train_rows(self) -> pd.DataFrame:
@@ -120,6 +122,7 @@ class ValidatedDataset:
             "counts": counts,
             "findings": [finding.model_dump(mode="json") for finding in self.findings],
             "arguments": dict(self.arguments),
+            "masks": dict(self.masks),
             "path_column": self.path_column,
             "label_column": self.label_column,
             "source_files": list(self.source_files),
@@ -166,6 +169,7 @@ class ValidatedDataset:
                 changes=tuple(ArgumentChange.model_validate(change) for change in content["automatic_changes"]),
                 findings=tuple(Finding.model_validate(finding) for finding in content["findings"]),
                 arguments=content["arguments"],
+                masks=content["masks"],
             )
         except Exception as error:  # damaged parquet and JSON raise many kinds
             raise InputError(f"{folder} holds no readable dataset ({error}). Run the readiness step again.") from error

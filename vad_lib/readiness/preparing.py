@@ -219,6 +219,7 @@ class _Gathered:
             source_files=source.source_files,
             made_from_images=source.made_from_images,
             findings=tuple(self.findings),
+            masks=source.masks,
             **settled,
         )
 

@@ -36,7 +36,10 @@ class Rule:
 RULES: tuple[Rule, ...] = (
     Rule("other_formats", "warn", "Files of other formats in the data folder are listed and passed over."),
     Rule("undecodable_names", "warn", "Files whose names are not UTF-8 are listed and passed over."),
+    Rule("masks", "info", "Pictures named as masks of other images are kept as masks, and are no images of parts."),
+    Rule("mask_rows", "warn", "No row of the table names a mask of another image."),
     Rule("tables_in_subfolders", "info", "Tables are read from the data folder itself, not from its sub-folders."),
+    Rule("renewed_table", "warn", "A table that `vad line add` wrote is renewed where images came or went."),
     Rule("images_without_row", "info", "Images in the folder that are in no row of the table are not used."),
     Rule("missing_columns", "error", "The columns that the plan names are in the table.", always_blocks=True),
     Rule("missing_values", "warn", "Rows without a path, or in training without a label, are dropped and counted."),

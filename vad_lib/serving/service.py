@@ -199,6 +199,8 @@ class InferenceService:
         if self.models.follow(watched, wanted):
             for name in self.models.versions():
                 self._work.offer(name)
+        for line in watched.values():
+            keep_files_refused_by_name(self.db, line.line)
         self.followed_at = time.monotonic()
 
     # --- watching ------------------------------------------------------------------------------------------------
@@ -253,7 +255,6 @@ class InferenceService:
         if arrivals:
             self._work.offer(watch.line)
         if refused:
-            keep_files_refused_by_name(self.db, self.watched[watch.line].line)
             self.notifier.wake()
 
     def _look_at_queue(self) -> None:

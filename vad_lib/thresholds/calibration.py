@@ -81,6 +81,10 @@ class Calibration(BaseModel):
         """Return the same curve about another threshold."""
         return Calibration(threshold=threshold, scale=self.scale)
 
+    def belongs_to(self, threshold: Threshold) -> bool:
+        """Return whether p is 0.5 at this threshold."""
+        return self.threshold == _within_reach(threshold)
+
     def _at(self, rank: int) -> float:
         return float(self(float(_unrank(rank))))
 
@@ -109,7 +113,12 @@ def learn_calibration(scores: ArrayLike, is_anomalous: ArrayLike, threshold: Thr
     if scale < _LEAST_RELATIVE_SCALE * magnitude:
         scale = _UNKNOWN_RELATIVE_SCALE * magnitude
     scale = min(max(scale, 1e-45), LARGEST_SCORE)
-    return Calibration(threshold=float(np.clip(threshold.value, -LARGEST_SCORE, ABOVE_ALL_SCORES)), scale=scale)
+    return Calibration(threshold=_within_reach(threshold), scale=scale)
+
+
+def _within_reach(threshold: Threshold) -> float:
+    """Return the threshold, moved to the nearest that still tells all float32 scores apart."""
+    return float(np.clip(threshold.value, -LARGEST_SCORE, ABOVE_ALL_SCORES))
 
 
 def _rank(raw: ArrayLike) -> NDArray[np.int64]:

@@ -146,7 +146,7 @@ class PatchCore(Detector):
             notices = (
                 *notices,
                 f"Instead of the layers {', '.join(self._layers_of_plan)} of the plan, {', '.join(self.layers)} of "
-                f"{self.weights.name} were used, which stands in for {self.weights.asked_for}.",
+                f"{self.weights.name} were used, which is the fallback for {self.weights.asked_for}.",
             )
         self.report = FitReport(notices=notices, numbers={**chosen.numbers, **cache_numbers(cache)})
         return self
