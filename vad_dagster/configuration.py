@@ -6,13 +6,14 @@ Meaning and limits come from the plan's own argument models. A value for an argu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import dagster as dg
 from pydantic import Field
 
 from vad_lib.argument_fields import Arguments, allowed_text
-from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments
+from vad_lib.plan import ExperimentalPlan, InferenceArguments, ReadinessArguments, TrainArguments
 
 
 def _argument(model: type[Arguments], name: str) -> Any:
@@ -124,6 +125,32 @@ class InspectionConfig(OperatorConfig):
         default=False,
         description="Inspect the images that wait in the line's queue instead of a folder; the sensor asks for that.",
     )
+
+
+TAKEN_BY: dict[str, tuple[str, type[OperatorConfig]]] = {
+    "validated_dataset": ("readiness", ReadinessConfig),
+    "trained_model": ("train", TrainConfig),
+    "threshold_table": ("train", ThresholdConfig),
+    "inference_outputs": ("inference", InspectionConfig),
+}
+"""The step of the plan whose arguments an asset takes, and its config."""
+
+
+def plan_of_run(plan: ExperimentalPlan, run_config: Mapping[str, Any]) -> ExperimentalPlan:
+    """Return a plan with everything that an operator entered for the assets of a run.
+
+    Args:
+        plan: of the line.
+        run_config: as the launchpad holds it.
+
+    Raises:
+        PlanError: an argument that may not be changed, or a value that is not allowed.
+    """
+    for asset, (step, model) in TAKEN_BY.items():
+        entered = ((run_config.get("ops") or {}).get(asset) or {}).get("config") or {}
+        values = {name: value for name, value in entered.items() if name not in model.NOT_ARGUMENTS and value != ""}
+        plan = plan.with_operator_arguments(step, values)
+    return plan
 
 
 class ExtensionConfig(dg.Config):

@@ -9,7 +9,8 @@ Input, one row an image, either column:
 Parameter:
     inference_threshold  on p, default 0.5 (the trained threshold)
 Output, one row an image in the same order: raw_score, p in (0, 1), certainty in 0..1, predicted (OK or NG), error. A
-broken image has no scores and says why in error; it does not fail the others.
+broken image, or a row that names none, has no scores and says why in error; it does not fail the others. A frame that
+has neither column is refused.
 """
 
 from __future__ import annotations
@@ -36,20 +37,39 @@ class VisualAnomalyModel(mlflow.pyfunc.PythonModel):
         self.model = InspectionModel.load(folder)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        if not {"image_path", "image_base64"} & set(model_input.columns):
+            raise ValueError("The table has neither a column image_path nor a column image_base64: give one of them.")
         threshold = float((params or {}).get("inference_threshold", 0.5))
+        files: dict[int, Path] = {}
+        errors: dict[int, str] = {}
         with tempfile.TemporaryDirectory(prefix="vad_predict_") as folder:
-            files = [_as_file(row, Path(folder), number) for number, row in enumerate(model_input.to_dict("records"))]
-            results = list(self.model.predict_files(files, inference_threshold=threshold))
+            for number, row in enumerate(model_input.to_dict("records")):
+                try:
+                    files[number] = _as_file(row, Path(folder), number)
+                except ValueError as error:
+                    errors[number] = str(error)
+            results = list(self.model.predict_files(list(files.values()), inference_threshold=threshold))
         columns = ["raw_score", "p", "certainty", "predicted", "error"]
-        frame = pd.DataFrame([[getattr(result, name) for name in columns] for result in results], columns=columns)
+        told = {number: [None] * 4 + [reason] for number, reason in errors.items()}
+        told |= {
+            number: [getattr(result, name) for name in columns] for number, result in zip(files, results, strict=True)
+        }
+        frame = pd.DataFrame([told[number] for number in range(len(model_input))], columns=columns)
         return frame.astype({"raw_score": float, "p": float, "certainty": float})
 
 
 def _as_file(row: Mapping[Hashable, Any], folder: Path, number: int) -> Path:
-    """Return the path given, or write the bytes given to a file of our own."""
+    """Return the path given, or write the bytes given to a file of our own.
+
+    Raises:
+        ValueError: neither is given, or the bytes are not base64.
+    """
     encoded = row.get("image_base64")
     if isinstance(encoded, str) and encoded:
-        content = base64.b64decode(encoded, validate=True)
+        try:
+            content = base64.b64decode(encoded, validate=True)
+        except ValueError as error:
+            raise ValueError(f"image_base64 is not base64 ({error})") from error
         suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg"
         file = folder / f"{number}{suffix}"
         file.write_bytes(content)
@@ -57,7 +77,7 @@ def _as_file(row: Mapping[Hashable, Any], folder: Path, number: int) -> Path:
     path = row.get("image_path")
     if isinstance(path, str) and path:
         return Path(path)
-    raise ValueError(f"Row {number} has neither image_path nor image_base64: give one of them.")
+    raise ValueError("neither image_path nor image_base64 is given")
 
 
 mlflow.models.set_model(VisualAnomalyModel())

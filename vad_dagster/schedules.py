@@ -65,9 +65,12 @@ def version_of_same(instance: dg.DagsterInstance, inputs: str) -> str:
 
 def _inputs_of(line: Line, plan: ExperimentalPlan) -> str:
     from vad_lib.ground_truth import read_input
+    from vad_lib.labelled_folder import renew_table
     from vad_lib.training_inputs import digest_of_inputs
 
-    table = read_input(plan.train_data_folder(line.base_folder), plan.input, pipeline="train")
+    folder = plan.train_data_folder(line.base_folder)
+    renew_table(folder)  # as a training begins: images that came to such a folder are something new
+    table = read_input(folder, plan.input, pipeline="train")
     return digest_of_inputs(plan, table, Home.from_environment().weights_folder)
 
 

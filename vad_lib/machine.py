@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MIB, GIB = 2**20, 2**30
 SAMPLE_SECONDS = 0.02
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Files of which Linux has one where torch may find a GPU: of NVIDIA, of AMD, and within Windows."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -92,6 +94,21 @@ def resolve_device(accelerator: str) -> torch.device:
             f"(torch {torch.__version__}). Set accelerator: cpu, or run where there is a GPU."
         )
     raise PlanError(f"accelerator is {accelerator!r}; it can be cpu or gpu.")
+
+
+def require_accelerator(accelerator: str) -> None:
+    """As ``resolve_device``, but told at once where the machine has no GPU at all: torch takes seconds to import.
+
+    Raises:
+        PlanError: gpu was asked for and there is none.
+    """
+    if accelerator == "cpu":
+        return
+    if sys.platform == "linux" and not any(Path(device).exists() for device in GPU_DEVICES):
+        raise PlanError(
+            "accelerator is gpu, but this machine has no GPU. Set accelerator: cpu, or run where there is a GPU."
+        )
+    resolve_device(accelerator)
 
 
 def size_text(size: float) -> str:

@@ -19,6 +19,7 @@ import pandas as pd
 from vad_lib.augmentation import COLOUR_TRANSFORMS, LARGEST_HUE, TRANSFORMS, Augmentation
 from vad_lib.errors import InputError, PlanError, ReadinessError
 from vad_lib.findings import ArgumentChange
+from vad_lib.machine import require_accelerator
 from vad_lib.preprocessing import Preprocessing, resolve_image_size
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.tables import ValidationScores
@@ -77,6 +78,18 @@ class PreparedFit:
     arguments: TrainArguments
     changes: tuple[ArgumentChange, ...]
     notices: tuple[str, ...]
+
+
+def require_usable(train: TrainArguments) -> None:
+    """Refuse arguments that cannot be used here, before any work is begun: a GPU that is not there, unknown layers.
+
+    Raises:
+        PlanError: says what can be used.
+    """
+    from vad_lib.detectors.registry import find_detector
+
+    require_accelerator(train.accelerator)
+    find_detector(train.model_name).own(train.model_parameters).require_usable()
 
 
 def fit_detector(

@@ -242,3 +242,47 @@ def _copy_without_table(images: Path, target: Path) -> Path:
 
     shutil.copytree(images, target, ignore=shutil.ignore_patterns("*.csv"))
     return target
+
+
+@pytest.mark.parametrize(
+    ("job", "given", "told"),
+    [
+        ("train", "model_nmae=patchcore", "Did you mean model_name?"),
+        ("train", "model_name=pathcore", "Did you mean patchcore?"),
+        ("train", "batch_size=8", "An operator may not change it"),
+        ("train", "experiment_seed=many", "a whole number"),
+        ("inspect", "", "vad train bricks"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused_before_anything_starts(
+    vad: Vad, plan: Path, monkeypatch: pytest.MonkeyPatch, job: str, given: str, told: str
+) -> None:
+    plan.write_text(plan.read_text().replace("- model_name\n", "- model_name\n            - experiment_seed\n"))
+    vad("line", "add", "bricks", "--plan", plan)
+    monkeypatch.setattr("vad_dagster.cli.line_run.run_job", lambda *_: pytest.fail("a run was started"))
+    answer = vad(job, "bricks", *(["--set", given] if given else []))
+    assert answer.exit_code == 1, answer.output
+    assert told in answer.output
+    if job == "train":
+        assert vad("train", "bricks", "--dry-run", "--set", given).output == answer.output
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("accelerator: gpu", "this machine has no GPU"),
+        ("model_parameters:\n                patchcore_layers: [layer2, layer9]", "layers of wide_resnet50_2 are act1"),
+    ],
+)
+def test_a_plan_that_cannot_be_used_here_is_refused_before_anything_starts(
+    vad: Vad, plan: Path, monkeypatch: pytest.MonkeyPatch, argument: str, told: str
+) -> None:
+    plan.write_text(
+        plan.read_text().replace("- model_name: patchcore\n", f"- model_name: patchcore\n              {argument}\n")
+    )
+    vad("line", "add", "bricks", "--plan", plan)
+    monkeypatch.setattr("vad_dagster.cli.line_run.run_job", lambda *_: pytest.fail("a run was started"))
+    monkeypatch.setattr("vad_lib.machine.GPU_DEVICES", ())
+    answer = vad("train", "bricks")
+    assert answer.exit_code == 1, answer.output
+    assert told in answer.output

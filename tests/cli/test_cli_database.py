@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from brightness_model import write_image
+from dagster import DagsterRunStatus
+from dagster._core.test_utils import create_run_for_test
 from inspection_rig import Rig
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from vad_dagster.cli import app
+from vad_dagster.cli.server import open_instance
+from vad_dagster.jobs import INSPECT_TAG
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.revision import HEAD
 from vad_lib.lines import Home
+from vad_lib.queue import new_worker
+from vad_lib.queue.facts import announce_service
 
 Vad = Callable[..., Result]
 
@@ -96,3 +103,24 @@ def test_a_wrong_label_or_image_is_told(vad: Vad, rig: Rig) -> None:
     assert "ok or ng" in vad("label", "give", "bottles", "bright.png", "perhaps").output
     assert "no prediction of" in vad("label", "give", "bottles", "dark.png", "ok").output
     assert vad("label", "export", "bottles").exit_code == 1
+
+
+def test_files_on_which_nobody_works_are_a_warning_that_fails_no_check(vad: Vad, rig: Rig) -> None:
+    write_image(rig.line.inbox / "late.png", 150)
+    rig.register()
+    assert "warning" not in vad("db", "check").output, "it has only just arrived"
+    hour = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=1)
+    with rig.db.writing() as connection:
+        connection.execute(text("UPDATE incoming_files SET registered_at = :then"), {"then": hour})
+    answer = vad("db", "check")
+    assert answer.exit_code == 0, answer.output
+    assert "every law holds" in answer.output
+    assert "bottles: 1 files wait, the longest for 1 h" in answer.output
+    worker = new_worker()
+    announce_service(rig.db, worker, ["bottles"])
+    assert "warning" not in vad("db", "check").output
+    announce_service(rig.db, worker, ())
+    with open_instance() as instance:
+        tags = {INSPECT_TAG: "bottles"}
+        create_run_for_test(instance, job_name="inspect_line", tags=tags, status=DagsterRunStatus.STARTED)
+    assert "warning" not in vad("db", "check").output

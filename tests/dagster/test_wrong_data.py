@@ -163,3 +163,29 @@ def test_the_shipped_backbone_stands_in_with_a_warning_that_tells_what_it_costs(
     (version, *_) = LineRegistry(MLflowTracking(), "spoilt").versions()
     assert version.tags[TAG].startswith("vadnet10 instead of resnet34. ")
     assert measured_cost() in version.tags[TAG]
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"trained_model": {"batch_size": 8}}, "An operator may not change it"),
+        ({"trained_model": {"model_name": "pathcore"}}, "Did you mean patchcore?"),
+        ({"threshold_table": {"percentile": 2.0}}, "from 0 to 1"),
+    ],
+)
+def test_what_a_later_step_would_refuse_is_refused_by_the_first_one(
+    second_line: Path, instance: dg.DagsterInstance, config: dict[str, dict[str, object]], told: str
+) -> None:
+    result = run(instance, "train_line", config, line="spoilt")
+    assert not result.success
+    assert told in failure(result)
+    assert not result.get_asset_materialization_events()
+
+
+def test_layers_that_the_backbone_does_not_have_are_refused_by_the_first_step(
+    second_line: Path, instance: dg.DagsterInstance
+) -> None:
+    (second_line / "experimental_plan.yaml").write_text(PLAN.replace("[layer1, layer2]", "[layer1, layer7]"))
+    result = run(instance, "train_line", line="spoilt")
+    assert "the layers of resnet18 are act1, layer1" in failure(result)
+    assert not result.get_asset_materialization_events()

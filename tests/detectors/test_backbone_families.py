@@ -10,9 +10,11 @@ import timm
 import torch
 
 from tests.detectors.tile_images import as_dataset
+from vad_lib.backbones.build import layer_names
 from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.backbones.weights import resolve_backbone_weights
 from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.detectors.patchcore.plan_arguments import LAYERS_OF_RESNET, RESNET, PatchCoreArguments
 from vad_lib.detectors.registry import load_detector
 from vad_lib.errors import ModelFormatError, PlanError
 
@@ -115,3 +117,16 @@ def test_a_sidecar_with_such_an_argument_is_refused(tmp_path: Path) -> None:
     (tmp_path / "resnet18.pth.json").write_text('{"create_kwargs": {"checkpoint_path": "/tmp/a.pth"}}')
     with pytest.raises(ModelFormatError, match="create_kwargs of resnet18 has checkpoint_path"):
         resolve_backbone_weights("resnet18", tmp_path)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "wide_resnet50_2", "resnext50_32x4d"])
+def test_the_layers_of_residual_networks_that_are_known_without_timm_are_those_of_timm(backbone: str) -> None:
+    assert RESNET.fullmatch(backbone)
+    assert list(LAYERS_OF_RESNET) == layer_names(BackboneWeights(backbone, None, "random", ""))
+
+
+def test_the_names_of_layers_are_looked_at_before_anything_is_loaded() -> None:
+    with pytest.raises(PlanError, match="the layers of convnext_atto are stages"):
+        PatchCoreArguments(patchcore_backbone="convnext_atto").require_usable()
+    PatchCoreArguments(patchcore_backbone="vadnet10").require_usable()
+    PatchCoreArguments(patchcore_backbone="/somewhere/file.pth", patchcore_layers=("any",)).require_usable()

@@ -10,7 +10,7 @@ import dagster as dg
 from vad_dagster.asset_metadata import dataset_metadata, input_metadata, plan_metadata
 from vad_dagster.asset_parts import QUALITY_TEAM, log_progress, step, step_tags
 from vad_dagster.checks import check_spec, plain_result, result_of_rule, schema_result, stopped
-from vad_dagster.configuration import ReadinessConfig
+from vad_dagster.configuration import ReadinessConfig, plan_of_run
 from vad_dagster.jobs import INPUTS_TAG
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
@@ -65,11 +65,14 @@ def rule_specs(asset: str, names: tuple[str, ...]) -> list[dg.AssetCheckSpec]:
 def ground_truth(
     context: dg.AssetExecutionContext,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[InputTable]]:
+    from vad_lib.training import require_usable
     from vad_lib.training_inputs import digest_of_inputs
 
     line = line_of(context)
     with step(context, line):
         plan = plan_of(line)
+        # What a later step would refuse is refused before minutes are spent on the images.
+        require_usable(plan_of_run(plan, context.run.run_config).train)
         folder = plan.train_data_folder(line.base_folder)
         try:
             renewed = renew_table(folder)

@@ -65,10 +65,12 @@ def trained_model(
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[TrainedModel]]:
     from vad_lib.backbones.weights import resolve_backbone_weights
     from vad_lib.detectors.registry import find_detector
+    from vad_lib.training import require_usable
 
     line = line_of(context)
     with step(context, line):
         plan = plan_of(line).with_operator_arguments("train", config.arguments())
+        require_usable(plan.train)
         train = plan.train.model_copy(update={"monitor_metric": validated_dataset.monitor_metric})
         try:
             own = find_detector(train.model_name).own(train.model_parameters)

@@ -124,8 +124,7 @@ def _setting(text: str) -> tuple[str, Any]:
 def _finish(outcome: RunOutcome, line: Line, done: str, pipeline: str) -> None:
     """Say how it ended and where the results are; leave with code 1 unless it succeeded."""
     if not outcome.succeeded:
-        reasons = "\n".join(outcome.failures) or f"the run ended as {outcome.status}"
-        raise VadError(f"{line.name} was not {done}: {reasons}\n(run {outcome.run_id}; `vad dev` shows all of it)")
+        raise VadError(outcome.why(line.name, done))
     from vad_lib.plan.reading import read_plan
 
     plan = read_plan(line.plan_file, line.base_folder)

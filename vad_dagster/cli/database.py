@@ -9,6 +9,7 @@ import typer
 
 from vad_dagster.cli.console import console
 from vad_lib.errors import VadError
+from vad_lib.progress import format_seconds
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -44,7 +45,10 @@ def upgrade() -> None:
 
 @app.command()
 def check() -> None:
-    """Look whether the database is whole and its rows keep the laws of the queue. Leaves with code 1 if not."""
+    """Look whether the database is whole and its rows keep the laws of the queue. Leaves with code 1 if not.
+
+    Warns beside that of files that wait for long while neither a service nor a run works on their line.
+    """
     from vad_lib.inspection_db.laws import check_database
 
     engine = _engine_of_what_is_there()
@@ -52,6 +56,32 @@ def check() -> None:
     if faults:
         raise VadError("\n".join(map(str, faults)))
     console.print(f"{engine.url.render_as_string()}: whole, and every law holds", markup=False)
+    for warning in _neglected():
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def _neglected() -> list[str]:
+    """Say on which lines files wait for long and nobody works."""
+    from dagster import DagsterRunStatus, RunsFilter
+
+    from vad_dagster.cli.server import open_instance
+    from vad_dagster.jobs import INSPECT_TAG
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.queue.facts import neglected
+
+    db = InspectionDatabase.from_environment()
+    if not (waiting := neglected(db)):
+        return []
+    unfinished = [DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED")]
+    with open_instance() as instance:
+        runs = instance.get_runs(RunsFilter(job_name="inspect_line", statuses=unfinished))
+    busy = {run.tags.get(INSPECT_TAG) or run.tags.get("dagster/partition", "") for run in runs}
+    return [
+        f"{line}: {facts.pending} files wait, the longest for {format_seconds(facts.unleased_seconds or 0.0)}, and "
+        f"neither a service nor a run works on them. `vad dev` or `vad serve` does; is there a champion?"
+        for line, facts in sorted(waiting.items())
+        if line not in busy
+    ]
 
 
 def _engine_of_what_is_there() -> Engine:

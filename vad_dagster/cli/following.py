@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.status import Status
 
 from vad_dagster.cli.console import stderr
+from vad_dagster.resources.tracking import dagster_url
 from vad_lib.progress import format_seconds
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class RunOutcome:
         seconds: from start to end, without the time in the queue.
         metadata: for each asset (its name), the metadata of its materialization as plain values.
         failures: what went wrong, in words; empty after success.
+        failed_step: the first step that failed; empty where none did.
     """
 
     run_id: str
@@ -38,6 +40,14 @@ class RunOutcome:
     seconds: float
     metadata: dict[str, dict[str, Any]]
     failures: list[str]
+    failed_step: str = ""
+
+    def why(self, line: str, done: str) -> str:
+        """Return what failed and where to look, such as 'bottles was not trained. The step …'."""
+        step = f" The step {self.failed_step} failed." if self.failed_step else ""
+        reasons = "\n".join(self.failures) or f"The run ended as {self.status}."
+        page = dagster_url(f"runs/{self.run_id}")
+        return f"{line} was not {done}.{step} {reasons}\nAll of it is at {page}, while `vad dev` runs."
 
     @property
     def succeeded(self) -> bool:
@@ -62,6 +72,7 @@ class Follower:
     _begun: float = field(default_factory=time.monotonic)
     _metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
     _failures: list[str] = field(default_factory=list)
+    _failed_step: str = ""
 
     def __enter__(self) -> Follower:
         if stderr.is_terminal and not self.quiet:
@@ -111,7 +122,7 @@ class Follower:
         seconds = end - start if start and end else time.monotonic() - self._begun
         status = run.status.value if run is not None else "FAILURE"
         failures = [] if status == "SUCCESS" else list(dict.fromkeys(self._failures))
-        return RunOutcome(self.run_id, status, seconds, self._metadata, failures)
+        return RunOutcome(self.run_id, status, seconds, self._metadata, failures, self._failed_step)
 
     def _note(self, text: str, style: str = "") -> None:
         if not self.quiet:
@@ -122,7 +133,8 @@ class Follower:
             self._take_event(entry.dagster_event)
             return
         text = entry.user_message.strip()
-        if not text:
+        # of steps that were left out since another one failed: only that one is worth a word
+        if not text or text.startswith("Dependencies for step"):
             return
         level = int(entry.level)
         if level >= logging.WARNING:
@@ -152,6 +164,7 @@ class Follower:
                 self._note(f"  {check.severity.value.lower()}  {asset}: {check.check_name}: {words}", "yellow")
         elif event.event_type == Type.STEP_FAILURE:
             data = event.step_failure_data
+            self._failed_step = self._failed_step or event.step_key or ""
             told = data.user_failure_data.description if data.user_failure_data else None
             self._failures.append(told or _root_cause(data.error))
         elif event.event_type == Type.RUN_FAILURE and not self._failures:

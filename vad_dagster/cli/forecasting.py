@@ -22,18 +22,16 @@ def forecast_line(line: Line, run_config: Mapping[str, Any]) -> None:
         TooLargeError: the training cannot fit; what would is in the message, and the forecast was printed before.
         VadError: whatever would stop the training itself.
     """
-    from vad_dagster.configuration import ReadinessConfig, TrainConfig
+    from vad_dagster.configuration import plan_of_run
     from vad_lib.forecast import forecast_training, require_fit
     from vad_lib.ground_truth import read_input
     from vad_lib.plan.reading import read_plan
     from vad_lib.progress import ProgressUpdate
     from vad_lib.readiness import prepare_training_data
+    from vad_lib.training import require_usable
 
-    given = {asset: op["config"] for asset, op in run_config.get("ops", {}).items()}
-    plan = read_plan(line.plan_file, line.base_folder)
-    plan = plan.with_operator_arguments(
-        "readiness", ReadinessConfig(**given.get("validated_dataset", {})).arguments()
-    ).with_operator_arguments("train", TrainConfig(**given.get("trained_model", {})).arguments())
+    plan = plan_of_run(read_plan(line.plan_file, line.base_folder), run_config)
+    require_usable(plan.train)
     with stderr.status(escape(f"dry run {line.name}: checking images")) as status:
 
         def show(update: ProgressUpdate) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,9 +11,12 @@ import typer
 from vad_dagster.cli.console import stderr
 from vad_dagster.cli.following import Follower, RunOutcome
 from vad_dagster.cli.running import JobRequest, refuse_second_run, run_job
-from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig
+from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig, plan_of_run
 from vad_dagster.jobs import inspection_tags, training_tags
 from vad_dagster.partitions import register_lines
+from vad_dagster.plans import plan_of
+from vad_dagster.registry import LineRegistry
+from vad_dagster.resources import MLflowTracking
 from vad_lib.errors import InputError
 from vad_lib.lines import Line
 from vad_lib.plan.faults import did_you_mean
@@ -42,6 +46,7 @@ def run_for_line(
     }[job]
     tags = tags_of(line.name)
     config = run_config(job, arguments, extra or {})
+    refuse_in_vain(line, job, config)
     register_lines(instance, [line.name])
     refuse_second_run(instance, job, line.name)
     with Follower(f"{verb} {line.name}") as follower:
@@ -51,6 +56,28 @@ def run_for_line(
         except KeyboardInterrupt:
             stderr.print(f"Stopped. Run {follower.run_id[:8]} is marked as canceled; nothing was published.")
             raise typer.Exit(130) from None
+
+
+def refuse_in_vain(line: Line, job: str, config: Mapping[str, Any]) -> None:
+    """Refuse what a run would refuse after its start.
+
+    Raises:
+        PlanError: an argument that may not be changed, a value that is not allowed, or one that cannot be used here.
+        InputError: an inspection without a champion.
+    """
+    from vad_lib.training import require_usable
+
+    plan = plan_of_run(plan_of(line), config)
+    if job == "train_line":
+        require_usable(plan.train)
+        return
+    from vad_dagster.home import tracking_uri
+
+    # To ask MLflow takes seconds, and would make its database.
+    file = tracking_uri().removeprefix("sqlite:///")
+    if file != tracking_uri() and not Path(file).exists():
+        raise InputError(f"Line {line.name!r} has no champion: train it first (`vad train {line.name}`).")
+    LineRegistry(MLflowTracking(), line.name).champion()
 
 
 def run_config(job: str, arguments: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

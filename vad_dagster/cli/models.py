@@ -109,8 +109,7 @@ def extend(
     with open_instance() as instance:
         outcome = run_for_line(instance, line, "extend_line", {}, {"extended_model": config})
     if not outcome.succeeded:
-        reasons = "\n".join(outcome.failures) or f"the run ended as {outcome.status}"
-        raise VadError(f"{name} was not extended: {reasons}\n(run {outcome.run_id}; `vad dev` shows all of it)")
+        raise VadError(outcome.why(name, "extended"))
     page = outcome.metadata["extended_model"]
     console.print(f"{name} extended in {format_seconds(outcome.seconds)}.", style="bold green", markup=False)
     for label in ("model version", "extended from", "images added", "rows before", "rows added"):

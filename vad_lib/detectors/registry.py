@@ -49,6 +49,13 @@ class DetectorArguments(Arguments):
         """Return the (height, width) that the detector insists on, or None, and why."""
         return None, ""
 
+    def require_usable(self) -> None:
+        """Refuse what cannot be used whatever the data are, before anything is begun. By default nothing is.
+
+        Raises:
+            PlanError: an argument does not go with another one.
+        """
+
 
 @dataclass(frozen=True)
 class RegisteredDetector:

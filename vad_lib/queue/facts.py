@@ -16,6 +16,9 @@ from vad_lib.processes import is_dead
 ALIVE_SECONDS = 15.0
 """A service that did not say so for longer is not counted on."""
 
+NEGLECTED_SECONDS = 300.0
+"""A file that is offered for so long, while nobody is there to take it, is worth a warning."""
+
 
 @dataclass(frozen=True)
 class QueueFacts:
@@ -62,6 +65,16 @@ def queue_facts(db: InspectionDatabase) -> dict[str, QueueFacts]:
     return {
         line: QueueFacts(pending, leased, int(put_off), since(oldest), None if waiting is None else since(waiting))
         for line, pending, leased, put_off, oldest, waiting in rows
+    }
+
+
+def neglected(db: InspectionDatabase) -> dict[str, QueueFacts]:
+    """Return the lines on which files are offered for long, and no service is there to take them. A run may be."""
+    served = services_of(db)
+    return {
+        line: facts
+        for line, facts in queue_facts(db).items()
+        if (facts.unleased_seconds or 0.0) > NEGLECTED_SECONDS and line not in served
     }
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator
 
 from vad_lib.argument_fields import argument, words_of
+from vad_lib.backbones.store import SUFFIXES
 from vad_lib.detectors.registry import DetectorArguments
+from vad_lib.errors import PlanError
+
+RESNET = re.compile(r"(wide_)?resne[x]?t\d+(d|_2|_32x4d|_32x8d)?(\.\w+)?")
+LAYERS_OF_RESNET = ("act1", "layer1", "layer2", "layer3", "layer4")
+"""Known without timm, whose import takes seconds; a test holds the two equal."""
 
 
 class PatchCoreArguments(DetectorArguments):
@@ -51,6 +60,28 @@ class PatchCoreArguments(DetectorArguments):
     def backbone(self) -> str:
         """Return the name or path of the backbone."""
         return self.patchcore_backbone
+
+    def require_usable(self) -> None:
+        """Refuse layers that the named backbone does not have. A weight file's own name says too little.
+
+        Raises:
+            PlanError: it has no such layer; lists those it has.
+        """
+        name = self.patchcore_backbone
+        if "/" in name or Path(name).suffix in SUFFIXES:
+            return
+        if RESNET.fullmatch(name):
+            names: Sequence[str] = LAYERS_OF_RESNET
+        else:
+            from vad_lib.backbones.build import layer_names
+            from vad_lib.backbones.weight_file import BackboneWeights
+
+            names = layer_names(BackboneWeights(name, None, "none", ""))
+        if missing := [layer for layer in self.patchcore_layers if layer not in names]:
+            raise PlanError(
+                f"patchcore_layers names {', '.join(missing)}, but the layers of {name} are {', '.join(names)} "
+                "(shallowest first)."
+            )
 
     @field_validator("patchcore_layers", mode="before")
     @classmethod

@@ -1,0 +1,45 @@
+"""What is shown of a run while it goes, and said at its end."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from vad_dagster.cli.following import Follower
+from vad_lib.errors import InputError
+
+
+@dg.asset
+def first() -> None:
+    raise InputError("The table has no column 'label'.")
+
+
+@dg.asset(deps=[first])
+def second() -> None:
+    """Never made."""
+
+
+@dg.asset(deps=[second])
+def third() -> None:
+    """Never made."""
+
+
+def test_a_failure_is_told_once_with_its_step_and_a_page_and_not_the_steps_that_were_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_UI_URL", "http://127.0.0.1:3210")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([first, second, third], instance=instance, raise_on_error=False)
+        logs = "\n".join(entry.user_message for entry in instance.all_logs(result.run_id))
+        assert "Dependencies for step second" in logs, "Dagster does not say it any more: nothing is to be held back"
+        capsys.readouterr()  # of Dagster's own logger
+        with Follower("train bricks") as follower:
+            follower.started(result.run_id)
+            outcome = follower.outcome(instance)
+    shown = capsys.readouterr().err + outcome.why("bricks", "trained")
+    assert "Dependencies" not in shown
+    assert "second" not in shown
+    assert outcome.why("bricks", "trained") == (
+        "bricks was not trained. The step first failed. The table has no column 'label'.\n"
+        f"All of it is at http://127.0.0.1:3210/runs/{result.run_id}, while `vad dev` runs."
+    )
