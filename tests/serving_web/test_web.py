@@ -262,6 +262,28 @@ def test_the_interface_describes_itself(web: Web) -> None:
     assert set(body["content"]) == {"image/png", "image/jpeg"}
 
 
+def test_the_page_of_the_interface_loads_nothing_from_elsewhere(web: Web) -> None:
+    address = web()
+    page = requests.get(f"{address}/docs", timeout=20)
+    assert page.status_code == 200
+    assert "://" not in page.text
+    for name, kind in (("swagger-ui-bundle.js", "text/javascript"), ("swagger-ui.css", "text/css")):
+        assert f'"docs/{name}"' in page.text
+        asset = requests.get(f"{address}/docs/{name}", timeout=20)
+        assert asset.headers["content-type"].startswith(kind)
+        assert len(asset.content) > 100_000
+    for other in ("index.html", "swagger-editor.js", "..%2f__init__.py", "oauth2-redirect"):
+        assert requests.get(f"{address}/docs/{other}", timeout=20).status_code in (404, 422)
+    assert requests.get(f"{address}/redoc", timeout=20).status_code == 404
+
+
+def test_the_page_of_the_interface_asks_for_the_token(web: Web) -> None:
+    address = web(token="a long random text")
+    for path in ("/docs", "/docs/swagger-ui.css", "/openapi.json"):
+        assert requests.get(address + path, timeout=20).status_code == 401
+        assert requests.get(address + path, auth=("anybody", "a long random text"), timeout=20).status_code == 200
+
+
 def test_log_lines_are_json_with_what_was_given() -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level

@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
 from vad_dagster.service.gauges import ServiceGauges
+from vad_dagster.service.api_page import api_page
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
 from vad_dagster.service.result_pages import LARGEST_NUMBER, result_pages
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
@@ -31,6 +32,7 @@ from vad_lib.settings import settings as app_settings
 
 UPLOADS_AT_ONCE = 4
 """Of the largest size; many more of the usual one."""
+TITLE = "Visual anomaly detection: inference service"
 OPEN_PATHS = ("/health", "/ready")
 """Told without the token, but for the reasons."""
 POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:"
@@ -113,13 +115,15 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
             await run_in_threadpool(service.stop)
 
     app = FastAPI(
-        title="Visual anomaly detection: inference service",
+        title=TITLE,
         description="Scores images the moment they arrive, and answers about them.",
         lifespan=life,
     )
     app.add_middleware(
         RequestBounds,
         most_bytes=rules.max_upload_bytes,
+        docs_url=None,
+        redoc_url=None,
         body_seconds=rules.body_seconds,
         always_answered=OPEN_PATHS,
     )
@@ -261,6 +265,7 @@ class SafeHeaders:
         self._application = application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    app.include_router(api_page(TITLE))
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *SAFE_HEADERS]
