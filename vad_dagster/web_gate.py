@@ -132,8 +132,10 @@ def main() -> None:
     import uvicorn
     from dagster_webserver.cli import main as dagster_webserver
 
+    from vad_dagster.home import keep_private
     from vad_lib.settings import settings
 
+    keep_private()
     now, run = settings(), uvicorn.run
 
     def run_behind_gate(application: Application, **options: Any) -> None:
