@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from vad_dagster.assets import ALL_ASSETS
+from vad_dagster.home import keep_private
 from vad_dagster.io_manager import LineStore
 from vad_dagster.jobs import extend_line, inspect_line, train_line, watch_line
 from vad_dagster.resources import MLflowTracking
@@ -38,4 +39,6 @@ def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Def
     )
 
 
+# every code server and every run imports this first, whoever starts it
+keep_private()
 defs = build_defs()

@@ -25,6 +25,8 @@ THIS_MACHINE = ("127.0.0.1", "localhost", "[::1]")
 logger = logging.getLogger("uvicorn.error")
 """The log of the server that it runs in."""
 
+JUDGED_BY = {"host", "origin", "authorization", "content-type", "sec-fetch-site"}
+"""Of a header that comes twice, what is protected might take the one that was not judged."""
 GRAPHQL_TYPES = ("application/json", "application/graphql")
 
 
@@ -58,8 +60,12 @@ class WebGate:
         if scope["type"] not in ("http", "websocket"):
             await self._application(scope, receive, send)
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        status, reason = self.judge(scope, headers)
+        named = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = dict(named)
+        if sum(name in JUDGED_BY for name, _ in named) > len(JUDGED_BY & headers.keys()):
+            status, reason = 400, f"Each of these headers may come only once: {', '.join(sorted(JUDGED_BY))}."
+        else:
+            status, reason = self.judge(scope, headers)
         if status == 200:
             await self._application(scope, receive, send)
             return
@@ -105,19 +111,20 @@ class WebGate:
 
 def _without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
-    return name if colon and port.isdigit() else host
+    return name if colon and port.isascii() and port.isdigit() else host
 
 
 def _bears(authorization: str, token: str) -> bool:
     kind, _, value = authorization.partition(" ")
+    given = value.strip().encode("latin-1")
     if kind.lower() == "basic":
         try:
-            value = base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+            given = base64.b64decode(given, validate=True).partition(b":")[2]
+        except binascii.Error:
             return False
     elif kind.lower() != "bearer":
         return False
-    return hmac.compare_digest(value.encode(), token.encode())
+    return hmac.compare_digest(given, token.encode())
 
 
 def main() -> None:
@@ -125,8 +132,10 @@ def main() -> None:
     import uvicorn
     from dagster_webserver.cli import main as dagster_webserver
 
+    from vad_dagster.home import keep_private
     from vad_lib.settings import settings
 
+    keep_private()
     now, run = settings(), uvicorn.run
 
     def run_behind_gate(application: Application, **options: Any) -> None:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 WAIT_SECONDS = 10.0
 
 
-def write_whole(file: Path, data: bytes, *, durable: bool = True) -> None:
+def write_whole(file: Path, data: bytes, *, durable: bool = True, for_all_of_folder: bool = False) -> None:
     """Write a file aside and put it in place by one rename. Several may write the same file: each writes it whole.
 
     What a process leaves aside that is killed is taken over by whoever writes the file next.
@@ -24,6 +24,7 @@ def write_whole(file: Path, data: bytes, *, durable: bool = True) -> None:
         data: all of the content.
         durable: wait until the disk has it, so that it is there after a power cut too. Without it a power cut may leave
             a file of the right length with other content.
+        for_all_of_folder: give whoever may list the folder, or write into it, the same right to the file.
 
     Raises:
         OSError: it cannot be written, or another process has been writing it for too long; nothing is left behind.
@@ -36,6 +37,8 @@ def write_whole(file: Path, data: bytes, *, durable: bool = True) -> None:
             stream.truncate(0)
             stream.write(data)
             stream.flush()
+            if for_all_of_folder:
+                os.fchmod(stream.fileno(), file.parent.stat().st_mode & 0o666)
             if durable:
                 os.fsync(stream.fileno())
             partial.replace(file)

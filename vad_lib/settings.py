@@ -64,6 +64,12 @@ class Settings(BaseSettings):
         "The folder that holds everything that the system writes: lines, results, both databases and the models.",
         unset="the folder `var` beside the code",
     )
+    shared: bool = variable(
+        "VAD_SHARED",
+        False,
+        "Whether other users of this machine may read what the system writes, as far as the umask and the rights of "
+        "folders allow. Without it everything that is made anew is for one user only.",
+    )
     weights: Folder = variable(
         "VAD_WEIGHTS", None, "The folder in which weights of backbones are looked for.", unset="`weights` in VAD_HOME"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from typer.main import get_command
 from tests.structure.test_imports import FLOORS, ROOMS
 from tools import plan_page, settings_page, spec_table
 from vad_dagster.cli import app
+from vad_lib.serving.sinks import signature
 from vad_lib.settings import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -107,6 +110,27 @@ def test_every_page_is_reached_from_the_readme() -> None:
                 reached.add(target)
                 following.append(target)
     assert [page.name for page in PAGES if page not in reached] == []
+
+
+def test_the_check_for_receivers_takes_only_what_is_signed_and_fresh() -> None:
+    page = (ROOT / "docs" / "inference_service.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "X-VAD-Signature" in block]
+    names: dict[str, Any] = {}
+    exec(code, names)
+
+    def told(age: int, body: bytes = b"{}", signed: bytes = b"{}", secret: str = "key") -> bool:
+        sent = str(int(time.time()) - age)
+        headers = {"X-VAD-Timestamp": sent, "X-VAD-Signature": signature(secret, sent, signed)}
+        return bool(names["is_genuine"](headers, body, "key"))
+
+    assert told(0)
+    assert told(240)
+    assert not told(360)
+    assert not told(-360)
+    assert not told(0, secret="another")
+    assert not told(0, body=b"[]")
+    assert not names["is_genuine"]({}, b"{}", "key")
+    assert not names["is_genuine"]({"X-VAD-Timestamp": "x", "X-VAD-Signature": "gehäuse"}, b"{}", "key")
 
 
 def test_every_picture_is_shown_on_a_page() -> None:

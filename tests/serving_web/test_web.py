@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -260,6 +263,88 @@ def test_the_interface_describes_itself(web: Web) -> None:
     )
     body = described["paths"]["/lines/{line}/images"]["post"]["requestBody"]
     assert set(body["content"]) == {"image/png", "image/jpeg"}
+
+
+def test_the_page_of_the_interface_loads_nothing_from_elsewhere(web: Web) -> None:
+    address = web()
+    page = requests.get(f"{address}/docs", timeout=20)
+    assert page.status_code == 200
+    assert "://" not in page.text
+    for name, kind in (("swagger-ui-bundle.js", "text/javascript"), ("swagger-ui.css", "text/css")):
+        assert f'"docs/{name}"' in page.text
+        asset = requests.get(f"{address}/docs/{name}", timeout=20)
+        assert asset.headers["content-type"].startswith(kind)
+        assert len(asset.content) > 100_000
+    for other in ("index.html", "swagger-editor.js", "..%2f__init__.py", "oauth2-redirect"):
+        assert requests.get(f"{address}/docs/{other}", timeout=20).status_code in (404, 422)
+    assert requests.get(f"{address}/redoc", timeout=20).status_code == 404
+
+
+def test_the_page_of_the_interface_asks_for_the_token(web: Web) -> None:
+    address = web(token="a long random text")
+    for path in ("/docs", "/docs/swagger-ui.css", "/openapi.json"):
+        assert requests.get(address + path, timeout=20).status_code == 401
+        assert requests.get(address + path, auth=("anybody", "a long random text"), timeout=20).status_code == 200
+
+
+PAGES_AND_API = ("/", "/lines/bottles/results", "/lines", "/lines/bottles/predictions", "/metrics", "/docs")
+
+
+@pytest.mark.parametrize("token", ["a long: random text", "gehäuse"])
+def test_pages_and_programs_are_let_in_by_the_same_headers(web: Web, token: str) -> None:
+    address = web(token=token)
+
+    def status(path: str, authorization: bytes) -> int:
+        return requests.get(address + path, headers={"Authorization": authorization}, timeout=20).status_code
+
+    def basic(password: str) -> bytes:
+        return b"Basic " + base64.b64encode(f"anybody:{password}".encode())
+
+    for path in PAGES_AND_API:
+        for right in (b"Bearer " + token.encode(), b"bearer  " + token.encode(), basic(token)):
+            assert status(path, right) == 200
+        for wrong in (
+            b"",
+            b"Bearer",
+            token.encode(),
+            b"Bearer x",
+            basic("x"),
+            b"Basic \xff",
+            b"Digest " + token.encode(),
+        ):
+            assert status(path, wrong) == 401
+
+
+def _raw(address: str, *lines: str) -> str:
+    """Return the head of the answer to a request that is sent as it is written."""
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20) as client:
+        client.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1"))
+        return client.makefile("rb").read().decode("latin-1").partition("\r\n\r\n")[0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"token": "a long random text"}])
+def test_a_name_of_another_is_never_led_to(web: Web, settings: dict[str, str]) -> None:
+    address = web(**settings)
+    token = "Authorization: Bearer a long random text"
+    for path in ("/lines/", "/lines/bottles/results/"):
+        ask = f"GET {path} HTTP/1.1"
+        assert "location: http://127.0.0.1/" in _raw(address, ask, "Host: 127.0.0.1", token).lower()
+        for hosts in (
+            ["Host: evil.example"],
+            ["Host: evil.example", "Host: 127.0.0.1"],
+            ["Host: 127.0.0.1", "Host: evil.example"],
+            ["Host: 127.0.0.1@evil.example"],
+            ["Host: 127.0.0.1:80@evil.example"],
+            ["Host: 127.0.0.1, evil.example"],
+            ["Host: 127.0.0.1:\xb2"],
+            ["Host:"],
+        ):
+            told = _raw(address, ask, *hosts, token)
+            assert told.partition(" ")[2][:3] in ("400", "421")
+            assert "location" not in told.lower()
+        forwarded = _raw(address, ask, "Host: 127.0.0.1", token, "X-Forwarded-Host: evil.example")
+        assert "evil" not in forwarded
 
 
 def test_log_lines_are_json_with_what_was_given() -> None:

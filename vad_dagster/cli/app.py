@@ -23,6 +23,7 @@ from vad_dagster.cli import (
     weights,
 )
 from vad_dagster.cli.console import stderr
+from vad_dagster.home import keep_private
 from vad_lib.errors import VadError
 
 
@@ -34,6 +35,7 @@ class _ToldErrors(TyperGroup):
             # make, timeout and service managers stop with SIGTERM: it means the same as Ctrl-C
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
+            keep_private()
             return super().invoke(ctx)
         except VadError as error:
             stderr.print(str(error), style="red", markup=False)

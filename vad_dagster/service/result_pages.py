@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Response
 from fastapi import Path as InPath
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy import Row
 
 from vad_dagster import provenance
@@ -36,12 +36,22 @@ LARGEST_NUMBER = 2**63 - 1
 NO_PAGES = {"version": "", "run": "", "threshold": ""}
 
 
+def _storable(text: str) -> str:
+    """Return a text that every database can be asked about: PostgreSQL takes no NUL."""
+    if "\0" in text:
+        raise ValueError("A text cannot hold the character NUL.")
+    return text
+
+
+Storable = Annotated[str, AfterValidator(_storable)]
+
+
 class LabelIn(BaseModel):
     """What a person says that a part is."""
 
     label: Literal["OK", "NG"]
-    person: str = Field(min_length=1, max_length=128)
-    note: str = Field("", max_length=2000)
+    person: Storable = Field(min_length=1, max_length=128)
+    note: Storable = Field("", max_length=2000)
 
 
 class LabelOut(BaseModel):
@@ -104,8 +114,8 @@ def result_pages(service: InferenceService, known: Callable[[str], str]) -> APIR
     @router.get("", response_class=HTMLResponse)
     def results(
         line: KnownLine,
-        version: Annotated[str, Query(description="Number of a model version.")] = "",
-        run: Annotated[str, Query(description="Id of a Dagster run.")] = "",
+        version: Annotated[Storable, Query(max_length=128, description="Number of a model version.")] = "",
+        run: Annotated[Storable, Query(max_length=128, description="Id of a Dagster run.")] = "",
         first: Annotated[int | None, Query(ge=0, le=LARGEST_NUMBER, description="Lowest prediction_id.")] = None,
         last: Annotated[int | None, Query(ge=0, le=LARGEST_NUMBER, description="Highest prediction_id.")] = None,
         predicted: Annotated[Literal["OK", "NG"] | None, Query()] = None,

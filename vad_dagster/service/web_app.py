@@ -13,22 +13,26 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import Path as InPath
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from starlette.concurrency import run_in_threadpool
 
+from vad_dagster.service.api_page import api_page
 from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
 from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
-from vad_dagster.service.result_pages import LARGEST_NUMBER, result_pages
+from vad_dagster.service.result_pages import LARGEST_NUMBER, Storable, result_pages
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
 from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
 from vad_lib.queue import QueueFacts, queue_facts
 from vad_lib.serving import InferenceService
 from vad_lib.settings import settings as app_settings
 
+TITLE = "Visual anomaly detection: inference service"
 UPLOADS_AT_ONCE = 4
 """Of the largest size; many more of the usual one."""
 OPEN_PATHS = ("/health", "/ready")
@@ -41,6 +45,8 @@ SAFE_HEADERS = [
 ]
 
 logger = logging.getLogger("vad.service.web")
+
+Digest = Annotated[Storable, InPath(max_length=64, description="Of the file's bytes.")]
 
 
 @dataclass(frozen=True)
@@ -113,9 +119,11 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
             await run_in_threadpool(service.stop)
 
     app = FastAPI(
-        title="Visual anomaly detection: inference service",
+        title=TITLE,
         description="Scores images the moment they arrive, and answers about them.",
         lifespan=life,
+        docs_url=None,
+        redoc_url=None,
     )
     app.add_middleware(
         RequestBounds,
@@ -127,6 +135,12 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     hosts = app_settings().allowed_hosts.split(",")
     app.add_middleware(WebGate, hosts=hosts, token=rules.token, token_name="VAD_TOKEN", open_paths=OPEN_PATHS)
     gate = WebGate(app, token=rules.token)
+
+    @app.exception_handler(RequestValidationError)
+    async def refused(_: Request, error: RequestValidationError) -> JSONResponse:
+        # without what was sent, which JSON may not be able to say
+        told = [{name: fault[name] for name in ("loc", "msg", "type")} for fault in error.errors()]
+        return JSONResponse({"detail": told}, 422)
 
     def known(line: str) -> str:
         if line not in service.watched:
@@ -230,7 +244,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         return [PredictionOut.model_validate({str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
 
     @app.get("/lines/{line}/predictions/{sha256}", tags=["images"])
-    def prediction(line: KnownLine, sha256: str) -> PredictionOut:
+    def prediction(line: KnownLine, sha256: Digest) -> PredictionOut:
         """The newest prediction of an image, by the sha256 of its file."""
         return PredictionOut.of(_recorded(service, line, sha256))
 
@@ -240,7 +254,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         response_class=Response,
         responses={200: {"content": {"image/png": {}}}},
     )
-    def heatmap(line: KnownLine, sha256: str) -> Response:
+    def heatmap(line: KnownLine, sha256: Digest) -> Response:
         """The image beside its heatmap, drawn anew by the version that scored it."""
         record = _recorded(service, line, sha256)
         try:
@@ -251,6 +265,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
             raise HTTPException(404, str(error)) from error
 
     app.include_router(result_pages(service, known))
+    app.include_router(api_page(TITLE))
     return app
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
 from vad_lib.errors import VadError
+from vad_lib.settings import settings
 
 BUSY_SECONDS = 30
 MIGRATION_LOCK = 7236531
@@ -53,7 +54,7 @@ def create_inspection_engine(url: str) -> Engine:
     if not parsed.database or parsed.database == ":memory:":
         raise VadError("The inspection database must be a file or a server: give sqlite:///…/inspection.db.")
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666 if settings().shared else 0o600))
     engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")

@@ -84,7 +84,7 @@ def write_result_file(notification: Notification) -> Attempt:
     target = notification.file.with_name(notification.file.name + RESULT_SUFFIX)
     content = json.dumps(notification.content, indent=2, ensure_ascii=False) + "\n"
     try:
-        write_whole(target, content.encode(errors="replace"), durable=False)
+        write_whole(target, content.encode(errors="replace"), durable=False, for_all_of_folder=True)
     except OSError as error:
         return Attempt("failed", f"{target}: {error.strerror or error}", only_this=True)
     return Attempt("sent")
