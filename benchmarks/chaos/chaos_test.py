@@ -284,10 +284,12 @@ class ChaosTest:
 
     def _not_decided(self) -> str:
         """Return what is not decided yet, or not notified; empty where all is."""
+        # In this order: a decision makes notifications.
+        undecided = self._undecided()
         waiting = select(func.count()).select_from(notifications).where(notifications.c.state == "waiting")
         with self.db.reading() as connection:
-            numbers = {"notifications that wait": int(connection.execute(waiting).scalar_one())}
-        return ", ".join(filter(None, [self._undecided(), *(f"{name}: {n}" for name, n in numbers.items() if n)]))
+            number = connection.execute(waiting).scalar_one()
+        return ", ".join(filter(None, [undecided, f"notifications that wait: {number}" if number else ""]))
 
     def _undecided(self) -> str:
         """Return what is not decided yet: each file as it lies there now must be a row that is decided."""
