@@ -109,6 +109,25 @@ def test_a_name_that_is_too_long_for_the_system_is_a_folder_that_is_not_there(tm
         plan_with(tmp_path, load_train_data_path="x" * 300).train_data_folder()
 
 
+@pytest.mark.parametrize(
+    "path", [r"D:\training\new\bottles", r"data\train", r"D:\New\Lines\Parts", r"\\camera\bottles"]
+)
+def test_a_windows_path_in_double_quotes_is_explained_by_its_backslashes(tmp_path: Path, path: str) -> None:
+    for written in (f'load_train_data_path: "{path}"', f'save_train_artifacts_path: "{path}"'):
+        with pytest.raises(PlanError, match=r"(?s)backslash.*single quotes, or\s+with /") as caught:
+            parse_plan(f"external_path:\n    - {written}\n")
+        assert "\t" not in str(caught.value)
+        assert "\b" not in str(caught.value)
+    with pytest.raises(PlanError, match=r"(?s)backslash.*single quotes"):
+        parse_plan(f'operation:\n    watch_folder: "{path}"\n')
+
+
+def test_a_windows_path_in_double_quotes_that_is_no_yaml_is_explained_too() -> None:
+    for path in (r"C:\Users\camera", r"D:\my\data"):
+        with pytest.raises(PlanError, match=r"(?s)line 2.*backslash.*single quotes"):
+            parse_plan(f'external_path:\n    - load_train_data_path: "{path}"\n')
+
+
 def test_the_model_path_of_the_other_tool_is_noticed(tmp_path: Path) -> None:
     assert any("load_model_path" in notice for notice in plan_with(tmp_path, load_model_path="m").notices)
     assert not any("load_model_path" in notice for notice in plan_with(tmp_path, load_model_path="").notices)

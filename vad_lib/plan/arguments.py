@@ -14,6 +14,8 @@ from pydantic import SerializeAsAny, field_validator
 
 from vad_lib.argument_fields import Arguments, allowed_text, argument, words_of
 from vad_lib.detectors.registry import GUIDE_DEFAULT, detector_names, parameters_model
+from vad_lib.plan.folders import holds_escapes
+from vad_lib.plan.tree import BACKSLASHES
 
 Augmentation = Literal["rotation", "brightness", "contrast", "saturation", "hue", "blur"]
 
@@ -251,6 +253,13 @@ class OperationArguments(Arguments):
         kind="own",
         allowed="a list of e-mail addresses and team:<name>",
     )
+
+    @field_validator("watch_folder")
+    @classmethod
+    def _no_escapes(cls, value: str) -> str:
+        if holds_escapes(value):
+            raise ValueError(f"cannot be a path. {BACKSLASHES}")
+        return value
 
     @field_validator("owners", mode="before")
     @classmethod

@@ -33,7 +33,7 @@ from vad_lib.plan.stages import (
     spellings,
     steps_of,
 )
-from vad_lib.plan.tree import LARGEST_FILE, Entry, Mapping, Node, Scalar, Sequence, decode, read_tree
+from vad_lib.plan.tree import BACKSLASHES, LARGEST_FILE, Entry, Mapping, Node, Scalar, Sequence, decode, read_tree
 
 PIPELINES = (TRAIN_PIPELINE, INFERENCE_PIPELINE)
 IGNORED_SECTIONS = ("external_path_permission", "asset_source", "control")
@@ -258,7 +258,9 @@ class _Reader:
                 self._problems.fault(entry.line, place, "Give one folder.")
             elif value.text and value.text.strip():
                 path = value.text.strip()
-                if "\0" in path or len(path) > LONGEST_PATH:
+                if folders.holds_escapes(path):
+                    self._problems.fault(entry.line, place, f"{shown(path)} cannot be a path. {BACKSLASHES}")
+                elif len(path) > LONGEST_PATH:
                     self._problems.fault(entry.line, place, f"{shown(path)} cannot be a path.")
                 elif entry.key.startswith("load_") and self._is_file(path):
                     text = f"{shown(path)} is a file. Give the folder that holds it, not the table."
