@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vad_dagster.cli.lines import add_line
 from vad_lib.errors import InputError, PlanError
+from vad_lib.lines import Home
 from vad_lib.plan import ExperimentalPlan, parse_plan, read_plan
 
 
@@ -126,6 +128,29 @@ def test_a_windows_path_in_double_quotes_that_is_no_yaml_is_explained_too() -> N
     for path in (r"C:\Users\camera", r"D:\my\data"):
         with pytest.raises(PlanError, match=r"(?s)line 2.*backslash.*single quotes"):
             parse_plan(f'external_path:\n    - load_train_data_path: "{path}"\n')
+
+
+@pytest.mark.parametrize("place", ["/", "{home}", "{home}/..", "~", "{link}", "{home}/lines"])
+@pytest.mark.parametrize("key", ["watch_folder", "landing_folder"])
+def test_a_watch_folder_that_holds_the_home_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, place: str
+) -> None:
+    home, link = tmp_path / "user" / "home", tmp_path / "link"
+    home.mkdir(parents=True)
+    link.symlink_to(home.parent)
+    monkeypatch.setenv("VAD_HOME", str(home))
+    monkeypatch.setenv("HOME", str(home.parent))
+    plan = parse_plan(f"operation: {{{key}: '{place.format(home=home, link=link)}'}}", base_folder=tmp_path)
+    with pytest.raises(PlanError, match="holds VAD_HOME with all that the system writes"):
+        plan.watch_folder(home / "lines" / "a" / "inbox")
+    line = Home(home).line("a")
+    plan_file = tmp_path / "experimental_plan.yaml"
+    plan_file.write_text(f"external_path:\n- load_train_data_path: {tmp_path}\noperation: {{{key}: '/'}}\n")
+    with pytest.raises(PlanError, match="holds VAD_HOME"):
+        add_line(line, plan=plan_file)
+    assert not line.folder.exists()
+    fine = parse_plan(f"operation: {{{key}: '{home / 'lines' / 'a' / 'inbox'}'}}", base_folder=tmp_path)
+    assert fine.watch_folder(home) == home / "lines" / "a" / "inbox"
 
 
 def test_the_model_path_of_the_other_tool_is_noticed(tmp_path: Path) -> None:
