@@ -195,8 +195,8 @@ class _Converter:
             return text
         plain = _without_quotes(text)
         if plain != text or _QUOTED_PAIR.fullmatch(text):
-            self._problems.notice(
-                f"line {_line(node)}: typographic quotes were read as plain ones (as in {shown(plain)})."
+            self._problems.notice_of(
+                _line(node), shown(plain), "typographic quotes were read as plain ones (as in {})."
             )
         return plain
 
