@@ -194,7 +194,9 @@ def _inspect_folder(
 
     folder = Path(config.folder).expanduser() if config.folder else plan.inference_data_folder(line.base_folder)
     dataset = prepare_inference_data(
-        read_input(folder, plan.inference_input, pipeline="inference"),
+        read_input(
+            folder, plan.inference_input, pipeline="inference", ignored_suffixes=plan.operation.ignored_suffixes
+        ),
         model.info.ok_class,
         arguments=plan.inference_readiness,
         train_facts=_training_facts(line),

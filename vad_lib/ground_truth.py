@@ -122,7 +122,13 @@ def check_format_version(content: dict[str, Any], newest: int, folder: Path) -> 
         raise ValueError(f"{folder} was written in format {version}; this version reads up to {newest}")
 
 
-def read_input(data_folder: Path, arguments: InputArguments, *, pipeline: Literal["train", "inference"]) -> InputTable:
+def read_input(
+    data_folder: Path,
+    arguments: InputArguments,
+    *,
+    pipeline: Literal["train", "inference"],
+    ignored_suffixes: tuple[str, ...] = (),
+) -> InputTable:
     """Read the ground truth of a folder.
 
     All csv files that lie directly in the folder are read, in the order of their names, and joined if they have the
@@ -133,6 +139,7 @@ def read_input(data_folder: Path, arguments: InputArguments, *, pipeline: Litera
         data_folder: Holds the table and, at any depth, the images.
         arguments: Of the plan's input step.
         pipeline: 'train' or 'inference'.
+        ignored_suffixes: Of the plan's section operation; files that end so are no finding.
 
     Raises:
         InputError: no folder, no table, no image, a file that cannot be read as ``encoding``, differing columns.
@@ -142,6 +149,7 @@ def read_input(data_folder: Path, arguments: InputArguments, *, pipeline: Litera
         raise InputError(f"The data folder {data_folder} {what}. Give the folder that holds the table and the images.")
     folder = Path(os.path.realpath(data_folder))
     listing = list_folder(folder)
+    listing.others[:] = [path for path in listing.others if not path.lower().endswith(ignored_suffixes)]
     findings = [finding for finding in (_other_formats(listing), _badly_named(listing), _masks(listing)) if finding]
     if not listing.tables:
         if pipeline == "train":

@@ -154,3 +154,15 @@ def test_what_no_integer_of_a_database_holds_is_brought_into_its_range() -> None
 
     version = FileVersion.of("a.png", Far())  # type: ignore[arg-type]
     assert version == FileVersion("a.png", 5, 2**63 - 1, -2, -(2**63))
+
+
+def test_files_with_ignored_endings_are_not_seen_whatever_their_letter_case(tmp_path: Path) -> None:
+    for name in ("a.png", "a.xml", "sub/b.JSON", "c.txt", "folder.xml/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    seen = scan_folder(tmp_path, ignored_suffixes=(".xml", ".json"))
+    assert {(file.version.path, file.rule) for file in seen.files} == {
+        ("a.png", ""),
+        ("c.txt", "not_an_image"),
+        ("folder.xml/d.png", ""),
+    }

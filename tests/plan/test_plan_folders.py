@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vad_dagster.cli.lines import add_line
 from vad_lib.errors import InputError, PlanError
+from vad_lib.lines import Home
 from vad_lib.plan import ExperimentalPlan, parse_plan, read_plan
 
 
@@ -107,6 +109,48 @@ def test_a_path_that_no_system_has_is_a_fault(tmp_path: Path) -> None:
 def test_a_name_that_is_too_long_for_the_system_is_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         plan_with(tmp_path, load_train_data_path="x" * 300).train_data_folder()
+
+
+@pytest.mark.parametrize(
+    "path", [r"D:\training\new\bottles", r"data\train", r"D:\New\Lines\Parts", r"\\camera\bottles"]
+)
+def test_a_windows_path_in_double_quotes_is_explained_by_its_backslashes(tmp_path: Path, path: str) -> None:
+    for written in (f'load_train_data_path: "{path}"', f'save_train_artifacts_path: "{path}"'):
+        with pytest.raises(PlanError, match=r"(?s)backslash.*single quotes, or\s+with /") as caught:
+            parse_plan(f"external_path:\n    - {written}\n")
+        assert "\t" not in str(caught.value)
+        assert "\b" not in str(caught.value)
+    with pytest.raises(PlanError, match=r"(?s)backslash.*single quotes"):
+        parse_plan(f'operation:\n    watch_folder: "{path}"\n')
+
+
+def test_a_windows_path_in_double_quotes_that_is_no_yaml_is_explained_too() -> None:
+    for path in (r"C:\Users\camera", r"D:\my\data"):
+        with pytest.raises(PlanError, match=r"(?s)line 2.*backslash.*single quotes"):
+            parse_plan(f'external_path:\n    - load_train_data_path: "{path}"\n')
+
+
+@pytest.mark.parametrize("place", ["/", "{home}", "{home}/..", "~", "{link}", "{home}/lines"])
+@pytest.mark.parametrize("key", ["watch_folder", "landing_folder"])
+def test_a_watch_folder_that_holds_the_home_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, place: str
+) -> None:
+    home, link = tmp_path / "user" / "home", tmp_path / "link"
+    home.mkdir(parents=True)
+    link.symlink_to(home.parent)
+    monkeypatch.setenv("VAD_HOME", str(home))
+    monkeypatch.setenv("HOME", str(home.parent))
+    plan = parse_plan(f"operation: {{{key}: '{place.format(home=home, link=link)}'}}", base_folder=tmp_path)
+    with pytest.raises(PlanError, match="holds VAD_HOME with all that the system writes"):
+        plan.watch_folder(home / "lines" / "a" / "inbox")
+    line = Home(home).line("a")
+    plan_file = tmp_path / "experimental_plan.yaml"
+    plan_file.write_text(f"external_path:\n- load_train_data_path: {tmp_path}\noperation: {{{key}: '/'}}\n")
+    with pytest.raises(PlanError, match="holds VAD_HOME"):
+        add_line(line, plan=plan_file)
+    assert not line.folder.exists()
+    fine = parse_plan(f"operation: {{{key}: '{home / 'lines' / 'a' / 'inbox'}'}}", base_folder=tmp_path)
+    assert fine.watch_folder(home) == home / "lines" / "a" / "inbox"
 
 
 def test_the_model_path_of_the_other_tool_is_noticed(tmp_path: Path) -> None:

@@ -230,3 +230,80 @@ def test_the_own_section_operation_is_read() -> None:
         assert operation.max_batch_images == 32
         assert operation.owners == ("team:paint", "a@plant.org")
         assert operation.settle_seconds == 2.0
+
+
+PUBLISHED = """
+external_path:
+    - load_train_data_path: ./solution/sample_data/train/
+    - load_inference_data_path: ./solution/sample_data/test/
+    - save_train_artifacts_path:
+    - save_inference_artifacts_path:
+    - load_model_path: ./models/
+user_parameters:
+    - train_pipeline:
+        - step: input
+          args:
+            - file_type: csv
+              encoding: utf-8
+          ui_args:
+        - step: readiness
+          args:
+            - ok_class: ‘good’
+              path_column: ‘file’
+              y_column: “kind”
+              train_validate_column: “phase”
+              validation_split_rate: 0.1
+              threshold_method: “F1”
+              num_minor_threshold: 5
+              ratio_minor_threshold: 0.1
+        - step: train
+          args:
+            - model_name: ‘patchcore’
+              monitor_metric: “image_AUROC”
+              model_parameters: {“fastflow_backborn”: ‘resnet18’, “patchcore_backborn”: ‘resnet18’}
+          ui_args:
+            - batch_size
+            - max_epochs
+            - percentile
+    - inference_pipeline:
+        - step: input
+          args:
+            - file_type: csv
+        - step: readiness
+          args:
+            - path_column: ‘file’
+              y_column: “kind”
+        - step: inference
+          args:
+            - inference_threshold: 0.5
+        - step: output
+          args:
+"""
+
+
+def test_the_published_plan_with_every_argument_is_read_and_each_kind_of_notice_is_told_once() -> None:
+    plan = parse_plan(PUBLISHED)
+    for arguments in (plan.input, plan.inference_input):
+        assert (arguments.path_column, arguments.y_column) == ("file", "kind")
+    assert (plan.readiness.ok_class, plan.readiness.train_validate_column) == ("good", "phase")
+    assert (plan.train.model_name, plan.train.model_parameters.patchcore_backbone) == ("patchcore", "resnet18")
+    kinds = (
+        "arguments of the step input",
+        "typographic quotes",
+        "load_model_path",
+        "was read as patchcore",
+    )
+    for kind in kinds:
+        assert sum(kind in notice for notice in plan.notices) == 1, plan.notices
+    moved = next(notice for notice in plan.notices if "step input" in notice)
+    assert moved == "lines 18, 19, 40, 41: read as arguments of the step input: path_column, y_column."
+    operator = [notice for notice in plan.notices if "an operator may change" in notice]
+    assert len(operator) == 1
+    assert "batch_size, max_epochs, percentile" in operator[0]
+
+
+def test_a_column_under_readiness_that_contradicts_the_step_input_is_refused() -> None:
+    text = plan_text(input_="{y_column: label}", readiness="{y_column: kind}")
+    with pytest.raises(PlanError, match=r"readiness > y_column\s+The step input gives another one \('label'\)"):
+        parse_plan(text)
+    assert parse_plan(text.replace("kind", "label")).input.y_column == "label"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vad_lib.errors import InputError, UnsafePathError
 from vad_lib.ground_truth import InputTable, read_input
-from vad_lib.plan.arguments import InputArguments
+from vad_lib.plan.arguments import InputArguments, OperationArguments
 
 ARGUMENTS = InputArguments()
 TABLE = "image_path,label\n./a.png,good\n./b.png,bad\n"
@@ -153,6 +153,21 @@ def test_training_without_a_table_says_how_to_get_one(tmp_path: Path) -> None:
         read(tmp_path / "none")
     with pytest.raises(InputError, match="is a file"):
         read(tmp_path / "good" / "a.png")
+
+
+def test_files_that_a_camera_writes_beside_images_are_no_finding_where_the_plan_ignores_them(tmp_path: Path) -> None:
+    for name in ("a.png", "a.XML", "b.json", "c.bmp2"):
+        (tmp_path / name).write_bytes(b"x")
+    ignored = OperationArguments(ignored_suffixes=["xml", "*.JSON"]).ignored_suffixes  # type: ignore[arg-type]
+    found = read_input(tmp_path, ARGUMENTS, pipeline="inference", ignored_suffixes=ignored)
+    assert [finding.examples for finding in found.findings] == [({"path": "c.bmp2"},)]
+    assert len(read_input(tmp_path, ARGUMENTS, pipeline="inference").findings[0].examples) == 3
+
+
+@pytest.mark.parametrize("suffix", [".png", "JPG", "", "a/b", "*"])
+def test_endings_of_images_or_of_nothing_cannot_be_ignored(suffix: str) -> None:
+    with pytest.raises(ValueError, match="ignored_suffixes"):
+        OperationArguments(ignored_suffixes=[suffix])  # type: ignore[arg-type]
 
 
 def test_masks_are_kept_as_masks_and_not_as_images(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ def ground_truth(
         folder = plan.train_data_folder(line.base_folder)
         try:
             renewed = renew_table(folder)
-            table = read_input(folder, plan.input, pipeline="train")
+            ignored = plan.operation.ignored_suffixes
+            table = read_input(folder, plan.input, pipeline="train", ignored_suffixes=ignored)
         except InputError as error:
             yield plain_result("ground_truth", READABLE, error)
             raise

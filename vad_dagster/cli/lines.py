@@ -83,6 +83,7 @@ def add_line(
         base = plan.resolve().parent
         read = read_plan(plan, base)
         read.train_data_folder(base)
+        read.watch_folder(line.inbox, base)
         notes = read.notices
         _prepare(line)
         if plan.resolve() != line.plan_file.resolve():

@@ -33,9 +33,9 @@ SECONDS_PER_TICK = 20.0
 FIRST_DELAY, LONGEST_DELAY = 15.0, 300.0
 RUNS_LOOKED_AT = 6
 
-_watches: dict[tuple[str, str, float], FolderWatch] = {}
-"""What this process knows of watch folders, by database, folder and stability window: only a help, the scan is the
-truth."""
+_watches: dict[tuple[str, str, float, tuple[str, ...]], FolderWatch] = {}
+"""What this process knows of watch folders, by database, folder and what the plan says of it: only a help, the scan is
+the truth."""
 
 
 def lines_from(lines: list[Line], first: str) -> list[Line]:
@@ -82,11 +82,16 @@ def look_at_folder(db: InspectionDatabase, line: Line) -> str:
     folder = watch_folder(line, plan)
     if not store_folder(line.name, "champion_model").is_dir():
         return f"no champion yet, images in {folder} wait: train the line first"
-    key = (f"{db.url} {line.name}", str(folder), plan.operation.settle_seconds)
+    key = (f"{db.url} {line.name}", str(folder), plan.operation.settle_seconds, plan.operation.ignored_suffixes)
     if key not in _watches:
         known = partial(known_versions, db, line.name)
         _watches[key] = FolderWatch(
-            line.name, folder, plan.operation.settle_seconds, known, skip_folders=line.own_folders
+            line.name,
+            folder,
+            plan.operation.settle_seconds,
+            known,
+            skip_folders=line.own_folders,
+            ignored_suffixes=plan.operation.ignored_suffixes,
         )
     watch = _watches[key]
     watch.scan()

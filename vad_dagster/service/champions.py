@@ -106,6 +106,7 @@ class ChampionSource:
             folder=watch_folder(line, plan),
             model_version=version,
             settle_seconds=plan.operation.settle_seconds,
+            ignored_suffixes=plan.operation.ignored_suffixes,
             inference_threshold=plan.inference.inference_threshold,
             sinks=self._sinks,
         )

@@ -92,11 +92,12 @@ def is_temporary(name: str) -> bool:
     return is_hidden(name) or lower.startswith("~$") or lower.endswith(TEMPORARY_SUFFIXES) or lower in IGNORED_NAMES
 
 
-def scan_folder(folder: Path, *, skip_folders: Collection[Path] = ()) -> Scan:
+def scan_folder(folder: Path, *, skip_folders: Collection[Path] = (), ignored_suffixes: Collection[str] = ()) -> Scan:
     """Look through ``folder`` at any depth.
 
     Hidden folders, ``skip_folders`` and symbolic links to folders are not entered (so there are no loops). A link to
-    a file outside is refused; a link to a file inside is a file. A file that goes while it is looked at is passed over.
+    a file outside is refused; a link to a file inside is a file. A file that goes while it is looked at is passed over,
+    and so are files that end in one of ``ignored_suffixes`` (in lower case).
     """
     root = Path(os.path.abspath(folder))
     skipped = {os.path.realpath(each) for each in skip_folders}
@@ -104,6 +105,7 @@ def scan_folder(folder: Path, *, skip_folders: Collection[Path] = ()) -> Scan:
     files: list[FileSeen] = []
     unreadable: list[str] = []
     temporary = 0
+    ignored = tuple(ignored_suffixes)
     pending: list[tuple[str, str, int]] = [(str(root), "", 0)]
     while pending:
         place, prefix, depth = pending.pop()
@@ -126,6 +128,8 @@ def scan_folder(folder: Path, *, skip_folders: Collection[Path] = ()) -> Scan:
                                 unreadable.append(f"{path}: more than {MAX_DEPTH} folders deep")
                                 continue
                             pending.append((entry.path, path + "/", depth + 1))
+                            continue
+                        if name.lower().endswith(ignored):
                             continue
                         files.append(_look_at(entry, path, real_root))
                     except FileNotFoundError:

@@ -112,6 +112,8 @@ class FolderWatch:
     wake: Callable[[], None] = lambda: None
     skip_folders: Collection[Path] = ()
     """Folders inside ``folder`` that are not looked into."""
+    ignored_suffixes: Collection[str] = ()
+    """Endings, in lower case, of files that are passed over."""
     waiting: dict[FileVersion, float] = field(default_factory=dict)
     """Complete files that nobody has registered, and when they arrived."""
     refused: list[FileSeen] = field(default_factory=list)
@@ -191,7 +193,7 @@ class FolderWatch:
         """Look through the whole folder. ``lines``: how many folders share the time for scans."""
         self._scan_wanted = False
         started, cpu = time.monotonic(), time.thread_time()
-        seen = scan_folder(self.folder, skip_folders=self.skip_folders)
+        seen = scan_folder(self.folder, skip_folders=self.skip_folders, ignored_suffixes=self.ignored_suffixes)
         self.error, self.unreadable_folders = seen.error, seen.unreadable_folders
         more = False
         if not seen.error:

@@ -14,6 +14,9 @@ from pydantic import SerializeAsAny, field_validator
 
 from vad_lib.argument_fields import Arguments, allowed_text, argument, words_of
 from vad_lib.detectors.registry import GUIDE_DEFAULT, detector_names, parameters_model
+from vad_lib.images.paths import is_image_name
+from vad_lib.plan.folders import holds_escapes
+from vad_lib.plan.tree import BACKSLASHES
 
 Augmentation = Literal["rotation", "brightness", "contrast", "saturation", "hue", "blur"]
 
@@ -233,6 +236,12 @@ class OperationArguments(Arguments):
         allowed="a folder",
         aliases=("landing_folder",),
     )
+    ignored_suffixes: tuple[str, ...] = argument(
+        (),
+        "Files with these endings, which cameras write beside images, are neither refused nor told.",
+        kind="own",
+        allowed="a list of endings such as .xml and .json, but not of images",
+    )
     settle_seconds: float = argument(
         2.0, "A file that nobody closes is complete when size and time stood still this long.", kind="own", ge=0
     )
@@ -251,6 +260,29 @@ class OperationArguments(Arguments):
         kind="own",
         allowed="a list of e-mail addresses and team:<name>",
     )
+
+    @field_validator("watch_folder")
+    @classmethod
+    def _no_escapes(cls, value: str) -> str:
+        if holds_escapes(value):
+            raise ValueError(f"cannot be a path. {BACKSLASHES}")
+        return value
+
+    @field_validator("ignored_suffixes", mode="before")
+    @classmethod
+    def _one_suffix_or_a_list(cls, value: Any) -> Any:
+        return words_of(value)
+
+    @field_validator("ignored_suffixes")
+    @classmethod
+    def _suffixes_of_no_image(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        suffixes = tuple(f".{suffix.strip().lower().removeprefix('*').removeprefix('.')}" for suffix in value)
+        for suffix in suffixes:
+            if not re.fullmatch(r"\.[\w.-]+", suffix):
+                raise ValueError(f"has {suffix!r}: an ending is such as .xml")
+            if is_image_name(f"image{suffix}"):
+                raise ValueError(f"has {suffix!r}: images are inspected")
+        return suffixes
 
     @field_validator("owners", mode="before")
     @classmethod

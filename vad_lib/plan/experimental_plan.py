@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vad_lib.argument_fields import Arguments, argument
 from vad_lib.errors import PlanError
 from vad_lib.findings import ArgumentChange
+from vad_lib.lines import Home
 from vad_lib.plan import folders
 from vad_lib.plan.arguments import (
     InferenceArguments,
@@ -169,8 +170,18 @@ class ExperimentalPlan(BaseModel):
         return folders.place(self.paths.save_inference_artifacts, self._base(base)) or default
 
     def watch_folder(self, default: Path, base: Path | None = None) -> Path:
-        """Return where images arrive: ``watch_folder`` of the section ``operation``, or ``default`` where empty."""
-        return folders.place(self.operation.watch_folder, self._base(base)) or default
+        """Return where images arrive: ``watch_folder`` of the section ``operation``, or ``default`` where empty.
+
+        Raises:
+            PlanError: the folder holds what the system writes itself: it is ``$VAD_HOME``, or lies above it.
+        """
+        folder = folders.place(self.operation.watch_folder, self._base(base)) or default
+        if Home.from_environment().lines_folder.resolve().is_relative_to(folder.resolve()):
+            raise PlanError(
+                f"{self.source}: watch_folder is {folder}, which holds VAD_HOME with all that the system writes: "
+                "give a folder of its own to the images of the line."
+            )
+        return folder
 
     def with_operator_arguments(self, step: str, values: Mapping[str, Any]) -> Self:
         """Return a new plan in which an operator's values win over the file's.

@@ -28,14 +28,31 @@ class PlanProblems:
     """What a reading gathers: ``faults`` refuse the plan, ``notices`` are told to the user."""
 
     faults: list[Fault] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
+    _notices: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+
+    @property
+    def notices(self) -> list[str]:
+        """One sentence for each kind, with the lines that it is about, in the order in which the kinds came up."""
+        return [_notice_text(sentence, places) for sentence, places in self._notices.items()]
 
     def fault(self, line: int, place: str, text: str) -> None:
         self.faults.append(Fault(line, place, text))
 
     def notice(self, text: str) -> None:
-        if text not in self.notices:
-            self.notices.append(text)
+        """Tell a sentence, once."""
+        self._notices.setdefault(text, [])
+
+    def notice_of(self, line: int, what: str, sentence: str) -> None:
+        """Tell a sentence of one thing in a line; things of which the same is told become one notice.
+
+        Args:
+            line: in the file.
+            what: stands for ``{}`` in the sentence.
+            sentence: such as "{} has no meaning here."
+        """
+        places = self._notices.setdefault(sentence, [])
+        if (line, what) not in places:
+            places.append((line, what))
 
     def raise_faults(self, source: str) -> None:
         """Raise one PlanError with every fault in the order of the file, if there is any."""
@@ -53,6 +70,15 @@ def faults_text(source: str, faults: list[Fault]) -> str:
         text = fill(fault.text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
         parts.append(f"  {_line_text(fault):<{width}}  {fault.place}\n{text}")
     return "\n".join(parts)
+
+
+def _notice_text(sentence: str, places: list[tuple[int, str]]) -> str:
+    if not places:
+        return sentence
+    lines = list(dict.fromkeys(str(line) for line, _ in places))
+    return f"line{'s' if len(lines) > 1 else ''} {', '.join(lines)}: " + sentence.replace(
+        "{}", ", ".join(dict.fromkeys(what for _, what in places))
+    )
 
 
 def _line_text(fault: Fault) -> str:

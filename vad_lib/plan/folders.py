@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 from vad_lib.errors import InputError, PlanError
@@ -29,6 +30,11 @@ def candidates(written: str, base: Path) -> list[Path]:
     if path.parts[:1] == ("solution",):
         places.append(base.joinpath(*path.parts[1:]))
     return places
+
+
+def holds_escapes(path: str) -> bool:
+    """Tell whether a path holds signs that nobody types: what is left of the backslashes of a path in double quotes."""
+    return any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") or sign == "\xa0" for sign in path)
 
 
 def names_a_table(written: str) -> bool:

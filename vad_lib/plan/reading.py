@@ -33,11 +33,13 @@ from vad_lib.plan.stages import (
     spellings,
     steps_of,
 )
-from vad_lib.plan.tree import LARGEST_FILE, Entry, Mapping, Node, Scalar, Sequence, decode, read_tree
+from vad_lib.plan.tree import BACKSLASHES, LARGEST_FILE, Entry, Mapping, Node, Scalar, Sequence, decode, read_tree
 
 PIPELINES = (TRAIN_PIPELINE, INFERENCE_PIPELINE)
 IGNORED_SECTIONS = ("external_path_permission", "asset_source", "control")
 SECTIONS = ("name", "version", "external_path", "user_parameters", "ui_args_detail", "operation", *IGNORED_SECTIONS)
+COLUMN_ARGUMENTS = ("path_column", "y_column")
+"""Of the step input; published plans have them under readiness."""
 IGNORED_PATHS = ("load_model_path",)
 LONGEST_PATH = 1024
 STEP_KEYS = ("step", "args", "ui_args")
@@ -124,6 +126,7 @@ class _Reader:
             return {}
         found: dict[str, Arguments] = {}
         lines: dict[str, int] = {}
+        moved: dict[str, list[Entry]] = {}
         order: dict[str, list[str]] = {pipeline: [] for pipeline in PIPELINES}
         for stage, step in self._steps(section):
             place = stage.place
@@ -140,15 +143,35 @@ class _Reader:
                     if nearest(key, STEP_KEYS):
                         advice = f"No such key.{did_you_mean(key, STEP_KEYS)}"
                     self._problems.fault(entry.line, f"{place} > {key}", advice)
-            found[stage.name] = self._read_arguments(stage, step["args"].value if "args" in step else None)
+            args = step["args"].value if "args" in step else None
+            if stage.step == "readiness" and args is not None:
+                args, columns = _without_columns(args)
+                for entry in columns:
+                    self._problems.notice_of(entry.line, entry.key, "read as arguments of the step input: {}.")
+                moved[stage.pipeline] = columns
+            found[stage.name] = self._read_arguments(stage, args)
             if "ui_args" in step:
                 self._read_ui_args(stage, step["ui_args"])
+        for stage in (stage for stage in STAGES if stage.step == "input" and moved.get(stage.pipeline)):
+            self._move(stage, moved[stage.pipeline], found)
         for pipeline, steps in order.items():
             if missing := [step for step in steps_of(pipeline) if step not in steps]:
                 self._problems.notice(f"{pipeline} does not name {', '.join(missing)}: the defaults apply.")
             elif tuple(steps) != steps_of(pipeline) and len(steps) == len(steps_of(pipeline)):
                 self._problems.notice(f"The steps of {pipeline} run in this order: {', '.join(steps_of(pipeline))}.")
         return found
+
+    def _move(self, stage: Stage, columns: list[Entry], found: dict[str, Arguments]) -> None:
+        """Take the columns that stand under readiness, as in published plans, for those of the step input."""
+        given = {name for name in COLUMN_ARGUMENTS if f"{stage.name}.{name}" in self._given}
+        values = found.get(stage.name) or stage.model()
+        wanted = self._read_arguments(stage, Mapping(tuple(columns), columns[0].line))
+        for entry in columns:
+            value = getattr(wanted, entry.key)
+            if entry.key in given and value != getattr(values, entry.key):
+                text = f"The step input gives another one ({shown(getattr(values, entry.key))}): keep that one."
+                self._problems.fault(entry.line, f"{stage.pipeline} > readiness > {entry.key}", text)
+        found[stage.name] = values.model_copy(update={entry.key: getattr(wanted, entry.key) for entry in columns})
 
     def _steps(self, section: Entry) -> Iterator[tuple[Stage, dict[str, Entry]]]:
         """Yield each known step of a section that has pipelines, with its keys."""
@@ -201,7 +224,7 @@ class _Reader:
                 self._problems.fault(entry.line, f"{place} > {entry.key}", text)
                 continue
             if name != entry.key:
-                self._problems.notice(f"line {entry.line}: {entry.key} was read as {name}.")
+                self._problems.notice_of(entry.line, f"{entry.key} was read as {name}", "{}.")
             written[name] = entry
             if name == "model_parameters":
                 values[name] = self._read_arguments(model_parameters_stage(), entry.value, place)
@@ -229,10 +252,8 @@ class _Reader:
             elif right:
                 self._ui_args.add(right)
                 if right not in operator_arguments(stage.model):
-                    self._problems.notice(
-                        f"line {line}: an operator may change {right}, as the plan lists it; "
-                        "the guide does not foresee it."
-                    )
+                    sentence = "an operator may change {}, as the plan lists it; the guide does not foresee it."
+                    self._problems.notice_of(line, right, sentence)
             elif name.casefold() not in ("", "none"):
                 self._problems.fault(line, f"{stage.place} > ui_args > {name}", advice_for_unknown(name, stage))
 
@@ -250,15 +271,17 @@ class _Reader:
                 value = value.items[0]
             if entry.key in IGNORED_PATHS:
                 if not is_empty(value):
-                    text = f"line {entry.line}: {entry.key} has no meaning here: models come from the registry."
-                    self._problems.notice(text)
+                    text = "{} has no meaning here: models come from the registry."
+                    self._problems.notice_of(entry.line, entry.key, text)
             elif entry.key not in PATH_KEYS:
                 self._problems.fault(entry.line, place, f"No such path.{_meant(entry.key, PATH_KEYS)}")
             elif not isinstance(value, Scalar):
                 self._problems.fault(entry.line, place, "Give one folder.")
             elif value.text and value.text.strip():
                 path = value.text.strip()
-                if "\0" in path or len(path) > LONGEST_PATH:
+                if folders.holds_escapes(path):
+                    self._problems.fault(entry.line, place, f"{shown(path)} cannot be a path. {BACKSLASHES}")
+                elif len(path) > LONGEST_PATH:
                     self._problems.fault(entry.line, place, f"{shown(path)} cannot be a path.")
                 elif entry.key.startswith("load_") and self._is_file(path):
                     text = f"{shown(path)} is a file. Give the folder that holds it, not the table."
@@ -306,6 +329,21 @@ class _Reader:
                     f"{name} is given for train_pipeline only ({self._given[f'input.{name}']}); "
                     "inference takes the default."
                 )
+
+
+def _without_columns(args: Node) -> tuple[Node, list[Entry]]:
+    """Return the arguments without those that name columns, and these."""
+    maps = args.items if isinstance(args, Sequence) else (args,)
+    columns = [
+        entry for item in maps if isinstance(item, Mapping) for entry in item.entries if entry.key in COLUMN_ARGUMENTS
+    ]
+    kept = tuple(
+        Mapping(tuple(entry for entry in item.entries if entry not in columns), item.line)
+        if isinstance(item, Mapping)
+        else item
+        for item in maps
+    )
+    return (Sequence(kept, args.line) if columns else args), columns
 
 
 def _unknown_section(key: str) -> str:

@@ -24,6 +24,12 @@ DEEPEST = 32
 TAB_WIDTH = 4
 LONGEST_EXCERPT = 110
 
+BACKSLASHES = (
+    "In double quotes YAML takes a backslash and the letter behind it for one sign, such as a tab. Write a path with "
+    "backslashes in single quotes, or with / in their place."
+)
+"""Advice for paths of Windows in double quotes."""
+
 _TYPOGRAPHIC = "“”„‟«»″‘’‚‛′"
 _QUOTED = re.compile(rf"\s*[{_TYPOGRAPHIC}'\"](.*)[{_TYPOGRAPHIC}'\"]\s*", re.DOTALL)
 _QUOTED_PAIR = re.compile(rf"[{_TYPOGRAPHIC}](.+?)[{_TYPOGRAPHIC}]:(\S.*)", re.DOTALL)
@@ -189,8 +195,8 @@ class _Converter:
             return text
         plain = _without_quotes(text)
         if plain != text or _QUOTED_PAIR.fullmatch(text):
-            self._problems.notice(
-                f"line {_line(node)}: typographic quotes were read as plain ones (as in {shown(plain)})."
+            self._problems.notice_of(
+                _line(node), shown(plain), "typographic quotes were read as plain ones (as in {})."
             )
         return plain
 
@@ -224,6 +230,8 @@ def _not_yaml(error: Any, text: str, source: str, tabbed: int = 0) -> str:
     advice = "Check that neighbours are indented alike, that a space follows each ':' and '-', and that quotes close."
     if any(quote in found for quote in _TYPOGRAPHIC):
         advice = "Replace the typographic quotes in this line by plain ones, ' or \"."
+    elif "escape" in (getattr(error, "problem", None) or ""):
+        advice = BACKSLASHES
     elif tabbed:
         advice = f"Replace the tabs by spaces (the first is in line {tabbed})."
     number = str(mark.line + 1)

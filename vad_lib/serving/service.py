@@ -183,7 +183,8 @@ class InferenceService:
         watches = {}
         for name, line in watched.items():
             before = self.watches.get(name)
-            if before is None or (before.folder, before.settle_seconds) != (line.folder, line.settle_seconds):
+            wanted_watch = (line.folder, line.settle_seconds, line.ignored_suffixes)
+            if before is None or (before.folder, before.settle_seconds, before.ignored_suffixes) != wanted_watch:
                 before = FolderWatch(
                     name,
                     line.folder,
@@ -191,6 +192,7 @@ class InferenceService:
                     known=partial(known_versions, self.db, name),
                     wake=self._woken.set,
                     skip_folders=line.line.own_folders,
+                    ignored_suffixes=line.ignored_suffixes,
                 )
             watches[name] = before
         self.watched, self.watches, self.trouble = watched, watches, ""

@@ -29,6 +29,7 @@ class WatchedLine:
         folder: its watch folder, absolute.
         model_version: label of the version that serves, written beside each prediction; empty: none serves yet.
         settle_seconds: the stability window.
+        ignored_suffixes: endings of files in the folder that are passed over.
         inference_threshold: on p.
         sinks: where results are sent on.
     """
@@ -37,6 +38,7 @@ class WatchedLine:
     folder: Path
     model_version: str = ""
     settle_seconds: float = 2.0
+    ignored_suffixes: tuple[str, ...] = ()
     inference_threshold: float = 0.5
     sinks: Sinks = field(default_factory=Sinks)
 
