@@ -4,7 +4,7 @@ MLflow copies this file beside the model and runs it on load. Works in any proce
 each registered version carries its own copy.
 
 Input, one row an image, either column:
-    image_path    path of a PNG or JPEG that this process can read
+    image_path    path of an image file that this process can read
     image_base64  the bytes of the file, base64
 Parameter:
     inference_threshold  on p, default 0.5 (the trained threshold)
@@ -45,10 +45,11 @@ class VisualAnomalyModel(mlflow.pyfunc.PythonModel):
 def _as_file(row: Mapping[Hashable, Any], folder: Path, number: int) -> Path:
     """Return the path given, or write the bytes given to a file of our own."""
     encoded = row.get("image_base64")
+    from vad_lib.images.paths import IMAGE_FORMATS, format_of
+
     if isinstance(encoded, str) and encoded:
         content = base64.b64decode(encoded, validate=True)
-        suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg"
-        file = folder / f"{number}{suffix}"
+        file = folder / f"{number}{IMAGE_FORMATS.get(format_of(content), ('',))[0]}"
         file.write_bytes(content)
         return file
     path = row.get("image_path")

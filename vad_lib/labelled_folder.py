@@ -17,6 +17,7 @@ from typing import Any
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import InputError
 from vad_lib.images.listing import list_folder
+from vad_lib.images.paths import SUFFIXES_TEXT
 from vad_lib.plan.writing import NORMAL_FOLDERS
 
 TABLE_NAME = "ground_truth.csv"
@@ -81,7 +82,7 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
             return LabelledFolder(root, ok_class, "", False, (f"The table in {place} is used as it is.",))
     rows = [row for path in listing.images if (row := _row(path)) is not None]
     if not rows:
-        raise InputError(f"{folder} holds no .png, .jpg or .jpeg image.")
+        raise InputError(f"{folder} holds no {SUFFIXES_TEXT} image.")
     counts = Counter(label for _, label, _ in rows)
     normal = _normal_label(counts, ok_class, folder)
     splits = {split for _, _, split in rows}
