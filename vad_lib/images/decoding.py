@@ -47,6 +47,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from vad_lib.errors import UnreadableImageError
 from vad_lib.images import jpeg
+from vad_lib.images.budget import LARGE_PICTURES
 from vad_lib.images.paths import (
     FORMATS_TEXT,
     IMAGE_FORMATS,
@@ -156,26 +157,10 @@ def decode_bytes(
     parts = jpeg.read_parts(data, file) if data.startswith(JPEG_SIGNATURE) else jpeg.JpegParts()
     image, notices = _open(data, file)
     _refuse_size(image.size, max_pixels, file)
-    try:
-        stored_mode = image.mode
-        if getattr(image, "n_frames", 1) > 1:
-            image.seek(0)
-            notices.append("several frames: the first one is taken")
-        if isinstance(image, JpegImageFile):
-            jpeg.load_whole(image, data, parts, file)
-        image.load()
-        if (upright := _upright(image, notices)) is not None:
-            image = upright
-        values = _to_values(image, data, file, notices)
+    with LARGE_PICTURES.hold(image.size[0] * image.size[1]):
+        values, stored_mode = _decode(image, parts, data, file, notices)
         pixels = to_8_bit(values, bits_in_use(int(values.max())))
-    except UnreadableImageError:
-        raise
-    except MemoryError as error:
-        raise UnreadableImageError(file, "not enough memory to decode it") from error
-    # Damaged bytes make decoders raise whatever came to hand: OSError, SyntaxError, struct.error, KeyError and more.
-    except Exception as error:
-        reason = "truncated" if "truncated" in str(error) else f"damaged ({str(error) or type(error).__name__})"
-        raise UnreadableImageError(file, reason) from error
+        image.close()
     return DecodedImage(
         pixels=pixels,
         width=pixels.shape[1],
@@ -186,6 +171,31 @@ def decode_bytes(
         notices=tuple(notices),
         values=values,
     )
+
+
+def _decode(
+    image: Image.Image, parts: jpeg.JpegParts, data: bytes, file: Path, notices: list[str]
+) -> tuple[StoredPixels, str]:
+    """Return what is stored, upright, and Pillow's name of its mode."""
+    try:
+        stored_mode = image.mode
+        if getattr(image, "n_frames", 1) > 1:
+            image.seek(0)
+            notices.append("several frames: the first one is taken")
+        if isinstance(image, JpegImageFile):
+            jpeg.load_whole(image, data, parts, file)
+        image.load()
+        if (upright := _upright(image, notices)) is not None:
+            image = upright
+        return _to_values(image, data, file, notices), stored_mode
+    except UnreadableImageError:
+        raise
+    except MemoryError as error:
+        raise UnreadableImageError(file, "not enough memory to decode it") from error
+    # Damaged bytes make decoders raise whatever came to hand: OSError, SyntaxError, struct.error, KeyError and more.
+    except Exception as error:
+        reason = "truncated" if "truncated" in str(error) else f"damaged ({str(error) or type(error).__name__})"
+        raise UnreadableImageError(file, reason) from error
 
 
 def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
