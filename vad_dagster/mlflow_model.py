@@ -4,7 +4,7 @@ MLflow copies this file beside the model and runs it on load. Works in any proce
 each registered version carries its own copy.
 
 Input, one row an image, either column:
-    image_path    path of a PNG or JPEG that this process can read
+    image_path    path of an image file that this process can read
     image_base64  the bytes of the file, base64
 Parameter:
     inference_threshold  on p, default 0.5 (the trained threshold)
@@ -65,13 +65,14 @@ def _as_file(row: Mapping[Hashable, Any], folder: Path, number: int) -> Path:
         ValueError: neither is given, or the bytes are not base64.
     """
     encoded = row.get("image_base64")
+    from vad_lib.images.paths import IMAGE_FORMATS, format_of
+
     if isinstance(encoded, str) and encoded:
         try:
             content = base64.b64decode(encoded, validate=True)
         except ValueError as error:
             raise ValueError(f"image_base64 is not base64 ({error})") from error
-        suffix = ".png" if content.startswith(b"\x89PNG") else ".jpg"
-        file = folder / f"{number}{suffix}"
+        file = folder / f"{number}{IMAGE_FORMATS.get(format_of(content), ('',))[0]}"
         file.write_bytes(content)
         return file
     path = row.get("image_path")

@@ -19,7 +19,7 @@ from vad_lib.csv_text import read_csv_text
 from vad_lib.errors import InputError
 from vad_lib.findings import MAX_EXAMPLES, Finding
 from vad_lib.images.listing import FolderListing, list_folder
-from vad_lib.images.paths import as_meant, resolve_inside
+from vad_lib.images.paths import SUFFIXES_TEXT, as_meant, resolve_inside
 from vad_lib.plan.arguments import InputArguments
 
 FORMAT_VERSION = 1
@@ -156,7 +156,7 @@ def read_input(
             raise InputError(_no_table_message(folder, listing, arguments))
         if not listing.images:
             raise InputError(
-                f"{folder} holds no .png, .jpg or .jpeg image and no csv table ({len(listing.others)} other files). "
+                f"{folder} holds no {SUFFIXES_TEXT} image and no csv table ({len(listing.others)} other files). "
                 "Put the images to inspect there, at any depth."
             )
         rows = [{arguments.path_column: path} for path in listing.images]
@@ -223,7 +223,7 @@ def _other_formats(listing: FolderListing) -> Finding | None:
     return Finding(
         rule="other_formats",
         severity="warn",
-        message=f"{len(listing.others)} files or folders are not .png, .jpg or .jpeg files and are passed over, "
+        message=f"{len(listing.others)} files or folders are not {SUFFIXES_TEXT} files and are passed over, "
         f"such as {listing.others[0]}.",
         advice="Convert images of other formats to PNG.",
         count=len(listing.others),

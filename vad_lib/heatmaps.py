@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vad_lib.images.budget import LARGE_PICTURES
 from vad_lib.tables import NG
 from vad_lib.thresholds import learn_threshold
 
@@ -115,7 +116,8 @@ def draw_heatmap(
     Returns:
         An RGB picture, about 2 * PANEL + 110 pixels wide.
     """
-    original = _panel(pixels)
+    with LARGE_PICTURES.hold(pixels.shape[0] * pixels.shape[1]):
+        original = _panel(pixels)
     overlay = _overlay(original, anomaly_map, scale)
     width, height = original.size
     bar = _colour_bar(scale, height)

@@ -23,7 +23,7 @@ from vad_lib.csv_text import read_csv_text
 from vad_lib.errors import InputError
 from vad_lib.findings import MAX_EXAMPLES, Finding
 from vad_lib.images.listing import MASK_FOLDERS, list_folder
-from vad_lib.images.paths import as_meant
+from vad_lib.images.paths import SUFFIXES_TEXT, as_meant
 from vad_lib.plan.writing import NORMAL_FOLDERS
 
 TABLE_NAME = "ground_truth.csv"
@@ -89,7 +89,7 @@ def label_folder(folder: Path, *, ok_class: str = "") -> LabelledFolder:
             return LabelledFolder(root, ok_class, "", False, (f"The table in {place} is used as it is.",))
     rows = [row for path in listing.images if (row := _row(path, ok_class)) is not None]
     if not rows:
-        raise InputError(f"{folder} holds no .png, .jpg or .jpeg image.")
+        raise InputError(f"{folder} holds no {SUFFIXES_TEXT} image.")
     counts = Counter(label for _, label, _ in rows)
     normal = _normal_label(counts, ok_class, folder)
     table = _table(rows)

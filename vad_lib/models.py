@@ -157,7 +157,7 @@ class InspectionModel:
         ``error`` and takes nothing from the others. The batch size does not change any result.
 
         Args:
-            files: PNG or JPEG files.
+            files: image files.
             batch_size: images scored together; twice as many are held in memory.
             progress: told of every batch.
             with_maps: whether maps are wanted.

@@ -13,6 +13,7 @@ import numpy as np
 
 from vad_lib.errors import ModelFormatError, PlanError, VadError
 from vad_lib.findings import ArgumentChange
+from vad_lib.images.budget import LARGE_PICTURES
 
 if TYPE_CHECKING:
     import torch
@@ -72,6 +73,10 @@ class Preprocessing:
             VadError: with ``img_size`` as one number, the image is so long and thin that it would come out beyond
                 ``MAX_PREPARED_PIXELS``.
         """
+        with LARGE_PICTURES.hold(pixels.shape[0] * pixels.shape[1]):
+            return self._prepare(pixels)
+
+    def _prepare(self, pixels: np.ndarray) -> torch.Tensor:
         import torch
         from torch.nn import functional
 

@@ -166,7 +166,7 @@ def _input_files(chance: random.Random, shape: Shape) -> list[InputFile]:
         if not burst and chance.random() < 0.005:
             burst = chance.randint(20, 120)
         burst = max(0, burst - 1)
-        suffix = chance.choice((".bmp", ".txt", ".tiff")) if kind == OTHER_TYPE else chance.choice((".png", ".jpg"))
+        suffix = chance.choice((".gif", ".txt", ".raw")) if kind == OTHER_TYPE else chance.choice((".png", ".jpg"))
         path, way = f"{chance.choice(FOLDERS)}{number:05}{suffix}", chance.choice(WAYS)
         if kind == GOOD and chance.random() < shape.later and untouched[line]:
             kind = way = chance.choice(LATER)

@@ -99,7 +99,7 @@ def test_files_of_each_kind_that_were_decided_as_they_should_are_no_trouble(judg
     judged.arrive("good.png")
     judged.arrive("same.png", DUPLICATE)
     judged.arrive("broken.jpg", TRUNCATED, 4)
-    judged.arrive("text.bmp", OTHER_TYPE, 5)
+    judged.arrive("text.gif", OTHER_TYPE, 5)
     os.utime(judged.arrive("touched.png", content=7), (1_000_000, 1_000_000))
     judged.inspect()
     judged.arrive("replaced.png", content=9)

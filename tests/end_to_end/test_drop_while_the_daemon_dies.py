@@ -105,7 +105,7 @@ def _make_bad_files(drop: Path, elsewhere: Path) -> set[str]:
         elif kind == 4:
             file.symlink_to(outside)
         else:
-            file = file.with_suffix(".bmp")
+            file = file.with_suffix(".gif")
             Image.fromarray(np.full((64, 64), number, np.uint8)).save(file)
         made.append(file.name)
     return set(made)

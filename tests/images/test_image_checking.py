@@ -46,7 +46,7 @@ def facts(folder: Path) -> pd.DataFrame:
 def test_every_file_gets_its_row_in_order_and_a_bad_one_a_reason(facts: pd.DataFrame, folder: Path) -> None:
     assert facts["file"].tolist() == [str(folder / name) for name in NAMES]
     assert facts["readable"].tolist() == [True] * 6 + [False]
-    assert facts["reason"].iloc[6] == "not a PNG or JPEG image (it is text)"
+    assert facts["reason"].iloc[6] == "not a PNG, JPEG, BMP, TIFF or WebP image (it is text)"
     assert facts.loc[6, ["sha256", "width", "phash"]].isna().all()
     assert facts["channels"].tolist()[:6] == [1, 1, 1, 3, 1, 1]
 

@@ -20,7 +20,7 @@ from PIL import Image
 from vad_lib.errors import UnreadableImageError, UnsafePathError
 from vad_lib.images.decoding import decode_bytes, decode_image
 from vad_lib.images.jpeg import LINE_ENDS_CHANGED
-from vad_lib.images.paths import resolve_inside
+from vad_lib.images.paths import is_image_name, resolve_inside
 
 GRADIENT = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)  # 40 high, 60 wide
 COLOURS = np.stack([GRADIENT, 255 - GRADIENT, GRADIENT // 2], axis=2)
@@ -105,6 +105,66 @@ def test_transparent_pixels_are_laid_on_white_whatever_colour_they_hide(tmp_path
     assert "white" in decoded.notices[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("a.bmp", {}),
+        ("a.tif", {}),
+        ("a.tiff", {"compression": "tiff_lzw"}),
+        ("b.tif", {"compression": "tiff_adobe_deflate"}),
+        ("a.webp", {"lossless": True}),
+    ],
+)
+@pytest.mark.parametrize("pixels", [GRADIENT, COLOURS], ids=["grey", "colour"])
+def test_other_formats_of_cameras_come_back_unchanged_and_cut_ones_are_refused(
+    tmp_path: Path, name: str, how: dict[str, object], pixels: np.ndarray
+) -> None:
+    file = save(tmp_path / name, Image.fromarray(pixels), **how)
+    assert is_image_name(name.upper())
+    image = decode_image(file)
+    shown = image.pixels if image.pixels.ndim == pixels.ndim else image.pixels[:, :, 0]
+    assert np.array_equal(shown, pixels)
+    data = file.read_bytes()
+    for length in (3, 20, len(data) // 2, len(data) * 9 // 10):
+        with pytest.raises(UnreadableImageError):
+            decode_bytes(data[:length], name)
+
+
+def test_a_tiff_of_12_bits_keeps_its_values(tmp_path: Path) -> None:
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for how in ({}, {"compression": "tiff_lzw"}):
+        assert np.array_equal(decode_image(save(tmp_path / "a.tif", Image.fromarray(values), **how)).values, values)
+
+
+def test_a_file_of_several_pictures_is_refused_because_nobody_knows_which_is_meant(tmp_path: Path) -> None:
+    first, second = Image.fromarray(COLOURS), Image.fromarray(255 - COLOURS)
+    for name in ("a.tif", "a.webp"):
+        with pytest.raises(UnreadableImageError, match="several pictures in one file"):
+            decode_image(save(tmp_path / name, first, save_all=True, append_images=[second]))
+
+
+def test_numbers_that_are_no_grey_levels_are_refused(tmp_path: Path) -> None:
+    for mode in ("F", "I"):
+        with pytest.raises(UnreadableImageError, match=f"unsupported kind of pixels \\({mode}\\)"):
+            decode_image(save(tmp_path / "a.tif", Image.fromarray(GRADIENT).convert(mode)))
+
+
+def test_limits_hold_for_the_header_of_each_format(tmp_path: Path) -> None:
+    start = time.process_time()
+    bmp = save(tmp_path / "a.bmp", Image.fromarray(COLOURS)).read_bytes()
+    tiff = save(tmp_path / "a.tif", Image.fromarray(GRADIENT)).read_bytes()
+    huge = struct.pack("<II", 40000, 40000)
+    webp = b"RIFF" + struct.pack("<I", 40) + b"WEBPVP8X" + struct.pack("<II", 10, 0) + b"\x3f\x9c\0" * 2 + bytes(30)
+    entry = tiff.index(struct.pack("<H", 256), 8)  # the tags of width and height, of 12 bytes each
+    values = tiff[entry + 12 : entry + 20]
+    wide = tiff[:entry] + struct.pack("<HHII", 256, 4, 1, 40000) + struct.pack("<HHII", 257, 4, 1, 40000)
+    assert struct.unpack("<H", values[:2]) == (257,)
+    for data in (bmp[:18] + huge + bmp[26:], webp, wide + tiff[entry + 24 :]):
+        with pytest.raises(UnreadableImageError, match="40000 x 40000"):
+            decode_bytes(data, "a")
+    assert time.process_time() - start < 1
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_rotated_files_come_back_upright(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
@@ -131,7 +191,8 @@ def test_a_jpeg_named_png_is_decoded_and_said(tmp_path: Path) -> None:
         ("empty.png", b"", "empty file"),
         ("text.png", b"image_path,label\n./a.png,good\n", "it is text"),
         ("lfs.png", b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
-        ("bitmap.png", b"BM" + bytes(100), "BMP"),
+        ("bitmap.png", b"BM" + bytes(100), "damaged header"),
+        ("film.png", b"GIF89a" + bytes(100), "not a PNG, JPEG, BMP, TIFF or WebP image (it looks like GIF)"),
         ("zeros.png", bytes(4096), "begins with zeros"),
         ("noise.png", bytes(range(128, 256)) * 9, "unknown content"),
         ("start.png", b"\x89PNG", "first bytes"),

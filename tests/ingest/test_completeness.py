@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from vad_lib.images.decoding import decode_image
 from vad_lib.ingest.completeness import PADDING_BYTES, ends_whole
 
 
@@ -40,9 +41,15 @@ def test_a_file_is_whole_with_its_last_byte_and_not_before(tmp_path: Path, name:
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 @pytest.mark.parametrize("padding", [1, 511, PADDING_BYTES - 20])
-def test_zeros_behind_the_end_are_neither_damage_nor_still_writing(tmp_path: Path, name: str, padding: int) -> None:
+@pytest.mark.parametrize("byte", [b"\0", b"\xff", b"\x1a"])
+def test_padding_behind_the_end_is_neither_damage_nor_still_writing(
+    tmp_path: Path, name: str, padding: int, byte: bytes
+) -> None:
     file = tmp_path / name
-    file.write_bytes(_write(file) + bytes(padding))
+    file.write_bytes(_write(file) + byte * padding)
+    assert ends_whole(file)
+    decode_image(file)
+    file.write_bytes(_write(file) + b"\x1a" + byte * (padding - 1))
     assert ends_whole(file)
 
 
@@ -54,6 +61,23 @@ def test_a_file_for_which_room_was_made_first_is_not_whole_before_its_end_is_wri
     for length in (10, len(data) // 2, len(data) - 1):
         file.write_bytes(data[:length] + bytes(len(data) - length))
         assert not ends_whole(file)
+
+
+@pytest.mark.parametrize("name", ["a.bmp", "a.webp"])
+def test_a_file_is_whole_when_it_is_as_long_as_its_header_says(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    data = _write(file)
+    assert ends_whole(file)
+    for length in {*range(0, len(data), max(1, len(data) // 60)), len(data) - 1}:
+        file.write_bytes(data[:length])
+        assert not ends_whole(file), length
+        file.write_bytes(data[: max(0, length - 64)] + bytes(len(data) - max(0, length - 64)))
+        assert not ends_whole(file), length
+
+
+def test_the_end_of_a_tiff_says_nothing(tmp_path: Path) -> None:
+    _write(tmp_path / "a.tif")
+    assert not ends_whole(tmp_path / "a.tif")
 
 
 def test_other_bytes_behind_the_end_say_nothing(tmp_path: Path) -> None:

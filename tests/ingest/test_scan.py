@@ -16,7 +16,7 @@ def _rules(scan: Scan) -> dict[str, str]:
 
 @pytest.mark.spec("V2.09", "V2.10")
 def test_images_at_any_depth_and_in_any_letter_case_are_seen_and_other_files_are_named(tmp_path: Path) -> None:
-    for name in ("a.png", "deep/er/b.JPG", "deep/c.jpeg", "notes.txt", "deep/d.bmp"):
+    for name in ("a.png", "deep/er/b.JPG", "deep/c.jpeg", "notes.txt", "deep/d.gif"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     assert _rules(scan_folder(tmp_path)) == {
@@ -24,7 +24,7 @@ def test_images_at_any_depth_and_in_any_letter_case_are_seen_and_other_files_are
         "deep/er/b.JPG": "",
         "deep/c.jpeg": "",
         "notes.txt": "not_an_image",
-        "deep/d.bmp": "not_an_image",
+        "deep/d.gif": "not_an_image",
     }
 
 

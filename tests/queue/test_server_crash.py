@@ -25,7 +25,7 @@ def test_what_was_registered_is_there_after_the_server_has_crashed(tmp_path: Pat
             db = InspectionDatabase(url)
             for number in range(3):
                 arrival = Arrival(FileVersion(f"{number}.png", 1, 1, 1, 1), time.time())
-                refused = FileSeen(FileVersion(f"{number}.bmp", 1, 1, 1, 1), "not_an_image", "not an image format")
+                refused = FileSeen(FileVersion(f"{number}.gif", 1, 1, 1, 1), "not_an_image", "not an image format")
                 register(db, "caps", tmp_path, [arrival], [refused])
                 server.stop()
                 server.start()

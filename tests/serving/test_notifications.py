@@ -328,16 +328,16 @@ def test_a_file_refused_by_its_name_is_quarantined_and_told(
 ) -> None:
     line = source.lines["bottles"].line
     source.change("bottles", sinks=Sinks(result_files=True))
-    (line.inbox / "scan.bmp").write_bytes(b"BM")
-    os.utime(line.inbox / "scan.bmp", (1, 1))
+    (line.inbox / "scan.gif").write_bytes(b"BM")
+    os.utime(line.inbox / "scan.gif", (1, 1))
     start()
-    result = line.inbox / "scan.bmp.vad.json"
+    result = line.inbox / "scan.gif.vad.json"
     until(result.is_file)
     assert json.loads(result.read_text())["rule"] == "not_an_image"
     (refused,) = db.refused("bottles").itertuples()
     assert Path(refused.quarantine_file).read_bytes() == b"BM"
     until(lambda: notification_counts(db)["waiting"] == 0)
-    assert states(db) == {"scan.bmp": "not_an_image"}
+    assert states(db) == {"scan.gif": "not_an_image"}
     assert check_database(db.engine) == []
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from brightness_model import THORN, BrightnessModel, write_image
+from PIL import Image
 from serving_rig import RigSource, until
 
 from vad_dagster.service.json_logs import log_as_json
@@ -62,6 +63,18 @@ def test_an_image_sent_by_the_web_is_recorded_and_the_same_bytes_are_not_scored_
     feed = requests.get(f"{address}/lines/bottles/predictions", timeout=5).json()
     assert feed == [first.json()]
     assert requests.get(f"{address}/lines/bottles/predictions?after=1", timeout=5).json() == []
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "WEBP"])
+def test_other_formats_of_cameras_are_taken_and_shown(web: Web, kind: str) -> None:
+    address = web()
+    stream = io.BytesIO()
+    Image.new("L", (48, 32), 150).save(stream, kind)
+    answer = requests.post(f"{address}/lines/bottles/images", data=stream.getvalue(), timeout=20)
+    assert (answer.status_code, answer.json()["predicted"]) == (200, "NG")
+    shown = requests.get(f"{address}/lines/bottles/results/{answer.json()['prediction_id']}/image", timeout=20)
+    assert shown.headers["content-type"] == f"image/{kind.lower()}"
+    assert shown.content == stream.getvalue()
 
 
 def test_what_is_no_image_too_large_or_refused_is_said_in_the_status(web: Web, tmp_path: Path) -> None:
@@ -262,7 +275,7 @@ def test_the_interface_describes_itself(web: Web) -> None:
         described["paths"]
     )
     body = described["paths"]["/lines/{line}/images"]["post"]["requestBody"]
-    assert set(body["content"]) == {"image/png", "image/jpeg"}
+    assert set(body["content"]) == {f"image/{kind}" for kind in ("png", "jpeg", "bmp", "tiff", "webp")}
 
 
 def test_the_page_of_the_interface_loads_nothing_from_elsewhere(web: Web) -> None:

@@ -10,6 +10,7 @@ import typer
 from vad_dagster.cli.console import console, stderr
 from vad_dagster.cli.lines import existing_line
 from vad_lib.errors import InputError
+from vad_lib.images.paths import FORMATS_TEXT
 from vad_lib.lines import Line
 
 MOST_IMAGES = 300
@@ -96,6 +97,6 @@ def _images(line: Line, folder: Path | None) -> list[Path]:
             )
         found = [Path(file) for file in ValidatedDataset.load(store).valid_rows["file"]]
     if not found:
-        raise InputError(f"There is no PNG or JPEG image in {folder}.")
+        raise InputError(f"There is no {FORMATS_TEXT} image in {folder}.")
     step = -(-len(found) // MOST_IMAGES)
     return found[::step]

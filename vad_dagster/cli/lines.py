@@ -13,6 +13,7 @@ from vad_dagster.cli.console import console, new_table
 from vad_lib.atomic_files import write_whole
 from vad_lib.detectors.registry import FIRST_CHOICE
 from vad_lib.errors import InputError
+from vad_lib.images.paths import is_image_name
 from vad_lib.lines import Home, Line
 
 app = typer.Typer(no_args_is_help=True, help="Add, list and remove inspection lines.")
@@ -173,7 +174,7 @@ def _row(home: Home, line: Line) -> list[str]:
 
 
 def _count_images(folder: Path) -> int:
-    return sum(file.suffix.lower() in (".png", ".jpg", ".jpeg") for file in folder.rglob("*"))
+    return sum(is_image_name(file.name) for file in folder.rglob("*"))
 
 
 def _champion(home: Home, line: Line) -> str:

@@ -24,13 +24,15 @@ from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import dagster_url
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError, bytes_as_scored
 from vad_lib.errors import InputError
+from vad_lib.images.paths import IMAGE_FORMATS, format_of
 from vad_lib.inspection_db.labels import agreement, record_label
 from vad_lib.inspection_db.lineage import lineage_of, newest_results, prediction_by_id
 from vad_lib.queue import queue_facts
 from vad_lib.serving import InferenceService
 from vad_lib.serving.latency import latencies
 
-PNG_TYPE, JPEG_TYPE = "image/png", "image/jpeg"
+PNG_TYPE = "image/png"
+MEDIA_TYPES = {name: f"image/{name.lower()}" for name in IMAGE_FORMATS}
 MOST_ROWS = 1000
 LARGEST_NUMBER = 2**63 - 1
 NO_PAGES = {"version": "", "run": "", "threshold": ""}
@@ -183,7 +185,7 @@ def result_pages(service: InferenceService, known: Callable[[str], str]) -> APIR
             data = bytes_as_scored(record)
         except PictureGoneError as error:
             raise HTTPException(410, str(error)) from error
-        return Response(data, media_type=PNG_TYPE if data.startswith(b"\x89PNG") else JPEG_TYPE)
+        return Response(data, media_type=MEDIA_TYPES[format_of(data)])
 
     @router.get("/{prediction_id}/heatmap.png", response_class=Response)
     def heatmap(record: Recorded) -> Response:

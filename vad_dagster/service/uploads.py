@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import VadError
+from vad_lib.images.paths import FORMATS_TEXT, IMAGE_FORMATS, format_of
 from vad_lib.ingest import FileVersion
-from vad_lib.ingest.completeness import JPEG_START, PNG_START
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.schema import predictions
 from vad_lib.queue import Decision, known_versions
@@ -28,7 +28,7 @@ _writing = [threading.Lock() for _ in range(16)]
 
 
 class NotAnImageError(VadError):
-    """The bytes are neither PNG nor JPEG."""
+    """The bytes are of no format that is read."""
 
 
 class WatchFolderError(VadError):
@@ -77,7 +77,7 @@ async def take_upload(service: InferenceService, line: str, data: bytes, seconds
     wait they are not written again either.
 
     Raises:
-        NotAnImageError: neither PNG nor JPEG.
+        NotAnImageError: of no format that is read.
         WatchFolderError: the watch folder cannot be written to.
     """
     written = await run_in_threadpool(_write, service, line, data)
@@ -92,13 +92,13 @@ async def take_upload(service: InferenceService, line: str, data: bytes, seconds
 
 
 def _write(service: InferenceService, line: str, data: bytes) -> Answer | _Written:
-    suffix = ".png" if data.startswith(PNG_START) else ".jpg" if data.startswith(JPEG_START) else ""
-    if not suffix:
-        raise NotAnImageError("The body is neither a PNG nor a JPEG file. Send the bytes of the file as they are.")
+    kind = format_of(data)
+    if not kind:
+        raise NotAnImageError(f"The body is no {FORMATS_TEXT} file. Send the bytes of the file as they are.")
     sha = hashlib.sha256(data).hexdigest()
     if (known := newest_prediction(service.db, line, sha)) is not None:
         return Answer("known", sha, known)
-    path = f"{UPLOADS}/{sha}{suffix}"
+    path = f"{UPLOADS}/{sha}{IMAGE_FORMATS[kind][0]}"
     target = service.watched[line].folder / path
     written = _Written(sha, path, service.expected.expect(line, path))
     try:

@@ -25,9 +25,10 @@ from vad_dagster.service.api_page import api_page
 from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
 from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
-from vad_dagster.service.result_pages import LARGEST_NUMBER, Storable, result_pages
+from vad_dagster.service.result_pages import LARGEST_NUMBER, MEDIA_TYPES, Storable, result_pages
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
 from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
+from vad_lib.images.paths import FORMATS_TEXT
 from vad_lib.queue import QueueFacts, queue_facts
 from vad_lib.serving import InferenceService
 from vad_lib.settings import settings as app_settings
@@ -197,16 +198,14 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
             202: {"description": "It is in the queue; its result comes later at the address in Location."},
             403: {"description": "A page of another site sent it."},
             413: {"description": "Too large."},
-            415: {"description": "Neither PNG nor JPEG."},
+            415: {"description": f"No {FORMATS_TEXT} file."},
             422: {"description": "The image was refused; the reason is in the answer."},
             503: {"description": "The line has no model yet, or its watch folder cannot be written to."},
         },
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {
-                    kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")
-                },
+                "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()},
             }
         },
     )
@@ -215,7 +214,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         line: KnownLine,
         seconds: Annotated[float, Query(ge=0, description="How long to wait for the result.")] = 10.0,
     ) -> Response:
-        """The bytes of a PNG or JPEG file are the body. The image arrives like any other, so its result is recorded."""
+        """The bytes of an image file are the body. The image arrives like any other, so its result is recorded."""
         if not service.watched[line].model_version:
             raise HTTPException(503, f"The line {line!r} has no champion yet: train it first.")
         try:

@@ -19,6 +19,7 @@ from vad_lib.backbones.store import sha256_of
 from vad_lib.detectors.storage import DESCRIPTION_FILE, description_text
 from vad_lib.errors import InputError, VadError
 from vad_lib.export.parity import ParityReport, compare
+from vad_lib.images.paths import FORMATS_TEXT
 from vad_lib.models import InspectionModel
 from vad_lib.progress import Progress, silent
 
@@ -221,8 +222,8 @@ def _readme(model: InspectionModel, format: Format, parity: ParityReport, model_
 | `label` | `NG` where `p` is at least `--threshold` (0.5), else `OK` (the class {model.info.ok_class!r}) |
 | `error` | why an image has no score; the others are not affected |
 
-Images are PNG or JPEG of any size; the script brings them to {shown}. `detector.json` holds preprocessing, threshold,
-calibration, versions and the sha256 of the model's files, which the script verifies.
+Images are {FORMATS_TEXT} of any size; the script brings them to {shown}. `detector.json` holds preprocessing,
+threshold, calibration, versions and the sha256 of the model's files, which the script verifies.
 
 Compared with the model that it was exported from, through this script (`parity.json`): {parity.in_words()}
 """

@@ -5,7 +5,7 @@ onnxruntime for model.onnx, or openvino for model.xml (detector.json names which
 
     python score.py IMAGE_OR_FOLDER [...] [--csv] [--threshold 0.5] [--maps FOLDER] [--batch 1] [--threads N]
 
-Prints one JSON line an image (or CSV with --csv), in the order given; folders are searched for PNG and JPEG files:
+Prints one JSON line an image (or CSV with --csv), in the order given; folders are searched for image files:
 
     file        as given
     raw_score   larger is more anomalous
@@ -34,8 +34,10 @@ from PIL import Image, ImageOps
 
 HERE = Path(__file__).resolve().parent
 MAX_PIXELS, MAX_ASPECT, MAX_PREPARED_PIXELS = 64_000_000, 64, 4096 * 4096
-PNG = b"\x89PNG\r\n\x1a\n"
-JPEG = b"\xff\xd8\xff"
+SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"BM", "BMP"),
+)  # fmt: skip
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 COLUMNS = ("file", "raw_score", "p", "label", "error")
 
@@ -43,16 +45,20 @@ COLUMNS = ("file", "raw_score", "p", "label", "error")
 def decode(file: Path) -> np.ndarray:
     """Return uint8 (H, W) or (H, W, 3) RGB, or uint16 (H, W) of 16-bit grey, upright; transparent pixels are white."""
     data = file.read_bytes()
-    if not data.startswith((PNG, JPEG)):
-        raise ValueError("not a PNG or JPEG image" if data else "empty file")
-    if data.startswith(JPEG) and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    kind = "WEBP" if data[:4] + data[8:12] == b"RIFFWEBP" else ""
+    kind = kind or next((name for start, name in SIGNATURES if data.startswith(start)), "")
+    if not kind:
+        raise ValueError("no PNG, JPEG, BMP, TIFF or WebP image" if data else "empty file")
+    if kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError("truncated (the JPEG's end is missing)")
     Image.MAX_IMAGE_PIXELS = None  # the limit below is our own
-    with Image.open(file, formats=["PNG", "JPEG"]) as opened:
+    with Image.open(file, formats=[kind, "MPO"] if kind == "JPEG" else [kind]) as opened:
         if opened.width * opened.height > MAX_PIXELS:
             raise ValueError(f"too many pixels ({opened.width} x {opened.height})")
         if max(opened.size) > MAX_ASPECT * min(opened.size):
             raise ValueError(f"too long and thin ({opened.width} x {opened.height} pixels)")
+        if kind in ("TIFF", "WEBP") and getattr(opened, "is_animated", False):
+            raise ValueError("several pictures in one file")
         opened.seek(0)
         opened.load()
         image: Image.Image = opened
@@ -206,7 +212,7 @@ def _load_openvino(folder: Path, threads: int | None) -> Any:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", type=Path, help="PNG or JPEG files, or folders of them")
+    parser.add_argument("images", nargs="*", type=Path, help="image files, or folders of them")
     parser.add_argument("--list", type=Path, help="a text file with one image path a line")
     parser.add_argument("--csv", action="store_true", help="CSV instead of JSON lines")
     parser.add_argument("--threshold", type=float, default=0.5, help="on p; 0.5 is the trained threshold")
@@ -216,7 +222,7 @@ def main() -> int:
     options = parser.parse_args()
     files: list[Path] = []
     for place in options.images:
-        inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg") and p.is_file())
+        inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         files.extend(inside if place.is_dir() else [place])
     if options.list:
         files.extend(Path(line) for line in options.list.read_text(encoding="utf-8").splitlines() if line)

@@ -16,12 +16,13 @@ alpha, all opaque               the same without alpha                      yes
 alpha, some transparent         laid on white                               yes
 EXIF orientation                turned upright                              yes
 several frames (APNG, MPO)      the first one                               yes
+several frames (TIFF, WebP)     refused: which one is meant?                --
 colour profile (ICC)            ignored: numbers stay what the camera said  no
-content differs from extension  as the content says (PNG or JPEG)           yes
+content differs from extension  as the content says                         yes
 anything else                   refused                                     --
 ==============================  ==========================================  =========
 
-Refused with a short reason: empty, truncated, damaged (JPEG: see ``images.jpeg``), not PNG or JPEG, more pixels than
+Refused with a short reason: empty, truncated, damaged (JPEG: see ``images.jpeg``), of another format, more pixels than
 ``MAX_PIXELS`` or longer and thinner than ``MAX_ASPECT`` (both known from the header, before any pixel is decoded),
 folders, pipes, devices, and files that may not be read.
 """
@@ -31,18 +32,31 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from vad_lib.errors import UnreadableImageError
 from vad_lib.images import jpeg
-from vad_lib.images.paths import IMAGE_SUFFIXES, read_regular_file
+from vad_lib.images.budget import LARGE_PICTURES
+from vad_lib.images.paths import (
+    FORMATS_TEXT,
+    IMAGE_FORMATS,
+    IMAGE_SUFFIXES,
+    JPEG_SIGNATURE,
+    PNG_SIGNATURE,
+    format_of,
+    read_regular_file,
+)
 
 MAX_PIXELS = 64_000_000
 """Width x height above which an image is refused by its header: 17 times the guide's limit of 1920 x 1920."""
@@ -51,7 +65,6 @@ MAX_ASPECT = 64
 """Longer side to shorter side above which an image is refused: the guide's limits, 1920 and 32, allow 60. Where the
 shorter side is brought to a wanted size, a picture of 1 x 20000 pixels would take all the memory there is."""
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_IN_ASCII_MODE = re.compile(rb"\x89PNG[\r\n]*\x1a")
 """How the signature of a PNG file looks after its line ends were changed: that is what it is made for."""
 _ORIENTATION = 0x0112
@@ -111,7 +124,7 @@ class DecodedImage:
 
 
 def decode_image(file: str | Path, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
-    """Read and decode one PNG or JPEG file as the table of this module says.
+    """Read and decode one image file as the table of this module says.
 
     Args:
         file: A path that was found to be safe (see ``paths.resolve_inside``).
@@ -141,35 +154,13 @@ def decode_bytes(
     file = Path(file)
     if not data:
         raise UnreadableImageError(file, "empty file")
-    parts = jpeg.read_parts(data, file) if data.startswith(jpeg.SIGNATURE) else jpeg.JpegParts()
+    parts = jpeg.read_parts(data, file) if data.startswith(JPEG_SIGNATURE) else jpeg.JpegParts()
     image, notices = _open(data, file)
-    width, height = image.size
-    if width * height > max_pixels:
-        megapixels = f"{width} x {height} = {width * height / 1e6:.0f} megapixels"
-        raise UnreadableImageError(file, f"too many pixels ({megapixels}, at most {max_pixels / 1e6:.0f})")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        reason = f"too long and thin ({width} x {height} pixels, at most {MAX_ASPECT} times as long as wide)"
-        raise UnreadableImageError(file, reason)
-    try:
-        stored_mode = image.mode
-        if getattr(image, "n_frames", 1) > 1:
-            image.seek(0)
-            notices.append("several frames: the first one is taken")
-        if isinstance(image, JpegImageFile):
-            jpeg.load_whole(image, data, parts, file)
-        image.load()
-        if (upright := _upright(image, notices)) is not None:
-            image = upright
-        values = _to_values(image, data, file, notices)
+    _refuse_size(image.size, max_pixels, file)
+    with LARGE_PICTURES.hold(image.size[0] * image.size[1]):
+        values, stored_mode = _decode(image, parts, data, file, notices)
         pixels = to_8_bit(values, bits_in_use(int(values.max())))
-    except UnreadableImageError:
-        raise
-    except MemoryError as error:
-        raise UnreadableImageError(file, "not enough memory to decode it") from error
-    # Damaged bytes make decoders raise whatever came to hand: OSError, SyntaxError, struct.error, KeyError and more.
-    except Exception as error:
-        reason = "truncated" if "truncated" in str(error) else f"damaged ({str(error) or type(error).__name__})"
-        raise UnreadableImageError(file, reason) from error
+        image.close()
     return DecodedImage(
         pixels=pixels,
         width=pixels.shape[1],
@@ -182,42 +173,99 @@ def decode_bytes(
     )
 
 
+def _decode(
+    image: Image.Image, parts: jpeg.JpegParts, data: bytes, file: Path, notices: list[str]
+) -> tuple[StoredPixels, str]:
+    """Return what is stored, upright, and Pillow's name of its mode."""
+    try:
+        stored_mode = image.mode
+        if getattr(image, "n_frames", 1) > 1:
+            image.seek(0)
+            notices.append("several frames: the first one is taken")
+        if isinstance(image, JpegImageFile):
+            jpeg.load_whole(image, data, parts, file)
+        image.load()
+        if (upright := _upright(image, notices)) is not None:
+            image = upright
+        return _to_values(image, data, file, notices), stored_mode
+    except UnreadableImageError:
+        raise
+    except MemoryError as error:
+        raise UnreadableImageError(file, "not enough memory to decode it") from error
+    # Damaged bytes make decoders raise whatever came to hand: OSError, SyntaxError, struct.error, KeyError and more.
+    except Exception as error:
+        reason = "truncated" if "truncated" in str(error) else f"damaged ({str(error) or type(error).__name__})"
+        raise UnreadableImageError(file, reason) from error
+
+
 def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
     """Read the header only, by the parser that the signature asks for: no other format's parser ever runs."""
-    is_png = data.startswith(PNG_SIGNATURE)
-    if not is_png and PNG_IN_ASCII_MODE.match(data) and not PNG_SIGNATURE.startswith(data):
-        raise UnreadableImageError(file, jpeg.LINE_ENDS_CHANGED)
-    if not is_png and not data.startswith(jpeg.SIGNATURE):
-        raise UnreadableImageError(file, f"not a PNG or JPEG image ({_what_it_looks_like(data)})")
+    kind = format_of(data)
+    if not kind:
+        if PNG_IN_ASCII_MODE.match(data) and not PNG_SIGNATURE.startswith(data):
+            raise UnreadableImageError(file, jpeg.LINE_ENDS_CHANGED)
+        raise UnreadableImageError(file, f"not a {FORMATS_TEXT} image ({_what_it_looks_like(data)})")
+    if kind == "WebP":
+        _refuse_size(_size_of_webp(data), MAX_PIXELS, file)  # its parser makes room for all of it
     try:
-        image: Image.Image = PngImageFile(io.BytesIO(data)) if is_png else jpeg_factory(io.BytesIO(data))
+        image: Image.Image = _PARSERS[kind](io.BytesIO(data))
+        several = kind in ("TIFF", "WebP") and getattr(image, "is_animated", False)
     except Exception as error:  # see decode_bytes
         raise UnreadableImageError(file, f"damaged header ({str(error) or type(error).__name__})") from error
+    if several:
+        raise UnreadableImageError(file, "several pictures in one file: save the one that is meant by itself")
     suffix = file.suffix.lower()
     notices = []
-    if suffix in IMAGE_SUFFIXES and (suffix == ".png") != is_png:
-        notices.append(f"named {suffix}, but the content is {'PNG' if is_png else 'JPEG'}")
+    if suffix in IMAGE_SUFFIXES and suffix not in IMAGE_FORMATS[kind]:
+        notices.append(f"named {suffix}, but the content is {kind}")
     return image, notices
+
+
+_PARSERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
+    "PNG": PngImageFile,
+    "JPEG": jpeg_factory,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "WebP": WebPImageFile,
+}
+
+
+def _size_of_webp(data: bytes) -> tuple[int, int]:
+    """Return (width, height) as the header says; (0, 0) where it is none that is known."""
+    kind, number = data[12:16], int.from_bytes
+    if kind == b"VP8X":
+        return number(data[24:27], "little") + 1, number(data[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = number(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return number(data[26:28], "little") & 0x3FFF, number(data[28:30], "little") & 0x3FFF
+
+
+def _refuse_size(size: tuple[int, int], max_pixels: int, file: Path) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        megapixels = f"{width} x {height} = {width * height / 1e6:.0f} megapixels"
+        raise UnreadableImageError(file, f"too many pixels ({megapixels}, at most {max_pixels / 1e6:.0f})")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        reason = f"too long and thin ({width} x {height} pixels, at most {MAX_ASPECT} times as long as wide)"
+        raise UnreadableImageError(file, reason)
 
 
 def _what_it_looks_like(data: bytes) -> str:
     for signature, name in (
-        (b"BM", "BMP"),
         (b"GIF8", "GIF"),
-        (b"II*\0", "TIFF"),
-        (b"MM\0*", "TIFF"),
+        (b"II+\0", "BigTIFF"),
+        (b"MM\0+", "BigTIFF"),
         (b"%PDF", "PDF"),
         (b"PK\x03\x04", "a zip archive"),
         (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself"),
     ):
         if data.startswith(signature):
             return f"it looks like {name}"
-    if data[8:12] == b"WEBP":
-        return "it looks like WebP"
     head = data[:512]
     if not head.strip(b"\0"):
         return "it begins with zeros, as a file does that was not written completely"
-    if PNG_SIGNATURE.startswith(head) or jpeg.SIGNATURE.startswith(head):
+    if PNG_SIGNATURE.startswith(head) or JPEG_SIGNATURE.startswith(head):
         return "only its first bytes are there"
     try:
         head.decode("utf-8")
@@ -244,7 +292,7 @@ def _upright(image: Image.Image, notices: list[str]) -> Image.Image | None:
 def _to_values(image: Image.Image, data: bytes, file: Path, notices: list[str]) -> StoredPixels:
     # Pillow has already reduced 16-bit colour and 2 or 4-bit grey; only the PNG header still tells (byte 24: depth).
     depth = data[24] if data.startswith(PNG_SIGNATURE) else 8
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode.startswith("I;16") or (image.mode == "I" and isinstance(image, PngImageFile)):
         grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
         notices.append(f"16-bit grey: values of {bits_in_use(int(grey.max()))} bits")
         return grey
@@ -258,7 +306,7 @@ def _to_values(image: Image.Image, data: bytes, file: Path, notices: list[str]) 
         notices.append("palette: converted to RGB")
     elif image.mode in ("CMYK", "YCCK"):
         notices.append("CMYK: converted to RGB")
-    elif image.mode not in ("1", "L", "LA", "RGB", "RGBA"):
+    elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "RGBX", "YCbCr"):
         raise UnreadableImageError(file, f"unsupported kind of pixels ({image.mode})")
     target = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if image.has_transparency_data:

@@ -24,8 +24,6 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from vad_lib.errors import UnreadableImageError
 
-SIGNATURE = b"\xff\xd8\xff"
-END = b"\xff\xd9"
 MAX_SCANS = 50
 """Scans above which a file is refused undecoded. Each scan is one pass over the whole picture: cameras and programs
 write 1 to 20, and 280 KB can hold 6,000, which take minutes."""

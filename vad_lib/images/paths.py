@@ -12,8 +12,24 @@ from pathlib import Path
 
 from vad_lib.errors import UnreadableImageError, UnsafePathError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+IMAGE_FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WebP": (".webp",),
+}
+"""What is read, and how such files are named, the usual suffix first. Texts and lists elsewhere are made of this."""
+
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
 """Compared in lower case."""
+
+FORMATS_TEXT = " or ".join(", ".join(IMAGE_FORMATS).rsplit(", ", 1))
+SUFFIXES_TEXT = " or ".join(", ".join(each for one in IMAGE_FORMATS.values() for each in one).rsplit(", ", 1))
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+JPEG_SIGNATURE = b"\xff\xd8\xff"
+_SIGNATURES = ((PNG_SIGNATURE, "PNG"), (JPEG_SIGNATURE, "JPEG"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"BM", "BMP"))
 
 MAX_BYTES = 512 * 2**20
 """Larger files are refused unread: the largest accepted picture (64 megapixels, 16-bit RGBA) has this size."""
@@ -28,8 +44,15 @@ _KINDS = (
 
 
 def is_image_name(name: str) -> bool:
-    """Tell whether a file name ends like an image that the system takes: .png, .jpg, .jpeg in any letter case."""
+    """Tell whether a file name ends like an image that the system takes (``IMAGE_SUFFIXES``), in any letter case."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def format_of(data: bytes) -> str:
+    """Return which of ``IMAGE_FORMATS`` the first bytes of a file announce; '' where it is none of them."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WebP"
+    return next((name for signature, name in _SIGNATURES if data.startswith(signature)), "")
 
 
 def is_table_name(name: str) -> bool:

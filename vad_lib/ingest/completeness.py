@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
-JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+from vad_lib.images.paths import format_of
+
+PNG_END, JPEG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82", b"\xff\xd9"
 START_OF_SCAN = 0xDA
-PADDING_BYTES = 4096
-"""Some cameras fill the last block behind the end of a picture with zeros: that is neither damage nor still writing."""
+PADDING_BYTES, PADDING = 65536, b"\x00\xff\x1a"
+"""Some cameras fill the last block, or their buffer, behind the end of a picture: with zeros, ones, or a mark by which
+old systems end a file. That is neither damage nor still writing."""
 MOST_SEGMENTS = 500
 
 
 def ends_whole(file: Path) -> bool:
-    """Whether the last bytes are those that end a PNG or JPEG file.
+    """Whether a PNG or JPEG file has the bytes that end it, or a BMP or WebP file is as long as its header says.
 
     False says nothing: a file may be followed by other bytes, or be broken; then only time tells whether it is still
     being written. A file that cannot be read is not whole. In a JPEG the end counts only behind the start of a scan:
-    a thumbnail in front of the picture ends in the same way.
+    a thumbnail in front of the picture ends in the same way. A BMP or WebP file that ends in zeros may be one for which
+    room was made first; what a TIFF file holds may lie in any order: time tells.
 
     Writers that close a file after each piece, or make room for all of it first, are why "its writer closed it" alone
     does not do.
@@ -30,16 +33,27 @@ def ends_whole(file: Path) -> bool:
         return False
     try:
         size = os.fstat(handle).st_size
-        start = os.pread(handle, 8, 0)
+        start = os.pread(handle, 16, 0)
+        kind = format_of(start)
         tail = max(0, size - PADDING_BYTES)
-        end = os.pread(handle, PADDING_BYTES, tail).rstrip(b"\0")
-        if start.startswith(PNG_START):
+        end = os.pread(handle, PADDING_BYTES, tail)
+        if kind in ("BMP", "WebP"):
+            return size == _length_in_header(kind, start) and any(end[-64:])
+        end = end.rstrip(PADDING)
+        if kind == "PNG":
             return end.endswith(PNG_END)
-        return start.startswith(JPEG_START) and end.endswith(JPEG_END) and _scan_begins_before(handle, tail + len(end))
+        return kind == "JPEG" and end.endswith(JPEG_END) and _scan_begins_before(handle, tail + len(end))
     except OSError:
         return False
     finally:
         os.close(handle)
+
+
+def _length_in_header(kind: str, start: bytes) -> int:
+    if kind == "BMP":
+        return int.from_bytes(start[2:6], "little")
+    length = int.from_bytes(start[4:8], "little")
+    return 8 + length + length % 2
 
 
 def _scan_begins_before(handle: int, end: int) -> bool:

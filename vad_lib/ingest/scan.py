@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from vad_lib.images.paths import is_image_name
+from vad_lib.images.paths import SUFFIXES_TEXT, is_image_name
 
 TEMPORARY_SUFFIXES = (".part", ".partial", ".tmp", ".temp", ".crdownload", ".filepart", ".swp", "~")
 IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini"})
@@ -175,7 +175,7 @@ def _judge(path: str, facts: os.stat_result) -> FileSeen:
     if not stat.S_ISREG(facts.st_mode):
         return FileSeen(version, "not_a_file", "not a regular file")
     if not is_image_name(path):
-        return FileSeen(version, NOT_AN_IMAGE, "not an image format (wanted: png, jpg, jpeg)")
+        return FileSeen(version, NOT_AN_IMAGE, f"not an image format (wanted: {SUFFIXES_TEXT})")
     return FileSeen(version)
 
 

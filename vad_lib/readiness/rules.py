@@ -46,7 +46,7 @@ RULES: tuple[Rule, ...] = (
     Rule("spaces_around_values", "warn", "Spaces around labels and paths are not meant and are taken away."),
     Rule("path_leaves_folder", "error", "Rows whose path leaves the data folder are dropped."),
     Rule("missing_file", "warn", "Rows whose image does not exist are dropped and listed."),
-    Rule("other_format_row", "warn", "Rows that name a file of another format than png, jpg, jpeg are dropped."),
+    Rule("other_format_row", "warn", "Rows that name a file of another format than are read are dropped."),
     Rule("repeated_rows", "warn", "A row that is there twice is used once."),
     Rule("unreadable_image", "warn", "Images that cannot be decoded are dropped, each with its reason."),
     Rule("no_rows_left", "error", "At least one row is left to work with.", always_blocks=True),

@@ -14,7 +14,7 @@ import pandas as pd
 from vad_lib.errors import UnsafePathError
 from vad_lib.findings import MAX_EXAMPLES, Finding
 from vad_lib.ground_truth import InputTable
-from vad_lib.images.paths import is_image_name, resolve_inside
+from vad_lib.images.paths import SUFFIXES_TEXT, is_image_name, resolve_inside
 from vad_lib.readiness.rules import Drop, examples, plural, some
 
 
@@ -130,7 +130,7 @@ def find_files(table: pd.DataFrame, input_table: InputTable) -> tuple[pd.DataFra
         try:
             file = resolve_inside(input_table.data_folder, path)
             if not is_image_name(path.strip()):
-                refused["other_format_row"][index] = f"{path} is not named .png, .jpg or .jpeg" + _exchanged(label)
+                refused["other_format_row"][index] = f"{path} is not named {SUFFIXES_TEXT}" + _exchanged(label)
                 file = None
             elif not os.path.lexists(file):
                 refused["missing_file"][index] = f"file not found: {path}"
@@ -157,7 +157,7 @@ def _refusal(rule: str, reasons: pd.Series, table: pd.DataFrame) -> Drop:
             f"The path leaves the data folder in {rows}: {named}.",
             "Put the images into the folder.",
         ),
-        "other_format_row": (f"No .png, .jpg or .jpeg file in {rows}: {named}.", "Convert the images to PNG."),
+        "other_format_row": (f"No {SUFFIXES_TEXT} file in {rows}: {named}.", "Convert the images to PNG."),
         "missing_file": (
             f"The image does not exist in {rows}: {named}. Left out.",
             "Paths are relative to the folder of the table; letter case counts.",
