@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
 from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
@@ -25,6 +26,7 @@ from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGo
 from vad_dagster.service.result_pages import LARGEST_NUMBER, result_pages
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
 from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
+from vad_lib.errors import DatabaseGoneError
 from vad_lib.queue import QueueFacts, queue_facts
 from vad_lib.serving import InferenceService
 from vad_lib.settings import settings as app_settings
@@ -127,6 +129,14 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     hosts = app_settings().allowed_hosts.split(",")
     app.add_middleware(WebGate, hosts=hosts, token=rules.token, token_name="VAD_TOKEN", open_paths=OPEN_PATHS)
     gate = WebGate(app, token=rules.token)
+
+    async def no_database(_: Request, error: Exception) -> JSONResponse:
+        logger.warning("the inspection database cannot be used: %s", error)
+        told = "The inspection database cannot be used now. /ready and the log of the service say why."
+        return JSONResponse({"detail": told}, 503, {"Retry-After": "5"})
+
+    for kind in (DBAPIError, DatabaseGoneError):
+        app.add_exception_handler(kind, no_database)
 
     def known(line: str) -> str:
         if line not in service.watched:

@@ -31,6 +31,7 @@ class WatchedLine:
         settle_seconds: the stability window.
         inference_threshold: on p.
         sinks: where results are sent on.
+        trouble: why it cannot be served, where its source knows of a reason.
     """
 
     line: Line
@@ -39,6 +40,7 @@ class WatchedLine:
     settle_seconds: float = 2.0
     inference_threshold: float = 0.5
     sinks: Sinks = field(default_factory=Sinks)
+    trouble: str = ""
 
 
 class Source(Protocol):
