@@ -47,6 +47,8 @@ DEBOUNCE_SECONDS = 0.01
 """Programs that copy set the time of a file just after they closed it."""
 QUEUE_SECONDS = 2.0
 """Between looks at the queue for what others have registered, what is to be tried again, and leases that expired."""
+STOP_SECONDS = 15.0
+"""For what is at work at the end; `vad dev` kills its servers after 20."""
 SILENT_SECONDS = 60.0
 """A queue that was not looked at for so long is told: the database does not answer, or a folder takes very long."""
 logger = logging.getLogger("vad.serving.service")
@@ -117,8 +119,8 @@ class InferenceService:
             thread.start()
             self._threads.append(thread)
 
-    def stop(self, seconds: float = 20.0) -> None:
-        """Finish what is at work and return. What waits, waits in the queue."""
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Finish what is at work and return. What waits, and what takes longer than that, is offered to others."""
         self._stopping.set()
         self._woken.set()
         self._follow_now.set()
