@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
 from serving_rig import RigSource, until
 
+from vad_dagster.resources import MLflowTracking
 from vad_dagster.service.champions import ChampionSource
 from vad_dagster.values import ChampionRecord
 from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
 from vad_lib.promotion import PromotionDecision
+
+
+class Page(list[object]):
+    """No model at all."""
+
+    token = None
+
+
+class EmptyRegistry(MLflowTracking):
+    """Answers without MLflow."""
+
+    def connect(self) -> Any:
+        return SimpleNamespace(search_registered_models=lambda **_: Page())
 
 
 @pytest.fixture
@@ -55,15 +71,12 @@ def test_the_registry_is_asked_who_serves_and_a_champion_that_was_is_remembered(
     database = Home(vad_home).mlflow_folder / "mlflow.db"
     database.parent.mkdir()
     database.touch()
-    source = ChampionSource(Home(vad_home))
-    monkeypatch.setattr(source, "_ask_champions", dict)
+    source = ChampionSource(Home(vad_home), tracking=EmptyRegistry())
     assert source.watched()["bottles"].trouble == ""
     decision = PromotionDecision(promote=True, rule="first_version", reason="")
     ChampionRecord(line="bottles", version="1", decision=decision, by="rule").save(line.store / "champion_model")
     line.plan_file.write_text("user_parameters: []\nname: bottles\n")
     assert "version 1 was deleted" in source.watched()["bottles"].trouble
-    monkeypatch.undo()
-    monkeypatch.setenv("VAD_HOME", str(vad_home))
     database.unlink()
     with pytest.raises(VadError, match=r"MLflow's database .* is gone"):
         source.watched()

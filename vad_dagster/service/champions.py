@@ -115,7 +115,7 @@ class ChampionSource:
     def _ask_champions(self) -> dict[str, str]:
         """Return line -> label of the version that serves."""
         now, stamp = time.monotonic(), _database_stamp()
-        if stamp and stamp[0] is None:
+        if self._asked is not None and self._asked[1] and stamp and stamp[0] is None:
             raise InputError(f"MLflow's database {tracking_uri().removeprefix('sqlite:///')} is gone.")
         if self._asked is not None and stamp and self._asked[1] == stamp and now - self._asked[0] < ASK_ANYWAY_SECONDS:
             return self._champions

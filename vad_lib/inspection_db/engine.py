@@ -10,6 +10,7 @@ SQLite's files must lie on a local disk: WAL does not work over a network share.
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ def create_inspection_engine(url: str) -> Engine:
     engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
     file = Path(parsed.database)
     first = _identity(file)
+    if hasattr(os, "O_PATH"):
+        # While it is held, no other file can have its number. Unlike other ways to open it, to close this one takes no
+        # lock of SQLite away.
+        weakref.finalize(engine, os.close, os.open(file, os.O_PATH | os.O_CLOEXEC))
 
     @event.listens_for(engine, "do_connect")
     def refuse_another_file(*_: Any) -> None:
