@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
-from sqlalchemy import Connection, Insert, Select, Table, func, select
+from sqlalchemy import Connection, Insert, Select, Table, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
@@ -30,6 +30,14 @@ LINE_LOCKS = 723653
 """First half of the keys of PostgreSQL's advisory locks; the second is a digest of the line."""
 MAX_PARAMETERS = 500
 """Values in one IN list: within every SQLite's limit."""
+
+
+class DecisionCounts(NamedTuple):
+    """How many images of a line were found OK and NG, and when the last one was."""
+
+    ok: int
+    ng: int
+    last: datetime
 
 
 class InspectionDatabase:
@@ -222,6 +230,18 @@ class InspectionDatabase:
         with self.reading() as connection:
             counted = select(func.count()).select_from(predictions).where(predictions.c.line == line)
             return int(connection.execute(counted).scalar_one())
+
+    def decision_counts(self) -> dict[str, DecisionCounts]:
+        """Return what was decided on each line that has a prediction, by runs and by inference services together."""
+        columns = predictions.c
+        counted = select(
+            columns.line,
+            func.sum(case((columns.predicted == "OK", 1), else_=0)),
+            func.sum(case((columns.predicted == "NG", 1), else_=0)),
+            func.max(columns.created_at),
+        ).group_by(columns.line)
+        with self.reading() as connection:
+            return {line: DecisionCounts(int(ok), int(ng), last) for line, ok, ng, last in connection.execute(counted)}
 
     def file_counts(self, line: str) -> dict[str, int]:
         """Return how many incoming files are pending, done and refused."""
