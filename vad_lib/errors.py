@@ -62,6 +62,10 @@ class ModelFormatError(VadError):
     """A model folder is incomplete, damaged, or was written by a version that this one cannot read."""
 
 
+class DatabaseGoneError(VadError):
+    """The inspection database vanished, was replaced, or is damaged; nothing is made in its place."""
+
+
 class TooLargeError(VadError):
     """A training needs more memory or disk than the machine has; the message says what would fit."""
 

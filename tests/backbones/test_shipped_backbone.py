@@ -127,3 +127,13 @@ def test_the_image_as_it_came_goes_beside_the_levelled_one():
     both = LevelLight()(images)
     assert both.shape == (2, 6, 40, 56)
     assert torch.equal(both[:, 3:], images)
+
+
+def test_pages_and_warnings_give_one_figure_for_one_comparison():
+    root = Path(__file__).parents[2]
+    for page in ("docs/benchmarks.md", "vad_lib/backbones/shipped/model_card.md"):
+        text = (root / page).read_text(encoding="utf-8")
+        told = text[text.index("`vadnet10`)") :][:800] if page.startswith("docs") else text
+        for row in shipped.shipped_facts()["measured"]:
+            for number in (row["shipped"], row["imagenet"]):
+                assert f"{number:.3f}".removeprefix("0") in told, (page, row)

@@ -124,3 +124,13 @@ def test_files_on_which_nobody_works_are_a_warning_that_fails_no_check(vad: Vad,
         tags = {INSPECT_TAG: "bottles"}
         create_run_for_test(instance, job_name="inspect_line", tags=tags, status=DagsterRunStatus.STARTED)
     assert "warning" not in vad("db", "check").output
+
+
+def test_line_list_counts_what_runs_and_services_have_decided(vad: Vad, rig: Rig) -> None:
+    write_image(rig.line.inbox / "dark.png", 20)
+    write_image(rig.line.inbox / "light.png", 220)
+    rig.inspect()
+    with rig.db.writing() as connection:
+        connection.execute(text("UPDATE predictions SET source = 'online' WHERE prediction_id = 1"))
+    row = next(line for line in vad("line", "list").output.splitlines() if "bottles" in line)
+    assert [cell.strip() for cell in row.split("│")][4:6] == ["1", "2"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import dagster as dg
 import pytest
 
@@ -43,3 +45,30 @@ def test_a_failure_is_told_once_with_its_step_and_a_page_and_not_the_steps_that_
         "bricks was not trained. The step first failed. The table has no column 'label'.\n"
         f"All of it is at http://127.0.0.1:3210/runs/{result.run_id}, while `vad dev` runs."
     )
+
+
+@dg.asset(
+    check_specs=[
+        dg.AssetCheckSpec("few", asset="checked"),
+        dg.AssetCheckSpec("small", asset="checked"),
+        dg.AssetCheckSpec("none", asset="checked", blocking=True),
+    ]
+)
+def checked() -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+    yield dg.AssetCheckResult(passed=False, check_name="few", description="Too few.")
+    yield dg.AssetCheckResult(passed=False, check_name="small", severity=dg.AssetCheckSeverity.WARN)
+    yield dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=False, check_name="none")])
+
+
+def test_the_word_for_a_check_says_what_follows_from_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([checked], instance=instance, raise_on_error=False)
+        capsys.readouterr()
+        with Follower("train bricks") as follower:
+            follower.started(result.run_id)
+            follower.outcome(instance)
+    shown = capsys.readouterr().err
+    assert "not met, and goes on  checked: few: Too few." in shown
+    assert "warning  checked: small" in shown
+    assert "stopped  checked: none" in shown
+    assert "error  " not in shown

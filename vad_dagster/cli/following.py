@@ -161,7 +161,7 @@ class Follower:
             if not check.passed:
                 asset = "/".join(check.asset_key.path)
                 words = check.description or _plain(check.metadata.get("message", "")) or "did not pass"
-                self._note(f"  {check.severity.value.lower()}  {asset}: {check.check_name}: {words}", "yellow")
+                self._note(f"  {_kind(check)}  {asset}: {check.check_name}: {words}", "yellow")
         elif event.event_type == Type.STEP_FAILURE:
             data = event.step_failure_data
             self._failed_step = self._failed_step or event.step_key or ""
@@ -171,6 +171,13 @@ class Follower:
             failure: Any = event.event_specific_data
             error = getattr(failure, "error", None)
             self._failures.append(_root_cause(error) if error else event.message or "the run failed")
+
+
+def _kind(check: Any) -> str:
+    """Return the word for a check that did not pass, by what follows from it: only a blocking error stops the run."""
+    if check.severity.value != "ERROR":
+        return "warning"
+    return "stopped" if check.blocking else "not met, and goes on"
 
 
 def _plain(value: Any) -> Any:

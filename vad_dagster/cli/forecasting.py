@@ -53,7 +53,7 @@ def forecast_line(line: Line, run_config: Mapping[str, Any]) -> None:
     console.print(shown)
     for finding in dataset.findings:
         if finding.severity == "error":
-            console.print(f"note: {finding.message} {finding.advice}", markup=False)
+            console.print(f"not met, and goes on: {finding.message} {finding.advice}", markup=False)
     for warning in forecast.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     require_fit(forecast)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -15,6 +16,9 @@ from vad_lib.detectors.registry import FIRST_CHOICE
 from vad_lib.errors import InputError
 from vad_lib.images.paths import is_image_name
 from vad_lib.lines import Home, Line
+
+if TYPE_CHECKING:
+    from vad_lib.inspection_db.database import DecisionCounts
 
 app = typer.Typer(no_args_is_help=True, help="Add, list and remove inspection lines.")
 
@@ -133,16 +137,16 @@ def register(line: Line) -> None:
 
 @app.command("list")
 def list_() -> None:
-    """List the lines: images, the version that serves, the last inspection."""
+    """List the lines: training images, the version that serves, and what was decided, by runs and by the service."""
     home = Home.from_environment()
     lines = home.lines()
     if not lines:
         console.print(f"There is no line yet in {home.lines_folder}. `vad line add` makes one.", markup=False)
         return
-    table = new_table("line", "model", ">images", "champion", "last result", ">score", "inspected (UTC)")
-    faults = {}
+    table = new_table("line", "model", ">training images", "champion", ">OK", ">NG", "last decision (UTC)")
+    faults, counted = {}, _decisions(home)
     for line in lines:
-        *cells, fault = _row(home, line)
+        *cells, fault = _row(home, line, counted)
         table.add_row(*(escape(cell) for cell in cells))
         if fault:
             faults[line.name] = fault
@@ -151,26 +155,30 @@ def list_() -> None:
         console.print(f"{name}: {fault}", style="yellow", markup=False)
 
 
-def _row(home: Home, line: Line) -> list[str]:
-    import yaml
-
+def _row(home: Home, line: Line, counted: Mapping[str, DecisionCounts]) -> list[str]:
     from vad_lib.errors import VadError
     from vad_lib.plan.reading import read_plan
 
-    model, images, fault, outputs = "", "", "", line.inference_artifacts
+    model, images, fault = "", "", ""
     try:
         plan = read_plan(line.plan_file, line.base_folder)
         model = plan.train.model_name
-        outputs = plan.inference_artifacts_folder(line.inference_artifacts, line.base_folder)
         images = str(_count_images(plan.train_data_folder(line.base_folder)))
     except VadError as error:
         fault = str(error).splitlines()[0]
-    summary: dict[str, object] = {}
-    file = outputs / "score" / "inference_summary.yaml"
-    if file.is_file():
-        summary = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    last = [str(summary.get(key, "")) for key in ("result", "score", "date")]
-    return [line.name, model, images, _champion(home, line), *last, fault]
+    found = counted.get(line.name)
+    decisions = [str(found.ok), str(found.ng), f"{found.last:%Y-%m-%d %H:%M}"] if found else ["0", "0", ""]
+    return [line.name, model, images, _champion(home, line), *decisions, fault]
+
+
+def _decisions(home: Home) -> dict[str, DecisionCounts]:
+    """Return what was decided on each line; nothing where there is no database yet, which is not made here."""
+    file = home.inspection_db_url.removeprefix("sqlite:///")
+    if file != home.inspection_db_url and not Path(file).exists():
+        return {}
+    from vad_lib.inspection_db import InspectionDatabase
+
+    return InspectionDatabase.of(home).decision_counts()
 
 
 def _count_images(folder: Path) -> int:

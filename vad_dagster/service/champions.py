@@ -14,7 +14,8 @@ from vad_dagster.home import tracking_uri
 from vad_dagster.plans import plan_of, watch_folder
 from vad_dagster.registry import CHAMPION, LineRegistry, registered_model
 from vad_dagster.resources import MLflowTracking
-from vad_lib.errors import VadError
+from vad_dagster.values import ChampionRecord
+from vad_lib.errors import InputError, VadError
 from vad_lib.inspection import Model
 from vad_lib.lines import Home, Line
 from vad_lib.serving import Sinks, WatchedLine
@@ -109,11 +110,14 @@ class ChampionSource:
             ignored_suffixes=plan.operation.ignored_suffixes,
             inference_threshold=plan.inference.inference_threshold,
             sinks=self._sinks,
+            trouble="" if version else _champion_that_was(line),
         )
 
     def _ask_champions(self) -> dict[str, str]:
         """Return line -> label of the version that serves."""
         now, stamp = time.monotonic(), _database_stamp()
+        if self._asked is not None and self._asked[1] and stamp and stamp[0] is None:
+            raise InputError(f"MLflow's database {tracking_uri().removeprefix('sqlite:///')} is gone.")
         if self._asked is not None and stamp and self._asked[1] == stamp and now - self._asked[0] < ASK_ANYWAY_SECONDS:
             return self._champions
         client = self._tracking.connect()
@@ -131,6 +135,21 @@ class ChampionSource:
                 break
         self._champions, self._asked = champions, (now, stamp)
         return champions
+
+
+def _champion_that_was(line: Line) -> str:
+    """Say that a line had a champion, by what was recorded when one was promoted; '' where it never had one."""
+    folder = line.store / "champion_model"
+    try:
+        version = ChampionRecord.load(folder).version
+    except (OSError, ValueError):
+        return ""
+    if not version:
+        return ""
+    return (
+        f"it has no champion any more: version {version} was deleted, or lost its alias. To choose another: "
+        f"vad model promote {line.name} NUMBER"
+    )
 
 
 def validation_images(line: Line) -> list[Path]:

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from vad_lib.errors import InputError
 from vad_lib.serving import ServiceLimits
@@ -58,10 +59,7 @@ def serve(settings: ServiceSettings) -> None:
     os.environ.update(prepare_home())
     prepare_tracking()
 
-    import uvicorn
-
     from vad_dagster.service.champions import ChampionSource
-    from vad_dagster.service.connections import server_config
     from vad_dagster.service.json_logs import log_as_json
     from vad_dagster.service.web_app import WebSettings, create_app
     from vad_lib.inspection_db import InspectionDatabase
@@ -72,7 +70,25 @@ def serve(settings: ServiceSettings) -> None:
     home = Home.from_environment()
     service = InferenceService(InspectionDatabase.when_it_opens(home), ChampionSource(home), settings.limits)
     app = create_app(service, WebSettings(token, settings.max_upload_mb * 2**20))
-    uvicorn.Server(server_config(app, settings.host, settings.port)).run()
-    # All that counts is in the database. What still hangs in a receiver or in a decoder must not keep the process.
+    serve_and_end(app, settings)
+
+
+def serve_and_end(app: Any, settings: ServiceSettings) -> NoReturn:
+    """Serve a web application until a signal comes, and end the process, whatever its threads are at.
+
+    All that counts is in the database. What still hangs in a receiver or in a decoder must not keep the process: Python
+    itself would wait for such threads at its end.
+    """
+    import uvicorn
+
+    from vad_dagster.service.connections import server_config
+
+    code = 0
+    try:
+        uvicorn.Server(server_config(app, settings.host, settings.port)).run()
+    except KeyboardInterrupt:  # uvicorn raises the signal again that it has obeyed
+        pass
+    except SystemExit as ended:  # it cannot listen, and has said so
+        code = ended.code if isinstance(ended.code, int) else 1
     logging.shutdown()
-    os._exit(0)
+    os._exit(code)

@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
 from vad_dagster.service.api_page import api_page
@@ -28,6 +29,7 @@ from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGo
 from vad_dagster.service.result_pages import LARGEST_NUMBER, MEDIA_TYPES, Storable, result_pages
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
 from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
+from vad_lib.errors import DatabaseGoneError
 from vad_lib.images.paths import FORMATS_TEXT
 from vad_lib.queue import QueueFacts, queue_facts
 from vad_lib.serving import InferenceService
@@ -142,6 +144,14 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         # without what was sent, which JSON may not be able to say
         told = [{name: fault[name] for name in ("loc", "msg", "type")} for fault in error.errors()]
         return JSONResponse({"detail": told}, 422)
+
+    async def no_database(_: Request, error: Exception) -> JSONResponse:
+        logger.warning("the inspection database cannot be used: %s", error)
+        told = "The inspection database cannot be used now. /ready and the log of the service say why."
+        return JSONResponse({"detail": told}, 503, {"Retry-After": "5"})
+
+    for kind in (DBAPIError, DatabaseGoneError):
+        app.add_exception_handler(kind, no_database)
 
     def known(line: str) -> str:
         if line not in service.watched:

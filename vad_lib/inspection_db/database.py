@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
-from sqlalchemy import Connection, Insert, Select, Table, func, select
+from sqlalchemy import Connection, Insert, Select, Table, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DatabaseError, OperationalError
 
+from vad_lib.atomic_files import write_whole
+from vad_lib.errors import DatabaseGoneError
 from vad_lib.inspection_db.engine import create_inspection_engine
 from vad_lib.inspection_db.revision import bring_up_to_date
 from vad_lib.inspection_db.schema import REFUSED, SUPERSEDED_RULES, incoming_files, predictions
@@ -28,10 +32,22 @@ MAX_PARAMETERS = 500
 """Values in one IN list: within every SQLite's limit."""
 
 
+class DecisionCounts(NamedTuple):
+    """How many images of a line were found OK and NG, and when the last one was."""
+
+    ok: int
+    ng: int
+    last: datetime
+
+
 class InspectionDatabase:
     """Incoming files with their place in the queue, predictions and labels, of all lines.
 
     Making one costs little and needs no closing. It may be shared by threads.
+
+    Raises:
+        DatabaseGoneError: the file that was there is gone, or is damaged.
+        VadError: it was written by another version of this software.
 
     >>> db = InspectionDatabase("sqlite:////tmp/vad-doctest/inspection.db")
     >>> db.count_predictions("bottle")
@@ -39,10 +55,24 @@ class InspectionDatabase:
     """
 
     def __init__(self, url: str) -> None:
+        mark = _mark_of(url)
+        if mark is not None and mark.exists():
+            _refuse_a_new_one(mark)
         self.engine = create_inspection_engine(url)
         self._reader = self.engine.execution_options(vad_readonly=True)
         self._jotter = self.engine.execution_options(vad_durable=False)
-        bring_up_to_date(self.engine)
+        try:
+            bring_up_to_date(self.engine)
+        except DatabaseError as error:
+            if isinstance(error, OperationalError):  # it is busy, or the disk is full: that passes
+                raise
+            raise DatabaseGoneError(
+                f"The inspection database {self.url} is damaged ({error.orig}). Put back a copy of it; `vad db check` "
+                "says whether that one is whole."
+            ) from error
+        if mark is not None and not mark.exists():
+            with suppress(OSError):  # a full disk: the next one who opens it writes the mark
+                write_whole(mark, b"The inspection database beside this file was made. Without it none is made anew.\n")
 
     @classmethod
     def of(cls, home: Home) -> InspectionDatabase:
@@ -201,6 +231,18 @@ class InspectionDatabase:
             counted = select(func.count()).select_from(predictions).where(predictions.c.line == line)
             return int(connection.execute(counted).scalar_one())
 
+    def decision_counts(self) -> dict[str, DecisionCounts]:
+        """Return what was decided on each line that has a prediction, by runs and by inference services together."""
+        columns = predictions.c
+        counted = select(
+            columns.line,
+            func.sum(case((columns.predicted == "OK", 1), else_=0)),
+            func.sum(case((columns.predicted == "NG", 1), else_=0)),
+            func.max(columns.created_at),
+        ).group_by(columns.line)
+        with self.reading() as connection:
+            return {line: DecisionCounts(int(ok), int(ng), last) for line, ok, ng, last in connection.execute(counted)}
+
     def file_counts(self, line: str) -> dict[str, int]:
         """Return how many incoming files are pending, done and refused."""
         counts = {"pending": 0, "done": 0, "refused": 0}
@@ -208,6 +250,23 @@ class InspectionDatabase:
         with self.reading() as connection:
             counts.update((state, count) for state, count in connection.execute(grouped.group_by("state")))
         return counts
+
+
+def _mark_of(url: str) -> Path | None:
+    """Return the file that says that a database of SQLite was made; None for a server."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        return None
+    return Path(f"{parsed.database}.made")
+
+
+def _refuse_a_new_one(mark: Path) -> None:
+    file = mark.with_suffix("")
+    if not file.exists() or not file.stat().st_size:
+        raise DatabaseGoneError(
+            f"The inspection database {file} is gone. Put it back from a copy. To start afresh, remove {mark}: a new "
+            "one is made then, and images that still lie in the watch folders are inspected again."
+        )
 
 
 def utc_now() -> datetime:

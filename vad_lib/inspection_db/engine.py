@@ -10,6 +10,7 @@ SQLite's files must lie on a local disk: WAL does not work over a network share.
 from __future__ import annotations
 
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from vad_lib.errors import VadError
+from vad_lib.errors import DatabaseGoneError, VadError
 from vad_lib.settings import settings
 
 BUSY_SECONDS = 30
@@ -56,6 +57,21 @@ def create_inspection_engine(url: str) -> Engine:
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666 if settings().shared else 0o600))
     engine = create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+    file = Path(parsed.database)
+    first = _identity(file)
+    if hasattr(os, "O_PATH"):
+        # While it is held, no other file can have its number. Unlike other ways to open it, to close this one takes no
+        # lock of SQLite away.
+        weakref.finalize(engine, os.close, os.open(file, os.O_PATH | os.O_CLOEXEC))
+
+    @event.listens_for(engine, "do_connect")
+    def refuse_another_file(*_: Any) -> None:
+        # SQLite would make a missing file anew, and every image would be inspected again.
+        if _identity(file) != first:
+            what = "was replaced by another file" if file.exists() else "is gone"
+            raise DatabaseGoneError(
+                f"The inspection database {file} {what} while it was in use. Put it back, and start again what uses it."
+            )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
@@ -75,6 +91,14 @@ def create_inspection_engine(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN" if options.get("vad_readonly", False) else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _postgresql_engine(url: URL) -> Engine:

@@ -47,6 +47,10 @@ DEBOUNCE_SECONDS = 0.01
 """Programs that copy set the time of a file just after they closed it."""
 QUEUE_SECONDS = 2.0
 """Between looks at the queue for what others have registered, what is to be tried again, and leases that expired."""
+STOP_SECONDS = 15.0
+"""For what is at work at the end; `vad dev` kills its servers after 20."""
+SILENT_SECONDS = 60.0
+"""A queue that was not looked at for so long is told: the database does not answer, or a folder takes very long."""
 logger = logging.getLogger("vad.serving.service")
 
 
@@ -85,6 +89,9 @@ class InferenceService:
         self.followed_at = 0.0
         """When lines were last looked at without trouble, on the monotonic clock; 0: never."""
         self.trouble = ""
+        self.database_trouble = ""
+        self.looked_at = time.monotonic()
+        """When the queue was last looked at without trouble, on the monotonic clock."""
         self._source = source
         self._events = FolderEvents()
         # A line whose files are slow leaves a worker to the others.
@@ -112,8 +119,8 @@ class InferenceService:
             thread.start()
             self._threads.append(thread)
 
-    def stop(self, seconds: float = 20.0) -> None:
-        """Finish what is at work and return. What waits, waits in the queue."""
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Finish what is at work and return. What waits, and what takes longer than that, is offered to others."""
         self._stopping.set()
         self._woken.set()
         self._follow_now.set()
@@ -143,6 +150,8 @@ class InferenceService:
         reasons = dict(self.models.errors)
         if self.trouble:
             reasons["*"] = self.trouble
+        if reason := self._why_no_database():
+            reasons["*"] = reason
         warm = self.models.versions()
         missing = [name for name, line in self.watched.items() if line.model_version and name not in warm]
         if len(warm) < self.models.most:
@@ -150,7 +159,13 @@ class InferenceService:
         for name, watch in self.watches.items():
             if watch.error:
                 reasons[name] = f"{watch.folder} cannot be read: {watch.error}"
-        return reasons
+        return reasons | {name: line.trouble for name, line in self.watched.items() if line.trouble}
+
+    def _why_no_database(self) -> str:
+        if self.database_trouble:
+            return f"the inspection database cannot be used: {self.database_trouble}"
+        silent = time.monotonic() - self.looked_at
+        return f"the queue has not been looked at for {silent:.0f} s" if silent > SILENT_SECONDS else ""
 
     def hint(self, line: str, file: Path) -> None:
         """Say that a file has arrived, where the operating system may not."""
@@ -215,7 +230,9 @@ class InferenceService:
                     self._anchor = self.db.engine.connect()
                 pause = self._look_and_register()
                 self._look_at_queue()
-            except Exception:
+            except Exception as error:
+                self.database_trouble = str(getattr(error, "orig", None) or error)
+                self._next_look = 0.0
                 logger.exception("the queue cannot be looked at now")
                 pause = TROUBLE_SECONDS
                 self._stopping.wait(pause)
@@ -271,6 +288,7 @@ class InferenceService:
             if given_back := expire(self.db):
                 logger.warning("leases expired", extra={"files": given_back})
             self.waiting = queue_facts(self.db)
+            self.looked_at, self.database_trouble = time.monotonic(), ""
             for name, facts in self.waiting.items():
                 if facts.unleased_seconds is not None and name in self.watched:
                     self._work.offer(name)

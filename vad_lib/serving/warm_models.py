@@ -32,6 +32,7 @@ class WatchedLine:
         ignored_suffixes: endings of files in the folder that are passed over.
         inference_threshold: on p.
         sinks: where results are sent on.
+        trouble: why it cannot be served, where its source knows of a reason.
     """
 
     line: Line
@@ -41,6 +42,7 @@ class WatchedLine:
     ignored_suffixes: tuple[str, ...] = ()
     inference_threshold: float = 0.5
     sinks: Sinks = field(default_factory=Sinks)
+    trouble: str = ""
 
 
 class Source(Protocol):
