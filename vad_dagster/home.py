@@ -47,15 +47,6 @@ def tracking_uri(home: Home | None = None) -> str:
     return settings().mlflow_tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def keep_private() -> None:
-    """Let what this process and its children make anew be for one user only, unless ``VAD_SHARED`` is set.
-
-    What is there already keeps its rights, such as a watch folder that others write into.
-    """
-    if not settings().shared:
-        os.umask(0o077)
-
-
 def prepare_home(home: Home | None = None) -> dict[str, str]:
     """Make the folders, install ``dagster.yaml`` and return the whole environment for child processes.
 

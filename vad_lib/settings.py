@@ -188,6 +188,15 @@ def settings() -> Settings:
     return _read(tuple(os.environ.get(name) for name in NAMES.values()))
 
 
+def keep_private() -> None:
+    """Let what this process and its children make anew be for one user only, unless ``VAD_SHARED`` is set.
+
+    What is there already keeps its rights, such as a watch folder that others write into.
+    """
+    if not settings().shared:
+        os.umask(0o077)
+
+
 @dataclass(frozen=True)
 class Described:
     """One variable as ``vad settings`` and the page of the documentation show it; ``value`` holds no secret."""
