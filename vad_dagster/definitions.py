@@ -12,12 +12,12 @@ from typing import Any
 import dagster as dg
 
 from vad_dagster.assets import ALL_ASSETS
-from vad_dagster.home import keep_private
 from vad_dagster.io_manager import LineStore
 from vad_dagster.jobs import extend_line, inspect_line, train_line, watch_line
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.schedules import retrain_lines, watch_lines
 from vad_dagster.sensors import ALL_SENSORS, latency_objective
+from vad_lib.settings import keep_private
 
 
 def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from vad_dagster.web_gate import THIS_MACHINE
 from vad_lib.atomic_files import write_whole
 from vad_lib.lines import Home
 from vad_lib.settings import settings
@@ -31,19 +32,19 @@ NO_TELEMETRY = {
 }
 
 
+MLFLOW_DEFENCES = {
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
+    # nothing here needs them, and each runs programs for whoever may ask: the assistant, scorers, jobs
+    "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
+    "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+
 def tracking_uri(home: Home | None = None) -> str:
     """Return ``$MLFLOW_TRACKING_URI`` if set, else the SQLite database under the home."""
     folder = (home or Home.from_environment()).mlflow_folder
     return settings().mlflow_tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
-
-
-def keep_private() -> None:
-    """Let what this process and its children make anew be for one user only, unless ``VAD_SHARED`` is set.
-
-    What is there already keeps its rights, such as a watch folder that others write into.
-    """
-    if not settings().shared:
-        os.umask(0o077)
 
 
 def prepare_home(home: Home | None = None) -> dict[str, str]:
@@ -60,6 +61,7 @@ def prepare_home(home: Home | None = None) -> dict[str, str]:
     return {
         **os.environ,
         **NO_TELEMETRY,
+        **MLFLOW_DEFENCES,
         "VAD_HOME": str(home.root),
         "DAGSTER_HOME": str(dagster_folder),
         "MLFLOW_TRACKING_URI": tracking_uri(home),
@@ -119,10 +121,18 @@ def daemon_command() -> list[str]:
 
 
 def mlflow_command(port: int = 5000, host: str = "127.0.0.1", home: Home | None = None) -> list[str]:
-    """Return the command that starts MLflow's UI on the embedded database."""
+    """Return the command that starts MLflow's UI on the embedded database.
+
+    It answers under the names of this machine and of ``VAD_ALLOWED_HOSTS``, and takes nothing from pages of others.
+    """
     home = home or Home.from_environment()
+    here = [f"{name}:{port}" for name in THIS_MACHINE]
+    further = [name.strip().lower() for name in settings().allowed_hosts.split(",") if name.strip()]
+    origins = [*(f"http://{name}" for name in here), *(f"https://{name}" for name in further)]
     return [
         *(executable("mlflow"), "server", "--host", host, "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", tracking_uri(home)),
         *("--default-artifact-root", (home.mlflow_folder / "artifacts").as_uri()),
+        *("--allowed-hosts", ",".join([*here, *further, *(f"{name}:*" for name in further)])),
+        *("--cors-allowed-origins", ",".join(origins)),
     ]

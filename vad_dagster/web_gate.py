@@ -132,8 +132,7 @@ def main() -> None:
     import uvicorn
     from dagster_webserver.cli import main as dagster_webserver
 
-    from vad_dagster.home import keep_private
-    from vad_lib.settings import settings
+    from vad_lib.settings import keep_private, settings
 
     keep_private()
     now, run = settings(), uvicorn.run

@@ -94,18 +94,18 @@ class Settings(BaseSettings):
     dagster_ui_url: str = variable(
         "DAGSTER_UI_URL",
         "http://127.0.0.1:3000",
-        "The address of Dagster's pages, which links lead to; `vad dev` sets it.",
+        "The address of Dagster's pages, which links lead to; `vad dev` sets it where it is not set.",
     )
     mlflow_ui_url: str | None = variable(
         "MLFLOW_UI_URL",
         None,
-        "The address of MLflow's pages, which links lead to; `vad dev` sets it.",
+        "The address of MLflow's pages, which links lead to; `vad dev` sets it where it is not set.",
         unset="the tracking server where there is one, else `http://127.0.0.1:5000`",
     )
     service_ui_url: str = variable(
         "SERVICE_UI_URL",
         "http://127.0.0.1:8600",
-        "The address of the inference service's pages, which links lead to; `vad dev` sets it.",
+        "The address of the inference service's pages, which links lead to; `vad dev` sets it where it is not set.",
     )
     token: SecretStr = variable(
         "VAD_TOKEN",
@@ -123,7 +123,8 @@ class Settings(BaseSettings):
     allowed_hosts: str = variable(
         "VAD_ALLOWED_HOSTS",
         "",
-        "Further host names, separated by commas, under which Dagster's pages may be asked, as behind a proxy.",
+        "Further host names, separated by commas, under which Dagster's pages, MLflow's and the inference service may "
+        "be asked, as behind a proxy.",
         unset="the names of this machine only",
     )
     webhook_url: str = variable(
@@ -185,6 +186,15 @@ def settings() -> Settings:
         InputError: a variable has a value that cannot be used; the message names it, and never shows a secret.
     """
     return _read(tuple(os.environ.get(name) for name in NAMES.values()))
+
+
+def keep_private() -> None:
+    """Let what this process and its children make anew be for one user only, unless ``VAD_SHARED`` is set.
+
+    What is there already keeps its rights, such as a watch folder that others write into.
+    """
+    if not settings().shared:
+        os.umask(0o077)
 
 
 @dataclass(frozen=True)

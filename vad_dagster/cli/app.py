@@ -23,8 +23,8 @@ from vad_dagster.cli import (
     weights,
 )
 from vad_dagster.cli.console import stderr
-from vad_dagster.home import keep_private
 from vad_lib.errors import VadError
+from vad_lib.settings import keep_private
 
 
 class _ToldErrors(TyperGroup):

@@ -49,9 +49,9 @@ def serve(ports: Mapping[str, int], *, verbose: bool = False) -> None:
         del own[MLFLOW]
     for name, port in own.items():
         _refuse_taken(port, OPTIONS[name])
-    # links from one page to the other
+    # links from one page to the other, unless a proxy stands before them
     for name, address in addresses.items():
-        os.environ[f"{name.upper()}_UI_URL"] = address
+        os.environ.setdefault(f"{name.upper()}_UI_URL", address)
     environment = prepare_home()
     os.environ.update(environment)
     prepare_tracking()
