@@ -38,6 +38,7 @@ def decide_promotion(
     *,
     automatic: bool,
     tolerance: float = 0.0,
+    line: str = "LINE",
     unmeasured: str = "",
     chosen_by: str = "",
     doubts: Sequence[str] = (),
@@ -54,6 +55,7 @@ def decide_promotion(
         champion: performance of the serving model on the same rows; None where none serves.
         automatic: the plan's ``automatic_promotion``.
         tolerance: how much lower a number may be.
+        line: its name, for advice.
         unmeasured: why a serving model could not be measured on these rows; empty where it could. A person decides
             then: what cannot be compared cannot be found not worse.
         chosen_by: the person who chose the version that serves, and has not lifted that choice; empty where none did.
@@ -62,13 +64,13 @@ def decide_promotion(
     if chosen_by:
         reason = (
             f"The version that serves was chosen by {chosen_by}, and stays until a person lifts that choice "
-            "(`vad model unpin LINE`) or chooses another version (`vad model promote LINE`)."
+            f"(`vad model unpin {line}`) or chooses another version (`vad model promote {line}`)."
         )
         return PromotionDecision(promote=False, rule="chosen_by_person", reason=reason)
     if unmeasured:
         return PromotionDecision(promote=False, rule="person_decides", reason=unmeasured)
     if champion is None and doubts:
-        reason = f"It waits for a person. {' '.join(doubts)} Look at its report, then `vad model promote LINE`."
+        reason = f"It waits for a person. {' '.join(doubts)} Look at its report, then `vad model promote {line}`."
         return PromotionDecision(promote=False, rule="person_decides", reason=reason)
     if champion is None:
         return PromotionDecision(promote=True, rule="first_version", reason="It is the line's first model.")

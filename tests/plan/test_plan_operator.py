@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from plan_texts import plan_text
 
+from vad_lib.detectors.registry import detector_names
 from vad_lib.errors import PlanError
 from vad_lib.plan import explain, parse_plan
 
@@ -52,7 +53,7 @@ def test_nothing_given_changes_nothing() -> None:
     [
         ("train", {"batch_size": 8}, "the plan lists under ui_args: model_name"),
         ("train", {"modle_name": "patchcore"}, "Did you mean model_name?"),
-        ("train", {"model_name": "padim"}, "it must be fastflow or patchcore"),
+        ("train", {"model_name": "padim"}, f"it must be {' or '.join(detector_names())}"),
         ("readiness", {"ok_class": "good"}, "An operator may not change it"),
         ("trian", {"model_name": "patchcore"}, "Did you mean train?"),
     ],

@@ -5,6 +5,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -14,12 +15,15 @@ from vad_dagster.configuration import ExtensionConfig
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
 from vad_dagster.recording import register_extension, run_tags
-from vad_dagster.registry import LineRegistry
+from vad_dagster.registry import LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.values import ChampionOnRows
 from vad_lib.errors import InputError
 from vad_lib.readiness import ValidatedDataset
 from vad_lib.validation import MODEL_FOLDER
+
+if TYPE_CHECKING:
+    from vad_lib.extending import Extension
 
 
 @dg.asset(
@@ -73,15 +77,22 @@ def extended_model(
             )
         if config.promote:
             version = registry.promote(version, by=f"person: {person}")
-    measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
-    others = ["The line's data are others than the champion was trained on: both are measured on today's."]
     yield dg.MaterializeResult(
         metadata={
-            "model version": version.label,
-            "extended from": champion.label,
+            **_about(champion, version, extension, learnt_from_table),
             "serves": config.promote,
-            **extension_metadata(extension, measured, [*extension.notices, *([] if learnt_from_table else others)]),
             "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
             **plan_metadata(plan),
         },
     )
+
+
+def _about(champion: Version, version: Version, extension: "Extension", learnt_from_table: bool) -> dict[str, Any]:
+    measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
+    others = ["The line's data are others than the champion was trained on: both are measured on today's."]
+    notices = [*extension.notices, *([] if learnt_from_table else others)]
+    return {
+        "model version": version.label,
+        "extended from": champion.label,
+        **extension_metadata(extension, measured, notices),
+    }

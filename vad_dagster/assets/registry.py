@@ -95,6 +95,7 @@ def _as_the_rule_says(
             made.evaluation,
             made.champion.evaluation,
             automatic=made.automatic_promotion,
+            line=registry.line,
             unmeasured=made.champion.problem or others,
             chosen_by=registry.chosen_by() if serving is not None else "",
             doubts=made.doubts,
