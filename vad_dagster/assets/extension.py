@@ -68,9 +68,7 @@ def extended_model(
         extension.model.save(folder)
         name, tags = f"{champion.label} and {len(extension.images.files)} images", run_tags(context, line.name, plan)
         with tracking.run(line.name, name=name, parent_run_id=champion.run_id, tags=tags) as run:
-            version = register_extension(
-                run, registry, extension, folder, champion, validated_dataset, person, context.run.run_id
-            )
+            version = register_extension(run, registry, extension, folder, champion, validated_dataset, person)
         if config.promote:
             version = registry.promote(version, by=f"person: {person}")
     measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)

@@ -99,5 +99,8 @@ def _as_the_rule_says(
             chosen_by=registry.chosen_by() if serving is not None else "",
             doubts=made.doubts,
         )
-    registry.tag(newest, {"promotion": decision.rule, "promotion_reason": decision.reason})
-    return registry.promote(newest, by=f"rule: {decision.rule}") if decision.promote else serving, decision
+    if decision.promote:
+        return registry.promote(newest, by=f"rule: {decision.rule}", why=decision.reason), decision
+    if decision.rule != "serves_already":
+        registry.note_decision(newest, decision.reason)
+    return serving, decision
