@@ -21,6 +21,8 @@ from vad_lib.errors import InputError
 from vad_lib.readiness import ValidatedDataset
 from vad_lib.validation import MODEL_FOLDER
 
+OTHER_DATA = "The line's data are others than the champion was trained on: both are measured on today's."
+
 
 @dg.asset(
     partitions_def=lines,
@@ -52,8 +54,7 @@ def extended_model(
     with step(context, line), tempfile.TemporaryDirectory(prefix="vad_extend_") as work:
         if not person:
             raise InputError("Write your name in decided_by: a version carries who said that the images are normal.")
-        plan = plan_of(line)
-        registry = LineRegistry(tracking, line.name)
+        plan, registry = plan_of(line), LineRegistry(tracking, line.name)
         champion = registry.champion()
         learnt_from_table = champion.tags.get("dataset_digest") == validated_dataset.digest
         extension = extend_model(
@@ -72,13 +73,14 @@ def extended_model(
         if config.promote:
             version = registry.promote(version, by=f"person: {person}")
     measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
-    others = ["The line's data are others than the champion was trained on: both are measured on today's."]
     yield dg.MaterializeResult(
         metadata={
             "model version": version.label,
             "extended from": champion.label,
             "serves": config.promote,
-            **extension_metadata(extension, measured, [*extension.notices, *([] if learnt_from_table else others)]),
+            **extension_metadata(
+                extension, measured, [*extension.notices, *([] if learnt_from_table else [OTHER_DATA])]
+            ),
             "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
             **plan_metadata(plan),
         },

@@ -77,7 +77,7 @@ def _as_a_person_says(
     decision = PromotionDecision(promote=True, rule="person", reason=f"Chosen by {person}.")
     if config.promote_version == "previous":
         return registry.roll_back(by=f"person: {person}"), decision
-    return registry.promote(registry.version(config.promote_version), by=f"person: {person}"), decision
+    return registry.promote(registry.named(config.promote_version), by=f"person: {person}"), decision
 
 
 def _as_the_rule_says(
