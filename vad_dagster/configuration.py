@@ -100,8 +100,8 @@ class PromotionConfig(dg.Config):
 
     promote_version: str = Field(
         default="",
-        description="Number of the model version that shall serve, as MLflow shows it; 'previous' goes back to the one "
-        "before. Empty: the rule decides about the newest version.",
+        description="Number of the model version that shall serve, as MLflow shows it; 'challenger' is the newest that "
+        "does not, and 'previous' goes back to the one before. Empty: the rule decides about the newest version.",
     )
     lift_choice: bool = Field(
         default=False,

@@ -10,6 +10,7 @@ from vad_lib.lines import Home
 
 TRAIN_TAG, INSPECT_TAG = "vad/train_line", "vad/inspect_line"
 """Tags whose value is the line; ``dagster.yaml`` limits runs by them."""
+LATENCY = dg.AssetCheckKey(dg.AssetKey("inference_outputs"), "latency_objective")
 MACHINE_TAG = "vad/machine"
 """Tag of a run that a command started: the machine that its process is on, as ``vad_lib.processes`` names it."""
 INPUTS_TAG = "vad/training_inputs"
@@ -63,7 +64,8 @@ extend_line = dg.define_asset_job(
 
 inspect_line = dg.define_asset_job(
     "inspect_line",
-    selection=dg.AssetSelection.groups("inference"),
+    # The check of latency looks at all lines: what it says of others has no place in the run of one.
+    selection=dg.AssetSelection.groups("inference") - dg.AssetSelection.checks(LATENCY),
     description="Scores images with the champion and writes the inference artifacts and the summary.",
     config=dg.PartitionedConfig(
         partitions_def=lines, run_config_for_partition_key_fn=lambda _: {}, tags_for_partition_key_fn=inspection_tags
@@ -78,4 +80,31 @@ watch_line = dg.define_asset_job(
     description="Compares the images and scores of late with those that the line's model was trained on.",
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "monitoring"},
+)
+
+
+def _filled_in(version: str) -> dg.PartitionedConfig[str]:
+    """Return the config with which the launchpad opens: all that a person has to add is his name."""
+    config = {"ops": {"champion_model": {"config": {"promote_version": version, "decided_by": ""}}}}
+    return dg.PartitionedConfig(partitions_def=lines, run_config_for_partition_key_fn=lambda _: config)
+
+
+promote_line = dg.define_asset_job(
+    "promote_line",
+    selection=dg.AssetSelection.assets("champion_model"),
+    description="Lets the newest version serve that does not, or another one by its number, until a person chooses "
+    "again. Write your name in decided_by.",
+    config=_filled_in("challenger"),
+    executor_def=dg.in_process_executor,
+    tags={"vad/pipeline": "registry"},
+)
+
+roll_back_line = dg.define_asset_job(
+    "roll_back_line",
+    selection=dg.AssetSelection.assets("champion_model"),
+    description="Lets the version serve again that served before, until a person chooses again. Write your name in "
+    "decided_by.",
+    config=_filled_in("previous"),
+    executor_def=dg.in_process_executor,
+    tags={"vad/pipeline": "registry"},
 )

@@ -174,7 +174,7 @@ def register_training(
     version = registry.register(
         record.model_folder,
         run_id=run.run_id,
-        tags={**version_card.training_tags(record, plan.digest, dagster_run), MADE_FROM: record.made_from},
+        tags={**version_card.training_tags(record), MADE_FROM: record.made_from},
         description=description,
         example_image=Path(record.dataset.valid_rows["file"].iloc[0]),
     )
@@ -214,9 +214,9 @@ def register_extension(
     champion: Version,
     dataset: ValidatedDataset,
     person: str,
-    dagster_run: str,
 ) -> Version:
     """Write what an extension did into the open run, and register the extended model as a version of its own."""
+    run.tags({"vad.dataset_digest": dataset.digest})
     run.metrics(extension.after.numbers())
     for name, evaluation in (("before", extension.before), ("kept_threshold", extension.kept)):
         run.metrics({f"{name}_{number}": value for number, value in evaluation.numbers().items()})
@@ -224,7 +224,7 @@ def register_extension(
     run.json(extension.to_json(), "extension.json")
     description = version_card.extension_description(extension, champion.label, person)
     run.describe(description)
-    tags = version_card.extension_tags(extension, champion.tags, dataset, person, dagster_run)
+    tags = version_card.extension_tags(extension, champion.tags, person)
     return registry.register(
         model_folder,
         run_id=run.run_id,

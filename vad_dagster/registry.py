@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 SERVING_NUMBER, SERVING_BY = "vad.serving", "vad.serving_by"
 """Tags of the registered model: which version was promoted last by this module, and by which rule or person."""
+DECISION = "\n\n### Does it serve?\n"
+"""The last heading in the description of a version."""
 MADE_FROM = "made_from"
 """Tag of a version: a digest of what it was made from, so that no twin of it is registered."""
 DIGEST, THRESHOLD = "model_digest", "threshold"
@@ -191,7 +193,6 @@ class LineRegistry:
             description=description,
         )
         predictions = results_page(self.line, version=made.version)
-        self._client.set_model_version_tag(self.name, made.version, "predictions", predictions)
         self._client.update_model_version(
             self.name,
             made.version,
@@ -201,8 +202,14 @@ class LineRegistry:
         self._client.set_registered_model_alias(self.name, CHALLENGER, made.version)
         return self.version(made.version)
 
-    def promote(self, version: Version, *, by: str) -> Version:
-        """Let a version serve; the one that served before gets the alias ``previous``. ``by`` is the rule or person."""
+    def promote(self, version: Version, *, by: str, why: str = "") -> Version:
+        """Let a version serve; the one that served before gets the alias ``previous``.
+
+        Args:
+            version: any.
+            by: the rule or person.
+            why: in a sentence, for the version's description.
+        """
         serving = self.at(CHAMPION)
         if serving is not None and serving.number != version.number:
             self._client.set_registered_model_alias(self.name, PREVIOUS, serving.number)
@@ -210,7 +217,8 @@ class LineRegistry:
         challenger = self.at(CHALLENGER)
         if challenger is not None and challenger.number == version.number:
             self._client.delete_registered_model_alias(self.name, CHALLENGER)
-        self.tag(version, {"promoted_by": by, "promoted_at": datetime.now(UTC).isoformat(timespec="seconds")})
+        self.tag(version, {"promoted_by": by})
+        self.note_decision(version, f"It was promoted at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by {by}. {why}".strip())
         self._remember(version.number, by)
         return self.version(version.number)
 
@@ -239,6 +247,11 @@ class LineRegistry:
     def lift_choice(self, *, by: str) -> None:
         """Let rules decide again who serves next; ``by`` is the person who says so."""
         self._remember(self.champion().number, f"rule: lifted by {by}")
+
+    def note_decision(self, version: Version, text: str) -> None:
+        """Write into the description whether a version serves, and why. What stood there about it before goes."""
+        described = self.version(version.number).description.partition(DECISION)[0]
+        self._client.update_model_version(self.name, version.number, f"{described}{DECISION}{text}")
 
     def tag(self, version: Version, tags: Mapping[str, Any]) -> None:
         for name, value in tags.items():

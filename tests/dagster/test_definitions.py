@@ -170,3 +170,19 @@ def test_no_deprecated_or_unstable_interface_is_used() -> None:
             warnings.simplefilter("error", category=category)
         warnings.filterwarnings("error", message=".*deprecated and will be removed in.*")
         build_defs().get_repository_def()
+
+
+@pytest.mark.parametrize(("name", "version"), [("promote_line", "challenger"), ("roll_back_line", "previous")])
+def test_the_launchpad_of_promotion_and_rollback_opens_filled_in(name: str, version: str) -> None:
+    job = defs.resolve_job_def(name)
+    assert job.partitioned_config is not None
+    filled = job.partitioned_config.get_run_config_for_partition_key("bottles")
+    assert filled == {"ops": {"champion_model": {"config": {"promote_version": version, "decided_by": ""}}}}
+    assert dg.validate_run_config(job, filled)
+
+
+def test_an_inspection_of_one_line_does_not_run_the_check_that_looks_at_all_lines() -> None:
+    job = defs.resolve_job_def("inspect_line")
+    names = {node.name for node in job.nodes}
+    assert "inference_outputs" in names
+    assert not [name for name in names if "latency" in name]

@@ -117,7 +117,21 @@ def test_a_version_describes_itself(trained: dg.ExecuteInProcessResult, gravel_h
     version = LineRegistry(MLflowTracking(), "gravel").version(1)
     assert CHAMPION in version.aliases
     assert version.tags["promoted_by"] == "rule: first_version"
-    assert version.tags["backbone_source"] == "random"
+    assert "Backbone resnet18 from random" in version.description
+    assert version.description.endswith("by rule: first_version. It is the line's first model.")
+    by_person = {
+        "detector",
+        "backbone",
+        "image_auroc",
+        "f1",
+        "fn",
+        "fp",
+        "threshold",
+        "threshold_method",
+        "promoted_by",
+    }
+    by_software = {"dataset_digest", "made_from", "model_digest"}
+    assert set(version.tags) == by_person | by_software
     for heading in (
         "### Data",
         "### On the validation rows",

@@ -5,7 +5,6 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -15,15 +14,14 @@ from vad_dagster.configuration import ExtensionConfig
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
 from vad_dagster.recording import register_extension, run_tags
-from vad_dagster.registry import LineRegistry, Version
+from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.values import ChampionOnRows
 from vad_lib.errors import InputError
 from vad_lib.readiness import ValidatedDataset
 from vad_lib.validation import MODEL_FOLDER
 
-if TYPE_CHECKING:
-    from vad_lib.extending import Extension
+OTHER_DATA = "The line's data are others than the champion was trained on: both are measured on today's."
 
 
 @dg.asset(
@@ -56,8 +54,7 @@ def extended_model(
     with step(context, line), tempfile.TemporaryDirectory(prefix="vad_extend_") as work:
         if not person:
             raise InputError("Write your name in decided_by: a version carries who said that the images are normal.")
-        plan = plan_of(line)
-        registry = LineRegistry(tracking, line.name)
+        plan, registry = plan_of(line), LineRegistry(tracking, line.name)
         champion = registry.champion()
         learnt_from_table = champion.tags.get("dataset_digest") == validated_dataset.digest
         extension = extend_model(
@@ -72,27 +69,19 @@ def extended_model(
         extension.model.save(folder)
         name, tags = f"{champion.label} and {len(extension.images.files)} images", run_tags(context, line.name, plan)
         with tracking.run(line.name, name=name, parent_run_id=champion.run_id, tags=tags) as run:
-            version = register_extension(
-                run, registry, extension, folder, champion, validated_dataset, person, context.run.run_id
-            )
+            version = register_extension(run, registry, extension, folder, champion, validated_dataset, person)
         if config.promote:
             version = registry.promote(version, by=f"person: {person}")
+    measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
     yield dg.MaterializeResult(
         metadata={
-            **_about(champion, version, extension, learnt_from_table),
+            "model version": version.label,
+            "extended from": champion.label,
             "serves": config.promote,
+            **extension_metadata(
+                extension, measured, [*extension.notices, *([] if learnt_from_table else [OTHER_DATA])]
+            ),
             "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
             **plan_metadata(plan),
         },
     )
-
-
-def _about(champion: Version, version: Version, extension: "Extension", learnt_from_table: bool) -> dict[str, Any]:
-    measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
-    others = ["The line's data are others than the champion was trained on: both are measured on today's."]
-    notices = [*extension.notices, *([] if learnt_from_table else others)]
-    return {
-        "model version": version.label,
-        "extended from": champion.label,
-        **extension_metadata(extension, measured, notices),
-    }

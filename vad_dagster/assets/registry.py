@@ -77,7 +77,7 @@ def _as_a_person_says(
     decision = PromotionDecision(promote=True, rule="person", reason=f"Chosen by {person}.")
     if config.promote_version == "previous":
         return registry.roll_back(by=f"person: {person}"), decision
-    return registry.promote(registry.version(config.promote_version), by=f"person: {person}"), decision
+    return registry.promote(registry.named(config.promote_version), by=f"person: {person}"), decision
 
 
 def _as_the_rule_says(
@@ -100,5 +100,8 @@ def _as_the_rule_says(
             chosen_by=registry.chosen_by() if serving is not None else "",
             doubts=made.doubts,
         )
-    registry.tag(newest, {"promotion": decision.rule, "promotion_reason": decision.reason})
-    return registry.promote(newest, by=f"rule: {decision.rule}") if decision.promote else serving, decision
+    if decision.promote:
+        return registry.promote(newest, by=f"rule: {decision.rule}", why=decision.reason), decision
+    if decision.rule != "serves_already":
+        registry.note_decision(newest, decision.reason)
+    return serving, decision

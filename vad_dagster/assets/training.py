@@ -241,9 +241,8 @@ def model_evaluation(
         )
         champion = recording.measure_champion(registry, validated_dataset, train.accelerator, progress)
         with recording.evaluation_run(context, tracking, registry, trained_model, plan) as run:
-            version, is_new = recording.register_training(
-                run, registry, record, tree, champion.evaluation, plan, context.run.run_id
-            )
+            made = (run, registry, record, tree, champion.evaluation, plan, context.run.run_id)
+            version, is_new = recording.register_training(*made)
         context.instance.add_run_tags(context.run.run_id, {VERSION_TAG: version.label})
     shutil.rmtree(logs, ignore_errors=True)
     value = ModelEvaluation(
@@ -258,17 +257,16 @@ def model_evaluation(
         value=value,
         metadata={
             **asset_metadata.evaluation_metadata(record.evaluation, champion, telling),
-            **_where_to_look(run, tree, tracking.version_url(registry.name, version.number), version),
-            **(
-                {} if is_new else {"nothing new": f"{version.label} was made from the same; it stays the last version."}
-            ),
+            **_where_to_look(run, tree, tracking.version_url(registry.name, version.number), version, is_new),
             "threshold": threshold_table.threshold.value,
             **asset_metadata.plan_metadata(plan),
         },
     )
 
 
-def _where_to_look(run: TrackedRun, tree: TrainTree, version_page: str, version: Version) -> dict[str, Any]:
+def _where_to_look(
+    run: TrackedRun, tree: TrainTree, version_page: str, version: Version, is_new: bool
+) -> dict[str, Any]:
     """Return the version and the pages and files that hold the whole story."""
     report = run.artifact_page(recording.REPORT)
     links = {"training report": report, "model version in the registry": version_page, "MLflow run": run.url}
@@ -280,6 +278,7 @@ def _where_to_look(run: TrackedRun, tree: TrainTree, version_page: str, version:
     return {
         "model version": version.label,
         "links": asset_metadata.links_markdown(links),
+        **({} if is_new else {"nothing new": f"{version.label} was made from the same; it stays the last version."}),
         **({"most telling heatmaps": picture} if tree.heatmaps else {}),
         "report": dg.MetadataValue.path(str(tree.report)),
         "artifacts": dg.MetadataValue.path(str(tree.folder)),

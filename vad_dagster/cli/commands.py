@@ -151,6 +151,8 @@ def facts(outcome: RunOutcome) -> dict[str, str]:
             "warning",
             "image_auroc",
             "f1",
+            "misses",
+            "false alarms",
             "threshold",
             "report",
         ),

@@ -15,8 +15,10 @@ from vad_lib.progress import format_seconds
 if TYPE_CHECKING:
     from vad_lib.artifacts.training_record import TrainingRecord
     from vad_lib.extending import Extension
-    from vad_lib.readiness.dataset import ValidatedDataset
     from vad_lib.thresholds import Threshold
+
+FILTERED_BY = ("image_auroc", "f1", "fn", "fp")
+"""Numbers of an evaluation that are tags."""
 
 
 def evaluations_table(columns: Mapping[str, Evaluation]) -> str:
@@ -34,37 +36,29 @@ def evaluations_table(columns: Mapping[str, Evaluation]) -> str:
     return "\n".join(lines)
 
 
-def training_tags(record: TrainingRecord, plan_digest: str, dagster_run: str) -> dict[str, Any]:
-    """Return the tags of a version that was trained: what a person filters and compares by."""
+def training_tags(record: TrainingRecord) -> dict[str, Any]:
+    """Return the tags of a version that was trained: what a person filters by. The description holds the rest."""
     weights = record.weights
     asked, got = weights.get("asked_for", ""), weights.get("name", "")
     replaced = weights.get("source") == "shipped" and asked and asked != got
     return {
         "detector": record.model_name,
         "backbone": got,
-        "backbone_source": weights.get("source", ""),
-        "backbone_sha256": weights.get("sha256", ""),
         **({TAG: f"{got} instead of {asked}. {measured_cost()}"} if replaced else {}),
         "dataset_digest": record.dataset.digest,
-        "plan_digest": plan_digest,
         **_tags_of_numbers(record.evaluation, record.learnt.threshold),
-        "dagster_run": dagster_run,
     }
 
 
-def extension_tags(
-    extension: Extension, champion: Mapping[str, str], dataset: ValidatedDataset, person: str, dagster_run: str
-) -> dict[str, Any]:
+def extension_tags(extension: Extension, champion: Mapping[str, str], person: str) -> dict[str, Any]:
     """Return the tags of an extended version: those of the champion, and what has changed."""
-    of_its_own = ("made_from", "promoted_by", "promoted_at", "promotion", "promotion_reason")
+    of_its_own = ("made_from", "promoted_by")
     return {
         **{name: value for name, value in champion.items() if name not in of_its_own},
         **_tags_of_numbers(extension.after, extension.model.threshold),
-        "measured_on_dataset": dataset.digest,
         "extended_by": person,
         "images_added": len(extension.images.files),
         "rows_added": extension.rows_added,
-        "dagster_run": dagster_run,
     }
 
 
@@ -131,10 +125,9 @@ def extension_description(extension: Extension, champion: str, person: str) -> s
 def _tags_of_numbers(evaluation: Evaluation, threshold: Threshold) -> dict[str, Any]:
     numbers = evaluation.headlines()
     return {
-        **{name: round(value, 6) for name, value in numbers.items()},
+        **{name: round(numbers[name], 6) for name in FILTERED_BY if name in numbers},
         "threshold": threshold.value,
         "threshold_method": threshold.method,
-        "threshold_version": threshold.version,
     }
 
 
