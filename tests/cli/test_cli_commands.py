@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from vad_dagster.cli import app
+from vad_dagster.cli import app, plans
 from vad_lib.lines import Home
 from vad_lib.plan import read_plan
 from vad_lib.synthetic import make_demo_line
@@ -230,6 +230,19 @@ def test_explain_prints_every_argument_with_its_value_and_where_it_came_from(vad
     assert "patchcore" in changed
     assert "operator may change" in " ".join(changed.split())
     assert "percentile" not in changed
+
+
+def test_explain_shows_values_whole_in_a_narrow_terminal(vad: Vad, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = (
+        "/srv/cameras of hall 2/station 4/bottles/with a very long path [left]/that fits into no line of a terminal"
+    )
+    text = plan.read_text(encoding="utf-8")
+    plan.write_text(f"{text}\noperation:\n    watch_folder: '{folder}'\n", encoding="utf-8")
+    vad("line", "add", "bricks", "--plan", plan)
+    monkeypatch.setattr(plans.console, "width", 80)
+    lines = vad("plan", "explain", "bricks", "--step", "operation").output.splitlines()
+    assert f"watch_folder: {folder}" in lines
+    assert all(len(line) <= 80 for line in lines if line.startswith("    "))
 
 
 def _copy_without_table(images: Path, target: Path) -> Path:

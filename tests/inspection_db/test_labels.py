@@ -161,6 +161,20 @@ def test_an_image_that_is_gone_or_was_replaced_is_told_and_left_out(rig: Rig, tm
     assert list((tmp_path / "labels").iterdir()) == []
 
 
+def test_a_label_uses_the_word_that_the_tables_use_most_for_their_defects(rig: Rig, tmp_path: Path) -> None:
+    record_label(rig.db, find_prediction(rig.db, "bottles", "bright.png").prediction_id, "NG", person="Kim")
+    kinds = ["good"] * 5 + ["dent"] + [" scratch "] * 2
+    (tmp_path / "a.csv").write_text("image_path,label\n" + "".join(f"{i}.png,{kind}\n" for i, kind in enumerate(kinds)))
+    (tmp_path / "b.csv").write_text("image_path,label\n9.png,dent\n8.png,dent\n")
+    for ng_label, written in (("", "dent"), ("broken", "broken"), ("", "dent")):
+        export_labels(rig.db, "bottles", tmp_path, ok_label="good", ng_label=ng_label)
+        assert list(pd.read_csv(tmp_path / "labels.csv")["label"]) == [written]
+    for name, rest in (("a.csv", "image_path,label\n1.png,good\n"), ("b.csv", "image_path,label\n2.png,good\n")):
+        (tmp_path / name).write_text(rest)
+    export_labels(rig.db, "bottles", tmp_path, ok_label="good")
+    assert list(pd.read_csv(tmp_path / "labels.csv")["label"]) == ["NG"]  # the tables have no word of their own
+
+
 def test_a_folder_whose_tables_lack_the_columns_is_refused(rig: Rig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Nobody has given a label"):
         export_labels(rig.db, "bottles", tmp_path, ok_label="good")

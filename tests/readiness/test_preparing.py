@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -576,3 +577,33 @@ def test_files_that_are_stored_alike_are_fine_and_a_few_others_too(tmp_path: Pat
     table = pd.read_csv(tmp_path / "train.csv").replace({"n0.png": "n0.jpg", "n1.png": "n1.jpg"})
     write_table(tmp_path, table)
     assert "format_tells_label" not in rules(prepare(tmp_path))
+
+
+@pytest.mark.parametrize(("on_disk", "in_table"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_of_decomposed_letters_are_found_by_composed_ones_and_the_other_way_round(
+    tmp_path: Path, on_disk: str, in_table: str
+) -> None:
+    rows = [(f"./정상/부품ü{number}.png", "good") for number in range(12)]
+    write_images(tmp_path, [unicodedata.normalize(on_disk, path) for path, _ in rows])
+    written = [(unicodedata.normalize(in_table, path), label) for path, label in rows]
+    (tmp_path / unicodedata.normalize(on_disk, "정상") / "é").mkdir()  # folder and file may be written differently
+    write_images(
+        tmp_path, [unicodedata.normalize(on_disk, "정상") + "/" + unicodedata.normalize(in_table, "äöü.png")], first=20
+    )
+    written.append((unicodedata.normalize(in_table, "정상/äöü.png"), "good"))
+    write_table(tmp_path, pd.DataFrame(written, columns=["image_path", "label"]))
+    dataset = prepare(tmp_path)
+    assert len(dataset.rows) == 13
+    assert not {"missing_file", "images_without_row"} & rules(dataset)
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    table = write_set(tmp_path, 12, 2)
+    table.loc[[3, 4], "image_path"] = ["good/4.PNG", "elsewhere/x.png"]
+    write_table(tmp_path, table)
+    dataset = prepare(tmp_path)
+    assert dataset.dropped["reason"].tolist() == [
+        "file not found: good/4.PNG (the nearest is '4.png')",
+        "file not found: elsewhere/x.png",
+    ]
+    assert "(the nearest is '4.png')" in finding(dataset, "missing_file").message

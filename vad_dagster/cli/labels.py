@@ -78,7 +78,10 @@ def export(
     name: Annotated[str, typer.Argument(help="Name of the line.")],
     to: Annotated[Path | None, typer.Option(help="A folder. Default: the training folder of the plan.")] = None,
     ok_label: Annotated[str, typer.Option(help="What the table calls a normal part. Default: the plan's.")] = "",
-    ng_label: Annotated[str, typer.Option(help="What it shall call an anomalous one.")] = "NG",
+    ng_label: Annotated[
+        str,
+        typer.Option(help="What it shall call an anomalous one; without it, the table's most frequent word for one."),
+    ] = "",
 ) -> None:
     """Write the labels that hold as labels.csv into the training folder, with their images: the next training
     reads it beside the other tables there."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from textwrap import fill
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from vad_dagster.cli.console import console, new_table
+from vad_dagster.cli.console import console
 from vad_dagster.cli.lines import existing_line
 
+INDENTED: dict[str, Any] = {"initial_indent": "    ", "subsequent_indent": "    ", "break_long_words": False}
 app = typer.Typer(no_args_is_help=True, help="What a line's experimental plan means.")
 
 
@@ -31,16 +32,15 @@ def explain(
     if changed:
         rows = rows[rows["source"] != "default"]
     for section, part in rows.groupby("step", sort=False):
-        table = new_table("argument", "value", "from", "meaning", title=str(section))
-        table.columns[0].no_wrap = True
-        table.columns[1].max_width = 36
+        console.print(str(section), style="bold green", markup=False)
         for row in part.to_dict("records"):
             meaning = f"{row['meaning']} Default: {row['default']}. Allowed: {row['allowed']}."
             if row["ui"]:
                 meaning += " An operator may change it."
             source = f"{row['source']}, {row['where']}" if row["where"] else row["source"]
-            table.add_row(*(escape(str(cell)) for cell in (row["argument"], row["value"], source, meaning)))
-        console.print(table)
+            # a line of its own, which no table cuts: what is printed can be copied
+            console.print(f"{row['argument']}: {row['value']}", style="bold", markup=False)
+            console.print(fill(f"From {source}. {meaning}", console.width, **INDENTED), markup=False)
         console.print()
     for notice in plan.notices:
         console.print(f"note: {notice}", markup=False)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from pathlib import Path
+import unicodedata
+from pathlib import Path, PurePosixPath
 
 from vad_lib.errors import UnreadableImageError, UnsafePathError
 
@@ -63,14 +64,30 @@ def is_table_name(name: str) -> bool:
 def as_meant(folder: str | Path, written: str) -> str:
     r"""Return a path of a hand-written table as it was meant, relative to ``folder`` or absolute as it was written.
 
-    Spaces around it are not meant, and Windows separators (``.\good\a.png``) mean ``/``, where no file has that literal
-    name. Nothing is said about whether the path may be read: that is ``resolve_inside``.
+    Spaces around it are not meant, Windows separators (``.\good\a.png``) mean ``/``, and composed letters (as keyboards
+    write them) the same as decomposed ones (as macOS names files), where no file has that literal name. Nothing is said
+    about whether the path may be read: that is ``resolve_inside``.
     """
     stripped = written.strip()
-    if (stripped == written and "\\" not in written) or "\0" in written:
+    if (stripped == written and "\\" not in written and written.isascii()) or "\0" in written:
         return written
     forms = (written, stripped, written.replace("\\", "/"), stripped.replace("\\", "/"))
-    return next((form for form in forms if os.path.lexists(os.path.join(folder, form))), forms[-1])
+    there = (form for form in forms if os.path.lexists(os.path.join(folder, form)))
+    return next(there, None) or _in_other_letters(folder, forms[-1]) or forms[-1]
+
+
+def _in_other_letters(folder: str | Path, path: str) -> str | None:
+    """Return the path whose parts exist, each composed or decomposed as it is on the disk; None where there is none."""
+    found = ""
+    for part in PurePosixPath(path).parts if not path.isascii() else ():
+        forms = (
+            os.path.join(found, each) for each in (part, *(unicodedata.normalize(f, part) for f in ("NFC", "NFD")))
+        )
+        step = next((form for form in forms if os.path.lexists(os.path.join(folder, form))), None)
+        if step is None:
+            return None
+        found = step
+    return found or None
 
 
 def resolve_inside(folder: Path, path: str | Path) -> Path:

@@ -7,6 +7,7 @@ The training folder gets ``labels.csv``, with the columns of the tables that are
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vad_lib.images.listing import list_folder
 from vad_lib.images.paths import read_regular_file
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import labels_that_hold
+from vad_lib.tables import NG
 
 TABLE = "labels.csv"
 IMAGES = "labels"
@@ -40,7 +42,7 @@ def export_labels(
     folder: Path,
     *,
     ok_label: str,
-    ng_label: str = "NG",
+    ng_label: str = "",
     path_column: str = "image_path",
     label_column: str = "label",
     split_column: str = "",
@@ -53,7 +55,8 @@ def export_labels(
         line: whose labels.
         folder: of the training table and its images.
         ok_label: what the table calls a normal part.
-        ng_label: what it shall call an anomalous one.
+        ng_label: what it shall call an anomalous one; empty takes the word that the tables there use most for their
+            anomalous parts, or 'NG' where they have none.
         path_column: of the plan.
         label_column: of the plan.
         split_column: of the plan; where it is in use, normal parts are to be fitted and anomalous ones validate.
@@ -67,10 +70,12 @@ def export_labels(
     held = labels_that_hold(db, line)
     if held.empty:
         raise InputError(f"Nobody has given a label on images of the line {line!r} yet: see `vad label give`.")
-    columns = _columns_of(folder, encoding, (path_column, label_column)) or [path_column, label_column]
+    tables = _tables_of(folder, encoding, (path_column, label_column))
+    columns = [str(name) for name in tables[0].columns] if tables else [path_column, label_column]
     missing = [name for name in (path_column, label_column) if name not in columns]
     if missing:
         raise InputError(f"The tables in {folder} have no column {', '.join(missing)}, only {', '.join(columns)}.")
+    ng_label = ng_label or _usual_defect(tables, label_column, ok_label)
     (folder / IMAGES).mkdir(exist_ok=True)
     rows: list[dict[str, str]] = []
     lost: list[str] = []
@@ -90,10 +95,16 @@ def export_labels(
     return ExportedLabels(table, ok, len(rows) - ok, tuple(lost))
 
 
-def _columns_of(folder: Path, encoding: str, wanted: tuple[str, ...]) -> list[str]:
-    """Return the columns of the tables that are there, but for the one that is written here."""
+def _tables_of(folder: Path, encoding: str, wanted: tuple[str, ...]) -> list[pd.DataFrame]:
+    """Return the tables that are there, but for the one that is written here."""
     names = [name for name in list_folder(folder).tables if name != TABLE]
-    return [str(name) for name in read_csv_text(folder, names[0], encoding, wanted).columns] if names else []
+    return [read_csv_text(folder, name, encoding, wanted) for name in names]
+
+
+def _usual_defect(tables: list[pd.DataFrame], label_column: str, ok_label: str) -> str:
+    labels = [table[label_column].dropna().str.strip() for table in tables if label_column in table.columns]
+    counts = Counter(label for column in labels for label in column if label not in ("", ok_label))
+    return counts.most_common(1)[0][0] if counts else NG
 
 
 def _take_along(source: Path, sha256: str, folder: Path) -> Path | None:

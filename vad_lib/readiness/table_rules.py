@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import unicodedata
+from pathlib import Path
 
 import pandas as pd
 
@@ -16,6 +19,9 @@ from vad_lib.findings import MAX_EXAMPLES, Finding
 from vad_lib.ground_truth import InputTable
 from vad_lib.images.paths import SUFFIXES_TEXT, is_image_name, resolve_inside
 from vad_lib.readiness.rules import Drop, examples, plural, some
+
+MOST_NAMES = 5_000
+"""Of a folder, among which the nearest to a missing one is looked for."""
 
 
 def missing_columns(input_table: InputTable, split_column: str = "") -> Finding | None:
@@ -133,13 +139,33 @@ def find_files(table: pd.DataFrame, input_table: InputTable) -> tuple[pd.DataFra
                 refused["other_format_row"][index] = f"{path} is not named {SUFFIXES_TEXT}" + _exchanged(label)
                 file = None
             elif not os.path.lexists(file):
-                refused["missing_file"][index] = f"file not found: {path}"
+                near = _nearest(file) if len(refused["missing_file"]) < MAX_EXAMPLES else ""
+                refused["missing_file"][index] = f"file not found: {path}" + (
+                    f" (the nearest is '{near}')" if near else ""
+                )
                 file = None
         except UnsafePathError as error:
             refused["path_leaves_folder"][index] = str(error)
         files.append(str(file) if file else None)
     drops = [_refusal(rule, pd.Series(reasons, dtype=object), table) for rule, reasons in refused.items() if reasons]
     return table.assign(file=pd.Series(files, index=table.index, dtype=object)), drops
+
+
+def _nearest(missing: Path) -> str:
+    """Return the name in the same folder that was probably meant, or nothing: other numbers mean other images."""
+    try:
+        names = sorted(filter(str.isprintable, os.listdir(missing.parent)))[:MOST_NAMES]
+    except OSError:
+        return ""
+    seen = {unicodedata.normalize("NFKC", name).casefold(): name for name in names}
+    wanted = unicodedata.normalize("NFKC", missing.name).casefold()
+    alike = [name for name in seen if _numbers(name) == _numbers(wanted)]
+    near = difflib.get_close_matches(wanted, alike, n=1, cutoff=0.6)
+    return seen[near[0]] if near else ""
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(number) for number in re.findall(r"[0-9]+", name)]
 
 
 def _exchanged(label: str | None) -> str:
@@ -159,7 +185,7 @@ def _refusal(rule: str, reasons: pd.Series, table: pd.DataFrame) -> Drop:
         ),
         "other_format_row": (f"No {SUFFIXES_TEXT} file in {rows}: {named}.", "Convert the images to PNG."),
         "missing_file": (
-            f"The image does not exist in {rows}: {named}. Left out.",
+            f"The image does not exist in {rows}: {named}. Left out. First: {reasons.iloc[0]}.",
             "Paths are relative to the folder of the table; letter case counts.",
         ),
     }
