@@ -87,7 +87,7 @@ class WebGate:
         if scope["path"] not in self._open_paths and not self.is_let_in(headers.get("authorization", "")):
             return 401, f"This server asks for the password that {self._token_name} holds."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host:
+        if origin is not None and _place_of(origin) != host:
             return 403, f"A page of {origin} sent this to {host}: requests from pages of other sites are refused."
         method, is_graphql = scope.get("method", "GET"), scope["path"].rstrip("/").endswith("/graphql")
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
@@ -112,6 +112,14 @@ class WebGate:
 def _without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     return name if colon and port.isascii() and port.isdigit() else host
+
+
+def _place_of(origin: str) -> str:
+    """Return host and port of an origin, such as '127.0.0.1:3000'; nothing where it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _bears(authorization: str, token: str) -> bool:

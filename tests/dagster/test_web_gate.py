@@ -78,6 +78,8 @@ def test_a_link_from_another_page_opens_a_page_but_no_frame_in_it() -> None:
         (403, {"method": "GET", "query": QUERY, "sec_fetch_site": "same-site", "sec_fetch_mode": "navigate"}),
         (403, {"origin": "http://evil.example"}),
         (403, {"origin": "null"}),
+        (403, {"origin": "http://[::1"}),
+        (403, {"origin": f"http://{HOST}@evil.example"}),
         (403, {"origin": "http://127.0.0.1:8080"}),
         (415, {"content_type": "text/plain"}),
         (415, {"content_type": "application/x-www-form-urlencoded"}),
