@@ -83,7 +83,7 @@ watch_line = dg.define_asset_job(
 )
 
 
-def _filled_in(version: str) -> dg.PartitionedConfig[str]:
+def _filled_in(version: str) -> dg.PartitionedConfig[dg.PartitionsDefinition[str]]:
     """Return the config with which the launchpad opens: all that a person has to add is his name."""
     config = {"ops": {"champion_model": {"config": {"promote_version": version, "decided_by": ""}}}}
     return dg.PartitionedConfig(partitions_def=lines, run_config_for_partition_key_fn=lambda _: config)

@@ -47,9 +47,7 @@ def extended_model(
     from vad_lib.models import InspectionModel
 
     if not config.images and not config.decided_by:
-        # All assets of a line may be materialized at once, and nobody has found an image normal then.
-        context.log.info("No images are given in the launchpad: the champion stays as it is.")
-        return
+        return  # All assets of a line may be materialized at once, and nobody has found an image normal then.
     line, person = line_of(context), config.decided_by.strip()
     with step(context, line), tempfile.TemporaryDirectory(prefix="vad_extend_") as work:
         if not person:
@@ -73,14 +71,13 @@ def extended_model(
         if config.promote:
             version = registry.promote(version, by=f"person: {person}")
     measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
+    notices = [*extension.notices, *([] if learnt_from_table else [OTHER_DATA])]
     yield dg.MaterializeResult(
         metadata={
             "model version": version.label,
             "extended from": champion.label,
             "serves": config.promote,
-            **extension_metadata(
-                extension, measured, [*extension.notices, *([] if learnt_from_table else [OTHER_DATA])]
-            ),
+            **extension_metadata(extension, measured, notices),
             "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
             **plan_metadata(plan),
         },
