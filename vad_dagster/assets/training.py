@@ -253,22 +253,20 @@ def model_evaluation(
         automatic_promotion=plan.operation.automatic_promotion,
         doubts=validated_dataset.doubts(),
     )
-    telling = tree.most_telling(recording.THUMBNAILS)
     return dg.MaterializeResult(
         value=value,
         metadata={
-            **asset_metadata.evaluation_metadata(record.evaluation, champion, telling),
-            **_where_to_look(run, tree, tracking.version_url(registry.name, version.number), version),
-            **(
-                {} if is_new else {"nothing new": f"{version.label} was made from the same; it stays the last version."}
-            ),
+            **asset_metadata.evaluation_metadata(record.evaluation, champion, tree.most_telling(recording.THUMBNAILS)),
+            **_where_to_look(run, tree, tracking.version_url(registry.name, version.number), version, is_new),
             "threshold": threshold_table.threshold.value,
             **asset_metadata.plan_metadata(plan),
         },
     )
 
 
-def _where_to_look(run: TrackedRun, tree: TrainTree, version_page: str, version: Version) -> dict[str, Any]:
+def _where_to_look(
+    run: TrackedRun, tree: TrainTree, version_page: str, version: Version, is_new: bool
+) -> dict[str, Any]:
     """Return the version and the pages and files that hold the whole story."""
     report = run.artifact_page(recording.REPORT)
     links = {"training report": report, "model version in the registry": version_page, "MLflow run": run.url}
@@ -279,6 +277,7 @@ def _where_to_look(run: TrackedRun, tree: TrainTree, version_page: str, version:
     )
     return {
         "model version": version.label,
+        **({} if is_new else {"nothing new": f"{version.label} was made from the same; it stays the last version."}),
         "links": asset_metadata.links_markdown(links),
         **({"most telling heatmaps": picture} if tree.heatmaps else {}),
         "report": dg.MetadataValue.path(str(tree.report)),
