@@ -47,7 +47,8 @@ def extended_model(
     from vad_lib.models import InspectionModel
 
     if not config.images and not config.decided_by:
-        return  # All assets of a line may be materialized at once, and nobody has found an image normal then.
+        context.log.info("No images are given, as where all assets are materialized at once: the champion stays.")
+        return
     line, person = line_of(context), config.decided_by.strip()
     with step(context, line), tempfile.TemporaryDirectory(prefix="vad_extend_") as work:
         if not person:
@@ -68,16 +69,16 @@ def extended_model(
         name, tags = f"{champion.label} and {len(extension.images.files)} images", run_tags(context, line.name, plan)
         with tracking.run(line.name, name=name, parent_run_id=champion.run_id, tags=tags) as run:
             version = register_extension(run, registry, extension, folder, champion, validated_dataset, person)
-        if config.promote:
-            version = registry.promote(version, by=f"person: {person}")
+        version = registry.promote(version, by=f"person: {person}") if config.promote else version
     measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
-    notices = [*extension.notices, *([] if learnt_from_table else [OTHER_DATA])]
     yield dg.MaterializeResult(
         metadata={
             "model version": version.label,
             "extended from": champion.label,
             "serves": config.promote,
-            **extension_metadata(extension, measured, notices),
+            **extension_metadata(
+                extension, measured, [*extension.notices, *([] if learnt_from_table else [OTHER_DATA])]
+            ),
             "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
             **plan_metadata(plan),
         },

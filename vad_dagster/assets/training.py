@@ -241,8 +241,9 @@ def model_evaluation(
         )
         champion = recording.measure_champion(registry, validated_dataset, train.accelerator, progress)
         with recording.evaluation_run(context, tracking, registry, trained_model, plan) as run:
-            made = (run, registry, record, tree, champion.evaluation, plan, context.run.run_id)
-            version, is_new = recording.register_training(*made)
+            version, is_new = recording.register_training(
+                run, registry, record, tree, champion.evaluation, plan, context.run.run_id
+            )
         context.instance.add_run_tags(context.run.run_id, {VERSION_TAG: version.label})
     shutil.rmtree(logs, ignore_errors=True)
     value = ModelEvaluation(
@@ -252,11 +253,10 @@ def model_evaluation(
         automatic_promotion=plan.operation.automatic_promotion,
         doubts=validated_dataset.doubts(),
     )
-    telling = tree.most_telling(recording.THUMBNAILS)
     return dg.MaterializeResult(
         value=value,
         metadata={
-            **asset_metadata.evaluation_metadata(record.evaluation, champion, telling),
+            **asset_metadata.evaluation_metadata(record.evaluation, champion, tree.most_telling(recording.THUMBNAILS)),
             **_where_to_look(run, tree, tracking.version_url(registry.name, version.number), version, is_new),
             "threshold": threshold_table.threshold.value,
             **asset_metadata.plan_metadata(plan),
@@ -277,8 +277,8 @@ def _where_to_look(
     )
     return {
         "model version": version.label,
-        "links": asset_metadata.links_markdown(links),
         **({} if is_new else {"nothing new": f"{version.label} was made from the same; it stays the last version."}),
+        "links": asset_metadata.links_markdown(links),
         **({"most telling heatmaps": picture} if tree.heatmaps else {}),
         "report": dg.MetadataValue.path(str(tree.report)),
         "artifacts": dg.MetadataValue.path(str(tree.folder)),
