@@ -334,6 +334,7 @@ def test_a_file_refused_by_its_name_is_quarantined_and_told(
     result = line.inbox / "scan.gif.vad.json"
     until(result.is_file)
     assert json.loads(result.read_text())["rule"] == "not_an_image"
+    until(lambda: db.refused("bottles")["quarantine_file"].notna().all())
     (refused,) = db.refused("bottles").itertuples()
     assert Path(refused.quarantine_file).read_bytes() == b"BM"
     until(lambda: notification_counts(db)["waiting"] == 0)
