@@ -15,7 +15,7 @@ from mortal_database import NEVER, Death, MortalDatabase, MortalModel
 from vad_lib.inspection import Served
 from vad_lib.inspection.worker import Worker, work_on
 from vad_lib.inspection_db.laws import check_database
-from vad_lib.inspection_db.schema import SUPERSEDED_RULES, BATCH, notifications
+from vad_lib.inspection_db.schema import BATCH, SUPERSEDED_RULES, notifications
 from vad_lib.queue import expire, leases
 from vad_lib.queue.outbox import open_sinks
 
