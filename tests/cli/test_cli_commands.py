@@ -239,7 +239,7 @@ def test_explain_shows_values_whole_in_a_narrow_terminal(vad: Vad, plan: Path, m
     text = plan.read_text(encoding="utf-8")
     plan.write_text(f"{text}\noperation:\n    watch_folder: '{folder}'\n", encoding="utf-8")
     vad("line", "add", "bricks", "--plan", plan)
-    monkeypatch.setattr(plans.console, "width", 80)
+    monkeypatch.setattr(plans.console, "_width", 80)  # the property would stay set
     lines = vad("plan", "explain", "bricks", "--step", "operation").output.splitlines()
     assert f"watch_folder: {folder}" in lines
     assert all(len(line) <= 80 for line in lines if line.startswith("    "))

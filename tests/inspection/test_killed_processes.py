@@ -130,6 +130,10 @@ def test_500_files_with_5_percent_bad_ones_and_deaths_in_between(rig: Rig) -> No
     files = rig.db.incoming_files("bottles")
     assert predicted["sha256"].is_unique
     done = files.query("state == 'done'")
+    # Of two files with one content either may be leased first; the other is the duplicate.
+    if "zz duplicate.png" in set(done["path"]):
+        good = good - {"000.png"} | {"zz duplicate.png"}
+        bad = {"000.png" if name == "zz duplicate.png" else name: rule for name, rule in bad.items()}
     assert set(done["path"]) == good
     assert set(done["sha256"]) == set(predicted["sha256"])
     refused = files.query("state == 'refused'")
