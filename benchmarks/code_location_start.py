@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -21,8 +20,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import suppress
 from pathlib import Path
+
+from vad_dagster.cli.guard import stop
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUERY = "{workspaceOrError{...on Workspace{locationEntries{name loadStatus locationOrLoadError{__typename}}}}}"
@@ -54,12 +54,7 @@ def seconds_to_load(project: Path) -> tuple[float, list[str]]:
             seconds = time.monotonic() - began
             time.sleep(2)
         finally:
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            stop([process], seconds=30)
         lines = (Path(home) / "log").read_text(errors="replace").splitlines()
     return seconds, [line for line in lines if re.search("warn", line, re.IGNORECASE)]
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.homes import REPOSITORY, call, environment_of, write_plan
+from vad_dagster.cli.guard import stop
 from vad_lib.lines import Home
 
 LINE = "bottles"
@@ -27,7 +28,7 @@ EARLIER_WATCH_FOLDER = "inbox"
 MANY = 1_000_000
 
 
-class MeasuredHome:
+class MeasuredHome(ABC):
     """A home with one line, and a process that works on it."""
 
     name = ""
@@ -52,9 +53,9 @@ class MeasuredHome:
             start_new_session=True,
         )
 
+    @abstractmethod
     def command(self, checkout: Path) -> list[str]:
         """Return what is started."""
-        raise NotImplementedError
 
     def count(self) -> int:
         """Return how many predictions there are: that table and its rows are the same in all checkouts."""
@@ -86,12 +87,7 @@ class MeasuredHome:
 
     def end(self) -> None:
         """Stop the process and all that it has started."""
-        self.process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(40)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        stop([self.process], seconds=40)
         self._log.close()
         if self._connection is not None:
             self._connection.close()

@@ -9,20 +9,20 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from vad_dagster.cli.guard import stop
 from vad_dagster.cli.supervisor import answers
 from vad_dagster.home import prepare_home
 from vad_dagster.registry import LineRegistry
@@ -175,11 +175,7 @@ def running_uis() -> Iterator[tuple[str, str]]:
                 time.sleep(0.5)
             yield addresses[0], addresses[1]
         finally:
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(60)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            stop([process], seconds=60)
 
 
 def free_port() -> int:

@@ -118,12 +118,15 @@ def test_readers_see_one_tree_or_the_other_and_never_a_mixture(tmp_path: Path) -
             except OSError as error:
                 failures.append(error)
 
-    reader = threading.Thread(target=look)
+    reader = threading.Thread(target=look, daemon=True)
     reader.start()
-    for number in range(1, 30):
-        publish(target, str(number), keep=5)
-    stop.set()
-    reader.join()
+    try:
+        for number in range(1, 30):
+            publish(target, str(number), keep=5)
+    finally:
+        stop.set()
+        reader.join(30)
+    assert not reader.is_alive()
     assert failures == []
 
 

@@ -102,17 +102,21 @@ def _wait_for_event(happened: Callable[[], bool], process: subprocess.Popen[str]
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(2 * BOUND_SECONDS + 60)
-def test_ctrl_c_cancels_the_run_and_leaves_no_process(vad_home: Path, tmp_path: Path) -> None:
-    mark = tmp_path / "begun"
+def _started(mark: Path) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", _SCRIPT.format(here=str(HERE)), str(mark)],
         env=environment | {"PYTHONPATH": str(HERE.parent.parent)},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+@pytest.mark.timeout(2 * BOUND_SECONDS + 60)
+def test_ctrl_c_cancels_the_run_and_leaves_no_process(vad_home: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    process = _started(mark)
     try:
         _wait_for_event(mark.exists, process, "begin of the run")
         # as a terminal does: to the whole foreground group
@@ -136,14 +140,7 @@ def test_ctrl_c_cancels_the_run_and_leaves_no_process(vad_home: Path, tmp_path: 
 
 def test_a_killed_command_leaves_no_process(vad_home: Path, tmp_path: Path) -> None:
     mark = tmp_path / "begun"
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT.format(here=str(HERE)), str(mark)],
-        env=environment | {"PYTHONPATH": str(HERE.parent.parent)},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = _started(mark)
     _wait_for_event(mark.exists, process, "begin of the run")
     process.kill()
     process.wait(10)

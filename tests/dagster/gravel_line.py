@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
 from vad_dagster.definitions import build_defs
@@ -51,6 +54,18 @@ user_parameters:
       - step: output
         args:
 """
+
+
+@contextmanager
+def own_home(folder: Path) -> Iterator[Home]:
+    """A home for the tests of one module: random weights, and databases of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VAD_HOME", str(folder))
+        patch.setenv("VAD_WEIGHTS", str(folder / "weights"))
+        patch.setenv("VAD_ALLOW_RANDOM_WEIGHTS", "1")
+        for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "VAD_INSPECTION_DB"):
+            patch.delenv(name, raising=False)
+        yield Home(folder)
 
 
 def draw_tile(number: int, *, scratched: bool = False) -> Image.Image:

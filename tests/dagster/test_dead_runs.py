@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pytest
 from dagster._core.events import EngineEventData
 from dagster._core.test_utils import create_run_for_test
 
+from vad_dagster.cli.guard import stop
 from vad_dagster.home import executable
 from vad_dagster.jobs import MACHINE_TAG
 from vad_dagster.sensors import dead_runs
@@ -163,12 +162,7 @@ def with_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WithDaemon
         with dg.DagsterInstance.from_config(str(home)) as opened:
             yield WithDaemon(opened, home)
     finally:
-        daemon.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            daemon.wait(20)
-        with suppress(ProcessLookupError):
-            os.killpg(daemon.pid, signal.SIGKILL)
-        daemon.wait()
+        stop([daemon], seconds=20)
 
 
 @pytest.mark.slow

@@ -70,14 +70,9 @@ class Trained:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A home of its own, and a table of detectors that has the toy too."""
     folder = tmp_path_factory.mktemp("contract")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VAD_HOME", str(folder))
-        patch.setenv("VAD_WEIGHTS", str(folder / "weights"))
-        patch.setenv("VAD_ALLOW_RANDOM_WEIGHTS", "1")
-        for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "VAD_INSPECTION_DB"):
-            patch.delenv(name, raising=False)
+    with gravel_line.own_home(folder) as home, pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.DETECTORS, "toy", TOY)
-        yield Home(folder)
+        yield home
 
 
 def plan_of(kind: str) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vad_dagster.cli.guard import stop
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL_PLAN = """
 external_path:
@@ -95,13 +97,7 @@ class Place:
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(seconds)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            stop([process], seconds=seconds)
 
     def processes(self) -> list[str]:
         """Return the command lines of processes that work on this home."""

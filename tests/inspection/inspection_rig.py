@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,3 +94,11 @@ class Rig:
         """Return the row of the newest version of a file."""
         (row,) = self.db.incoming_files(self.line.name).query("path == @path").tail(1).itertuples()
         return row
+
+
+def until_ctime_differs(file: Path, before: int) -> None:
+    """Change a file until that can be seen: the clock of a file system is coarse, and two changes may have one time."""
+    deadline = time.monotonic() + 30
+    while file.stat().st_ctime_ns == before:
+        assert time.monotonic() < deadline, f"{file} cannot be seen to change"
+        file.chmod(file.stat().st_mode)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from brightness_model import POISON, BrightnessModel, write_image
-from inspection_rig import Rig
+from inspection_rig import Rig, until_ctime_differs
 from PIL import Image
 
 from vad_lib.ingest.completeness import ends_whole
@@ -25,11 +25,6 @@ from vad_lib.serving.sinks import write_result_file
 def sinks(rig: Rig) -> None:
     """Each decided file is told."""
     open_sinks(rig.db, {"bottles": ["file"]})
-
-
-def _until_ctime_differs(file: Path, before: os.stat_result) -> None:
-    while file.stat().st_ctime_ns == before.st_ctime_ns:
-        file.chmod(file.stat().st_mode)
 
 
 def _told(rig: Rig) -> int:
@@ -53,7 +48,7 @@ def test_another_part_under_the_same_name_size_and_time_is_inspected(rig: Rig, w
         _grey(rig.line.folder / "next.png", 200).rename(file)
     else:
         _grey(file, 200)
-    _until_ctime_differs(file, before)
+    until_ctime_differs(file, before.st_ctime_ns)
     after = file.stat()
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert rig.inspect().predictions["predicted"].tolist() == ["NG"]
@@ -106,7 +101,7 @@ def test_the_same_content_again_is_remembered_without_another_result_or_notifica
     for _ in range(2):
         before = file.stat()
         way(file, rig.line.folder / "aside")
-        _until_ctime_differs(file, before)
+        until_ctime_differs(file, before.st_ctime_ns)
         assert rig.register() == 1
         rig.work(model)
         assert rig.register() == 0
@@ -128,7 +123,7 @@ def test_what_failed_before_is_tried_again_when_its_file_is_touched(rig: Rig) ->
     assert rig.states() == {"dark.png": "detector_failed"}
     before = file.stat()
     os.utime(file)
-    _until_ctime_differs(file, before)
+    until_ctime_differs(file, before.st_ctime_ns)
     rig.inspect()
     assert rig.states() == {"dark.png": "done"}
 
@@ -154,7 +149,7 @@ def test_a_trailer_behind_a_complete_image_is_no_second_part_however_often_it_is
         with file.open("ab") as stream:
             stream.write(change)
         os.utime(file)
-        _until_ctime_differs(file, before)
+        until_ctime_differs(file, before.st_ctime_ns)
         assert rig.register() == 1
         rig.work(model)
         assert rig.register() == 0

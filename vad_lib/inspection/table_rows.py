@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from vad_lib.errors import InputError
-from vad_lib.inspection.model import Served, map_file
+from vad_lib.inspection.model import Served
 from vad_lib.inspection.prediction_table import Row, predictions_table
 from vad_lib.inspection.reader import Item, Pixels, Unread, read_items
 from vad_lib.inspection.result import InspectionResult, refused_table
-from vad_lib.inspection.worker import recorded_contents, score_images
+from vad_lib.inspection.worker import needs_no_scoring, recorded_contents, score_images
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.schema import BATCH, DETECTOR_FAILED, VANISHED
 from vad_lib.progress import Progress, ProgressMeter, silent
@@ -66,7 +66,7 @@ def inspect_rows(
             unread += [each for each in chunk if isinstance(each, Unread)]
             read = [each for each in chunk if isinstance(each, Pixels)]
             known = recorded_contents(db, line, served.version, [each.image.sha256 for each in read])
-            new = [each for each in read if not _is_known(each.image.sha256, known, maps_folder)]
+            new = [each for each in read if not needs_no_scoring(each.image.sha256, known, maps_folder)]
             done, failed = score_images(served, new, maps_folder)
             made = {each.item.number for each in new}
             done += [Done(each.item.number, each.image) for each in read if each.item.number not in made]
@@ -100,10 +100,6 @@ def inspect_rows(
         versions=versions,
         seconds=time.monotonic() - started,
     )
-
-
-def _is_known(sha256: str, known: set[str], maps_folder: Path | None) -> bool:
-    return sha256 in known and (maps_folder is None or map_file(maps_folder, sha256).is_file())
 
 
 def _row(record: dict[Any, Any], sha256: str) -> Row:

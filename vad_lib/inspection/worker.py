@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from vad_lib.inspection_db.schema import (
     VANISHED,
     images,
     incoming_files,
+    is_not_superseded,
     predictions,
 )
 from vad_lib.lines import Line
@@ -234,7 +235,7 @@ def _look_up(db: InspectionDatabase, line: str, model_version: str, read: Sequen
         .where(
             *(earlier.c.line == mine.c.line, earlier.c.path == mine.c.path, earlier.c.file_id < mine.c.file_id),
             earlier.c.state != PENDING,
-            earlier.c.rule.is_(None) | earlier.c.rule.not_in(sorted(SUPERSEDED_RULES)),
+            is_not_superseded(earlier.c.rule),
         )
         .order_by(desc(earlier.c.file_id))
         .limit(1)
@@ -275,6 +276,11 @@ def recorded_contents(db: InspectionDatabase, line: str, model_version: str, con
         }
 
 
+def needs_no_scoring(sha256: str, predicted: Collection[str], maps_folder: Path | None) -> bool:
+    """Whether a content has its prediction, and its map where maps are wanted."""
+    return sha256 in predicted and (maps_folder is None or map_file(maps_folder, sha256).is_file())
+
+
 def sha_of(read: Pixels | Unread) -> str | None:
     """Return the sha256 of a file's bytes, where they were read."""
     return read.image.sha256 if isinstance(read, Pixels) else read.sha256
@@ -301,7 +307,7 @@ def _known_outcome(pixels: Pixels, known: _Known, maps_folder: Path | None) -> O
     owner = known.owners.get(sha)
     if owner is not None and owner != pixels.item.image_path:
         return duplicate(pixels.item.number, sha, owner)
-    if sha in known.predicted and (maps_folder is None or map_file(maps_folder, sha).is_file()):
+    if needs_no_scoring(sha, known.predicted, maps_folder):
         return Done(pixels.item.number, pixels.image)
     return None
 

@@ -20,7 +20,7 @@ from vad_lib.atomic_files import write_whole
 from vad_lib.errors import DatabaseGoneError
 from vad_lib.inspection_db.engine import create_inspection_engine
 from vad_lib.inspection_db.revision import bring_up_to_date
-from vad_lib.inspection_db.schema import REFUSED, SUPERSEDED_RULES, incoming_files, predictions
+from vad_lib.inspection_db.schema import REFUSED, incoming_files, is_not_superseded, predictions
 from vad_lib.lines import Home
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ class InspectionDatabase:
         chosen = (
             incoming_files.c.line == line,
             incoming_files.c.state == REFUSED,
-            incoming_files.c.rule.not_in(sorted(SUPERSEDED_RULES)),
+            is_not_superseded(incoming_files.c.rule),
         )
         return self.table(select(incoming_files).where(*chosen).order_by(incoming_files.c.file_id))
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     DateTime,
     Dialect,
     Float,
@@ -226,3 +227,8 @@ services = Table(
     Column("alive_until", UtcDateTime, nullable=False),
     comment="Inference services that are alive; each renews its row every few seconds.",
 )
+
+
+def is_not_superseded(rule: ColumnElement[str | None]) -> ColumnElement[bool]:
+    """Leave out versions of a file that are no more; ``rule`` is that of the file, None where it was not refused."""
+    return rule.is_(None) | rule.not_in(sorted(SUPERSEDED_RULES))

@@ -20,9 +20,9 @@ from vad_lib.inspection_db.database import InspectionDatabase, chunks, insert_ma
 from vad_lib.inspection_db.schema import (
     PENDING,
     REFUSED,
-    SUPERSEDED_RULES,
     UtcDateTime,
     incoming_files,
+    is_not_superseded,
     notifications,
     predictions,
     sinks,
@@ -75,7 +75,7 @@ def notify(
         .join(sinks, sinks.c.line == incoming_files.c.line)
         .where(
             *(incoming_files.c.line == line, chosen, incoming_files.c.state != PENDING),
-            incoming_files.c.rule.is_(None) | incoming_files.c.rule.not_in(sorted(SUPERSEDED_RULES)),
+            is_not_superseded(incoming_files.c.rule),
         )
     )
     columns = ["file_id", "sink", "line", "state", "attempts", "created_at", "next_try_at"]

@@ -129,7 +129,8 @@ def latencies(
                 (files.state == DONE) | (files.rule == UNREADABLE),
             )
         ).all()
-        waiting = connection.execute(select(files.line, files.arrived_at).where(files.state == PENDING)).all()
+        pending = select(files.line, files.arrived_at).where(files.line.in_(lines), files.state == PENDING)
+        waiting = connection.execute(pending).all()
     waits: dict[str, list[float]] = {}
     for line, arrived_at, decided_at in decided:
         waits.setdefault(line, []).append((decided_at - arrived_at).total_seconds())
