@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import dagster as dg
 from pydantic import Field
 
-from vad_lib.argument_fields import Arguments, allowed_text
+from vad_lib.argument_fields import Arguments, allowed_text, default_of
 from vad_lib.plan import ExperimentalPlan, InferenceArguments, ReadinessArguments, TrainArguments
 
 
@@ -22,7 +22,7 @@ def _argument(model: type[Arguments], name: str) -> Any:
     return Field(
         default=None,
         description=f"{field.description} Must be {allowed_text(field)}. Empty: as the plan says "
-        f"(the guide's default is {field.default!r}). Only where the plan lists it under ui_args.",
+        f"(the guide's default is {default_of(field)!r}). Only where the plan lists it under ui_args.",
     )
 
 

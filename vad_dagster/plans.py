@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from vad_lib.errors import InputError
 from vad_lib.lines import Home, Line
 from vad_lib.plan import ExperimentalPlan, read_plan
+
+if TYPE_CHECKING:
+    from vad_lib.findings import Finding
+    from vad_lib.ground_truth import InputTable
 
 
 def plan_of(line: Line) -> ExperimentalPlan:
@@ -33,6 +38,22 @@ def plan_of(line: Line) -> ExperimentalPlan:
 @lru_cache(maxsize=256)
 def _read(file: Path, base_folder: Path, mtime_ns: int, size: int) -> ExperimentalPlan:
     return read_plan(file, base_folder)
+
+
+def training_table(plan: ExperimentalPlan, folder: Path) -> tuple[InputTable, Finding | None]:
+    """Read what a training begins with: a folder of labels gets its table first; the finding says so where it did.
+
+    The schedule that asks whether there is anything new and the training itself have to see the same.
+
+    Raises:
+        InputError: there is nothing to train from.
+    """
+    from vad_lib.ground_truth import read_input
+    from vad_lib.labelled_folder import renew_table
+
+    renewed = renew_table(folder)
+    ignored = plan.operation.ignored_suffixes
+    return read_input(folder, plan.input, pipeline="train", ignored_suffixes=ignored), renewed
 
 
 def watch_folder(line: Line, plan: ExperimentalPlan) -> Path:

@@ -132,7 +132,7 @@ def evaluation_run(
 ) -> Iterator[TrackedRun]:
     """Open the training's run again; or a child of it, where that run has a version already."""
     run_id, line = trained.fit.run_id, registry.line
-    if any(version.run_id == run_id for version in registry.versions()):
+    if registry.has_version_of(run_id):
         name = f"{trained.fit.train.model_name}, evaluated again"
         with tracking.run(line, name=name, parent_run_id=run_id, tags=run_tags(context, line, plan)) as run:
             yield run

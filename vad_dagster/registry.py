@@ -73,6 +73,10 @@ class LineRegistry:
         # the search leaves the aliases out
         return [self.version(entry.version) for entry in sorted(found, key=lambda entry: -int(entry.version))]
 
+    def has_version_of(self, run_id: str) -> bool:
+        """Whether a version was made by this run of MLflow."""
+        return any(entry.run_id == run_id for entry in self._client.search_model_versions(f"name='{self.name}'"))
+
     def last(self) -> Version | None:
         """Return the newest version, or None where there is none."""
         found = self._client.search_model_versions(f"name='{self.name}'")

@@ -10,6 +10,7 @@ import dagster as dg
 
 from vad_dagster.jobs import INPUTS_TAG, TRAIN_TAG, VERSION_TAG, train_line, training_tags, watch_line
 from vad_dagster.partitions import LINES_PARTITION
+from vad_dagster.plans import training_table
 from vad_lib.errors import VadError
 from vad_lib.lines import Home, Line
 
@@ -64,13 +65,9 @@ def version_of_same(instance: dg.DagsterInstance, inputs: str) -> str:
 
 
 def _inputs_of(line: Line, plan: ExperimentalPlan) -> str:
-    from vad_lib.ground_truth import read_input
-    from vad_lib.labelled_folder import renew_table
     from vad_lib.training_inputs import digest_of_inputs
 
-    folder = plan.train_data_folder(line.base_folder)
-    renew_table(folder)  # as a training begins: images that came to such a folder are something new
-    table = read_input(folder, plan.input, pipeline="train")
+    table, _ = training_table(plan, plan.train_data_folder(line.base_folder))
     return digest_of_inputs(plan, table, Home.from_environment().weights_folder)
 
 

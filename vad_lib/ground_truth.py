@@ -166,10 +166,10 @@ def read_input(
         findings.append(deeper)
     wanted = (arguments.path_column, arguments.y_column)
     table = _join([(name, read_csv_text(folder, name, arguments.encoding, wanted)) for name in listing.tables])
-    if unlisted := _images_without_row(listing, table, arguments.path_column, folder):
-        findings.append(unlisted)
-    if named := _rows_of_masks(listing, table, arguments.path_column, folder):
-        findings.append(named)
+    if arguments.path_column in table.columns:
+        named = _named_files(table, arguments.path_column, folder)
+        told = _images_without_row(listing, named, folder), _rows_of_masks(listing, named, folder)
+        findings += [finding for finding in told if finding]
     has_labels = arguments.y_column in table.columns or pipeline == "train"
     return InputTable(
         table=table,
@@ -272,10 +272,7 @@ def _deeper_tables(listing: FolderListing) -> Finding | None:
     )
 
 
-def _images_without_row(listing: FolderListing, table: pd.DataFrame, path_column: str, folder: Path) -> Finding | None:
-    if path_column not in table.columns:
-        return None
-    named = _named_files(table, path_column, folder)
+def _images_without_row(listing: FolderListing, named: set[str], folder: Path) -> Finding | None:
     without = [path for path in listing.images if str(folder / path) not in named]
     if not without:
         return None
@@ -289,10 +286,7 @@ def _images_without_row(listing: FolderListing, table: pd.DataFrame, path_column
     )
 
 
-def _rows_of_masks(listing: FolderListing, table: pd.DataFrame, path_column: str, folder: Path) -> Finding | None:
-    if path_column not in table.columns or not listing.masks:
-        return None
-    named = _named_files(table, path_column, folder)
+def _rows_of_masks(listing: FolderListing, named: set[str], folder: Path) -> Finding | None:
     found = [path for path in listing.masks if str(folder / path) in named]
     if not found:
         return None

@@ -13,12 +13,11 @@ from vad_dagster.checks import check_spec, plain_result, result_of_rule, schema_
 from vad_dagster.configuration import ReadinessConfig, plan_of_run
 from vad_dagster.jobs import INPUTS_TAG
 from vad_dagster.partitions import lines
-from vad_dagster.plans import line_of, plan_of
+from vad_dagster.plans import line_of, plan_of, training_table
 from vad_dagster.table_schemas import schema_metadata
 from vad_lib.errors import InputError, ReadinessError
 from vad_lib.findings import Finding
-from vad_lib.ground_truth import InputTable, read_input
-from vad_lib.labelled_folder import renew_table
+from vad_lib.ground_truth import InputTable
 from vad_lib.lines import Home
 from vad_lib.readiness import RULES, ValidatedDataset, prepare_training_data
 from vad_lib.readiness.table_rules import missing_columns
@@ -75,9 +74,7 @@ def ground_truth(
         require_usable(plan_of_run(plan, context.run.run_config).train)
         folder = plan.train_data_folder(line.base_folder)
         try:
-            renewed = renew_table(folder)
-            ignored = plan.operation.ignored_suffixes
-            table = read_input(folder, plan.input, pipeline="train", ignored_suffixes=ignored)
+            table, renewed = training_table(plan, folder)
         except InputError as error:
             yield plain_result("ground_truth", READABLE, error)
             raise

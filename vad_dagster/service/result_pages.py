@@ -22,7 +22,7 @@ from vad_dagster import provenance
 from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import dagster_url
-from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError, bytes_as_scored
+from vad_dagster.service.heatmap_drawer import Drawer, bytes_as_scored
 from vad_lib.errors import InputError
 from vad_lib.images.paths import IMAGE_FORMATS, format_of
 from vad_lib.inspection_db.labels import agreement, record_label
@@ -64,12 +64,13 @@ class LabelOut(BaseModel):
     label: Literal["OK", "NG"]
 
 
-def result_pages(service: InferenceService, known: Callable[[str], str]) -> APIRouter:
+def result_pages(service: InferenceService, known: Callable[[str], str], drawer: Drawer) -> APIRouter:
     """Return the routes of the page of all lines, and those below ``/lines/{line}/results``.
 
     Args:
         service: whose database and models are shown.
         known: returns a line's name, or raises the right answer for one that is not watched.
+        drawer: draws heatmaps; what it cannot draw it says by errors, which the application answers.
     """
 
     def recorded(
@@ -89,7 +90,7 @@ def result_pages(service: InferenceService, known: Callable[[str], str]) -> APIR
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    drawer, tracking = Drawer(service), MLflowTracking()
+    tracking = MLflowTracking()
 
     @pages.get("/", response_class=HTMLResponse)
     def lines() -> HTMLResponse:
@@ -181,21 +182,13 @@ def result_pages(service: InferenceService, known: Callable[[str], str]) -> APIR
     @router.get("/{prediction_id}/image", response_class=Response)
     def image(record: Recorded) -> Response:
         """The image as it was scored, byte for byte."""
-        try:
-            data = bytes_as_scored(record)
-        except PictureGoneError as error:
-            raise HTTPException(410, str(error)) from error
+        data = bytes_as_scored(record)
         return Response(data, media_type=MEDIA_TYPES[format_of(data)])
 
     @router.get("/{prediction_id}/heatmap.png", response_class=Response)
     def heatmap(record: Recorded) -> Response:
         """The image beside its heatmap, drawn by the version that made the prediction."""
-        try:
-            return Response(drawer.draw(record), media_type=PNG_TYPE)
-        except PictureGoneError as error:
-            raise HTTPException(410, str(error)) from error
-        except NoHeatmapError as error:
-            raise HTTPException(404, str(error)) from error
+        return Response(drawer.draw(record), media_type=PNG_TYPE)
 
     @router.post("/{prediction_id}/labels", status_code=201)
     def give_label(record: Recorded, said: LabelIn) -> LabelOut:

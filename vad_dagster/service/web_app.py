@@ -153,6 +153,12 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     for kind in (DBAPIError, DatabaseGoneError):
         app.add_exception_handler(kind, no_database)
 
+    async def no_picture(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 410 if isinstance(error, PictureGoneError) else 404)
+
+    app.add_exception_handler(PictureGoneError, no_picture)
+    app.add_exception_handler(NoHeatmapError, no_picture)
+
     def known(line: str) -> str:
         if line not in service.watched:
             raise HTTPException(
@@ -266,14 +272,9 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     def heatmap(line: KnownLine, sha256: Digest) -> Response:
         """The image beside its heatmap, drawn anew by the version that scored it."""
         record = _recorded(service, line, sha256)
-        try:
-            return Response(drawer.draw(record), media_type="image/png")
-        except PictureGoneError as error:
-            raise HTTPException(410, str(error)) from error
-        except NoHeatmapError as error:
-            raise HTTPException(404, str(error)) from error
+        return Response(drawer.draw(record), media_type="image/png")
 
-    app.include_router(result_pages(service, known))
+    app.include_router(result_pages(service, known, drawer))
     app.include_router(api_page(TITLE))
     return app
 

@@ -34,6 +34,7 @@ import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -97,30 +98,34 @@ class DecodedImage:
     """One image, upright.
 
     Attributes:
-        pixels: uint8, (height, width) for 1 channel, (height, width, 3) in RGB order for 3. Of 16-bit grey the range
-            that this image uses, in steps of a camera's bits.
+        values: what a model takes: of 16-bit grey uint16 (height, width) as stored, else ``pixels``. Cameras of 10 and
+            12 bits use a part of the range only; which one is learnt in training (``Preprocessing.grey_bits``).
         width: Pixels, upright.
         height: Pixels, upright.
         channels: 1 or 3.
         sha256: Of the file's bytes, 64 hexadecimal digits.
         mode: Pillow's name of the stored mode, such as 'L', 'RGB', 'I;16', 'P', 'CMYK'.
         notices: What was converted, each a short text that stands alone; empty for plain 8-bit grey and RGB.
-        values: what a model takes: of 16-bit grey uint16 (height, width) as stored, else ``pixels``. Cameras of 10 and
-            12 bits use a part of the range only; which one is learnt in training (``Preprocessing.grey_bits``).
     """
 
-    pixels: npt.NDArray[np.uint8]
+    values: StoredPixels = field(repr=False)
     width: int
     height: int
     channels: int
     sha256: str
     mode: str
     notices: tuple[str, ...] = ()
-    values: StoredPixels = field(default=None, repr=False)  # type: ignore[assignment]
 
-    def __post_init__(self) -> None:
-        if self.values is None:
-            object.__setattr__(self, "values", self.pixels)
+    @cached_property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """uint8, (height, width) for 1 channel, (height, width, 3) in RGB order for 3: what people look at.
+
+        Of 16-bit grey the range that this image uses, in steps of a camera's bits; only who asks pays for it.
+        """
+        if self.values.dtype == np.uint8:
+            return to_8_bit(self.values, 8)
+        with LARGE_PICTURES.hold(self.width * self.height):
+            return to_8_bit(self.values, bits_in_use(int(self.values.max())))
 
 
 def decode_image(file: str | Path, *, max_pixels: int = MAX_PIXELS) -> DecodedImage:
@@ -159,17 +164,15 @@ def decode_bytes(
     _refuse_size(image.size, max_pixels, file)
     with LARGE_PICTURES.hold(image.size[0] * image.size[1]):
         values, stored_mode = _decode(image, parts, data, file, notices)
-        pixels = to_8_bit(values, bits_in_use(int(values.max())))
         image.close()
     return DecodedImage(
-        pixels=pixels,
-        width=pixels.shape[1],
-        height=pixels.shape[0],
-        channels=1 if pixels.ndim == 2 else 3,
+        values=values,
+        width=values.shape[1],
+        height=values.shape[0],
+        channels=1 if values.ndim == 2 else 3,
         sha256=sha256 or hashlib.sha256(data).hexdigest(),
         mode=stored_mode,
         notices=tuple(notices),
-        values=values,
     )
 
 

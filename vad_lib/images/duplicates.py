@@ -7,7 +7,9 @@ at a size and with a measure that tell a scratch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ parts in front of one camera look alike, and measured on 209 photographs of good
 most of them (204)."""
 MOST_COMPARED = 400
 """Candidates that are compared by their pixels; of more, the rest is not spoken of."""
+MOST_REMEMBERED = 8
+"""Pictures that are remembered while candidates are compared."""
 SIDE = 384
 """Longer side in pixels at which two images are compared; that of the smaller one where it is smaller."""
 MOST_DIFFERENCE = 0.08
@@ -47,23 +51,23 @@ def exact_duplicates(facts: pd.DataFrame) -> pd.DataFrame:
     return twice.assign(copy_of=first).sort_values("copy_of", kind="stable")
 
 
-def near_duplicates(facts: pd.DataFrame, max_distance: int = NEAR_DISTANCE) -> pd.DataFrame:
+def near_duplicates(facts: pd.DataFrame) -> pd.DataFrame:
     """Return the readable rows that have a near duplicate with other bytes among them.
 
     Returns:
-        Columns near_to (index of the nearest other row) and distance (bits, 0 to ``max_distance``), in the order of
-        ``facts``. One row an image, however many look like it.
+        Column near_to (index of the nearest other row), in the order of ``facts``. One row an image, however many look
+        like it.
     """
     distinct = facts[facts["readable"]].drop_duplicates("sha256")
-    return near_between(distinct, distinct, max_distance)
+    return near_between(distinct, distinct)
 
 
-def near_between(queries: pd.DataFrame, references: pd.DataFrame, max_distance: int = NEAR_DISTANCE) -> pd.DataFrame:
+def near_between(queries: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
     """Return, for the rows of ``queries``, the nearest row of ``references`` with another index, as above.
 
     Both tables have the columns file and phash. At most ``MOST_COMPARED`` candidates are looked at.
     """
-    empty = pd.DataFrame({"near_to": pd.Series(dtype="int64"), "distance": pd.Series(dtype="int64")})
+    empty = pd.DataFrame({"near_to": pd.Series(dtype="int64")})
     if queries.empty or references.empty:
         return empty
     nearest, distance = nearest_hashes(
@@ -72,28 +76,31 @@ def near_between(queries: pd.DataFrame, references: pd.DataFrame, max_distance: 
         queries.index.to_numpy(),
         references.index.to_numpy(),
     )
-    found = np.flatnonzero(distance <= max_distance)[:MOST_COMPARED]
+    found = np.flatnonzero(distance <= NEAR_DISTANCE)[:MOST_COMPARED]
+    # On an even ground many candidates have one reference.
+    looks = partial(look_alike, read=lru_cache(maxsize=MOST_REMEMBERED)(_grey))
     with ThreadPoolExecutor(4, thread_name_prefix="images") as pool:
         files = (queries["file"].iloc[found], references["file"].iloc[nearest[found]])
-        found = found[np.fromiter(pool.map(look_alike, *files), dtype=bool, count=len(found))]
+        found = found[np.fromiter(pool.map(looks, *files), dtype=bool, count=len(found))]
     if not len(found):
         return empty
-    return pd.DataFrame(
-        {"near_to": references.index.to_numpy()[nearest[found]], "distance": distance[found].astype(np.int64)},
-        index=queries.index[found],
-    )
+    return pd.DataFrame({"near_to": references.index.to_numpy()[nearest[found]]}, index=queries.index[found])
 
 
-def look_alike(one: str | Path, other: str | Path) -> bool:
+def _grey(file: str | Path) -> npt.NDArray[np.uint8]:
+    return grey_pixels(decode_image(file))
+
+
+def look_alike(one: str | Path, other: str | Path, read: Callable[[str | Path], npt.NDArray[np.uint8]] = _grey) -> bool:
     """Return whether two files show the same to the eye: nowhere do they differ by more than `MOST_DIFFERENCE`.
 
     What was recompressed, resized or taken under a little more light still is the same; a part with a scratch is
-    another one. An image that cannot be read is like no other.
+    another one. An image that cannot be read is like no other. ``read`` gives the grey pixels of a file.
     """
     from scipy.ndimage import gaussian_filter
 
     try:
-        pictures = [grey_pixels(decode_image(file)) for file in (one, other)]
+        pictures = [read(file) for file in (one, other)]
     except UnreadableImageError:
         return False
     (height, width), (other_height, other_width) = (picture.shape for picture in pictures)

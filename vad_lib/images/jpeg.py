@@ -73,12 +73,12 @@ class JpegParts:
     end: int = 0
 
 
-def read_parts(data: bytes, file: Path, max_scans: int = MAX_SCANS) -> JpegParts:
+def read_parts(data: bytes, file: Path) -> JpegParts:
     """Follow the markers of a JPEG file to its end; nothing is decoded.
 
     Raises:
         UnreadableImageError: the end is missing, the parts do not follow each other, there are more scans than
-            ``max_scans``, or scans are missing.
+            ``MAX_SCANS``, or scans are missing.
     """
     parts, position = JpegParts(), 2
     while True:
@@ -101,7 +101,7 @@ def read_parts(data: bytes, file: Path, max_scans: int = MAX_SCANS) -> JpegParts
         elif marker == _RESTART_INTERVAL:
             parts.restart_interval = int.from_bytes(content[:2], "big")
         elif marker == _START_OF_SCAN:
-            blocks = _note_scan(parts, content, file, max_scans)
+            blocks = _note_scan(parts, content, file)
             position = _note_stretches(parts, blocks, data, position, file)
     parts.end = position
     if not parts.scans:
@@ -121,11 +121,11 @@ def _next_marker(data: bytes, position: int, file: Path) -> int:
     return match.start()
 
 
-def _note_scan(parts: JpegParts, content: bytes, file: Path, max_scans: int) -> int:
+def _note_scan(parts: JpegParts, content: bytes, file: Path) -> int:
     """Note what a scan brings; return of how many blocks (MCU) it is made."""
     parts.scans += 1
-    if parts.scans > max_scans:
-        raise UnreadableImageError(file, f"too many scans (more than {max_scans}: decoding would take too long)")
+    if parts.scans > MAX_SCANS:
+        raise UnreadableImageError(file, f"too many scans (more than {MAX_SCANS}: decoding would take too long)")
     brought = content[1:-3:2]
     if len(content) < 6 or len(content) != 2 * content[0] + 4 or not set(brought) <= set(parts.components):
         raise UnreadableImageError(file, "damaged (the start of a scan cannot be read)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from vad_lib.argument_fields import allowed_text, extra
+from vad_lib.argument_fields import allowed_text, default_of, extra
 from vad_lib.detectors.registry import parameters_model
 from vad_lib.plan.experimental_plan import ExperimentalPlan, ExternalPath
 from vad_lib.plan.stages import OPERATION, PATH_KEYS, STAGES
@@ -115,4 +115,4 @@ def _arguments() -> Iterator[tuple[str, str, FieldInfo]]:
 
 def _default(field: FieldInfo) -> str:
     computed = extra(field, "computed")
-    return f"computed: {computed}" if computed else as_written(field.default)
+    return f"computed: {computed}" if computed else as_written(default_of(field))

@@ -146,7 +146,7 @@ def _parameters(parameters: Arguments, *, whole: bool) -> str:
     shown = [
         f"{name}: {_value(getattr(parameters, name))}"
         for name, field in type(parameters).model_fields.items()
-        if whole or getattr(parameters, name) != field.default
+        if whole or getattr(parameters, name) != default_of(field)
     ]
     return f"{{{', '.join(shown)}}}"
 

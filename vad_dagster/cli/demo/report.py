@@ -44,10 +44,10 @@ def read_models(line: Line) -> list[ModelRow]:
     client = tracking.connect()
     newest: dict[str, ModelRow] = {}
     for version in LineRegistry(tracking, line.name).versions():
-        run = client.get_run(version.run_id).data
         model = version.tags.get("detector", "")
         if model in newest:
             continue
+        run = client.get_run(version.run_id).data
         newest[model] = ModelRow(
             model=model,
             version=version.number,

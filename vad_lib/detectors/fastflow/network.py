@@ -12,8 +12,8 @@ from torch import nn
 
 from vad_lib.backbones.build import Normalise, create_backbone, freeze, load_weights
 from vad_lib.backbones.weight_file import BackboneWeights
+from vad_lib.detectors.fastflow.plan_arguments import SIDE_OF_BACKBONE
 
-TRANSFORMERS = ("cait_m48_448", "deit_base_distilled_patch16_384")
 STAGES = (1, 2, 3)
 """timm's indices of the features that flows are put on: strides 4, 8 and 16."""
 
@@ -50,7 +50,7 @@ class FlowNetwork(nn.Module):
 
         self.normalise = Normalise(weights)
         self._transformer: Any = None
-        if weights.name in TRANSFORMERS:
+        if weights.name in SIDE_OF_BACKBONE:
             whole = FastflowModel(input_size, weights.name, pre_trained=False, flow_steps=flow_steps)
             if weights.file is not None:
                 load_weights(whole.feature_extractor, weights)
