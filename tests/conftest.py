@@ -18,6 +18,11 @@ os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
+# The readline library of the process that starts the workers of pytest-xdist leaves them its terminal's size, which
+# rich would keep for good: what a test reads must not depend on who started it.
+os.environ.pop("COLUMNS", None)
+os.environ.pop("LINES", None)
+
 # One worker of pytest-xdist on each core: threads of torch would only wait for those of the other workers.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -61,6 +61,13 @@ def make(tmp_path: Path, told: list[str]) -> Iterator[Make]:
         supervisor_.close()
 
 
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def process_of(port: int) -> psutil.Process:
     (found,) = [
         child
@@ -117,10 +124,11 @@ def test_closing_ends_a_server_that_does_not_want_to_end(make: Make, monkeypatch
     poll_until(running, lambda: bool(seen), "start")
     processes = psutil.Process().children(recursive=True)
     monkeypatch.setattr(guard.stop, "__kwdefaults__", {"seconds": 1.0})
-    begun = time.monotonic()
     running.close()
-    assert time.monotonic() - begun < 10
-    assert not [process for process in processes if process.is_running() and process.status() != "zombie"]
+    deadline = time.monotonic() + 60
+    while any(lives(process) for process in processes):  # the system takes a moment for what is killed
+        assert time.monotonic() < deadline, "a process lives on"
+        time.sleep(0.05)
 
 
 def test_what_was_started_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
