@@ -92,9 +92,9 @@ def overlap(files: list[Path], store: Path) -> float:
     """Print images a second of both ways, the better of two rounds, and return their ratio."""
     import torch
 
-    from vad_lib.backbones.weights import resolve_backbone_weights
     from vad_lib.detectors.images import ImageDataset
     from vad_lib.detectors.patchcore.detector import PatchCore
+    from vad_lib.encoders.weights import resolve_backbone_weights
     from vad_lib.preprocessing import Preprocessing
 
     images = ImageDataset(files, Preprocessing((256, 256)), shapes=[(256, 256)] * len(files))

@@ -113,10 +113,10 @@ def run_ours(case: Case, train: list[Path], test: list[Path], store: Path, ratio
     """Fit and score with the detectors of this project."""
     from PIL import Image
 
-    from vad_lib.backbones.weights import resolve_backbone_weights
     from vad_lib.detectors.fastflow.detector import FastFlow
     from vad_lib.detectors.images import ImageDataset
     from vad_lib.detectors.patchcore.detector import PatchCore
+    from vad_lib.encoders.weights import resolve_backbone_weights
     from vad_lib.preprocessing import Preprocessing
 
     def dataset(files: list[Path]) -> ImageDataset:
@@ -149,8 +149,8 @@ def run_anomalib(case: Case, folder: Path, test: list[Path], store: Path, ratio:
     from anomalib.models import Fastflow, Patchcore
     from lightning.pytorch import seed_everything
 
-    from vad_lib.backbones.build import load_weights
-    from vad_lib.backbones.weights import resolve_backbone_weights
+    from vad_lib.encoders.build import load_weights
+    from vad_lib.encoders.weights import resolve_backbone_weights
     from vad_lib.randomness import seeded
 
     for name in ("anomalib", "lightning", "lightning.pytorch"):

@@ -27,10 +27,10 @@ SEED = 42
 
 def main() -> int:
     """Fit four times and print the table; status 1 where the bank differs or the cache missed an image."""
-    from vad_lib.backbones.weights import resolve_backbone_weights
     from vad_lib.detectors.feature_cache import FeatureCache
     from vad_lib.detectors.images import ImageDataset
     from vad_lib.detectors.patchcore.detector import PatchCore
+    from vad_lib.encoders.weights import resolve_backbone_weights
     from vad_lib.preprocessing import Preprocessing
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

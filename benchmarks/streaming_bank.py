@@ -59,11 +59,11 @@ def compare(train: list[Path], test: list[Path], options: argparse.Namespace) ->
     """Fit by both methods with each seed, print each, and return the mean AUROC of each method."""
     from sklearn.metrics import roc_auc_score
 
-    from vad_lib.backbones.weights import resolve_backbone_weights
     from vad_lib.detectors.feature_cache import FeatureCache
     from vad_lib.detectors.images import ImageDataset
     from vad_lib.detectors.patchcore import bank_plan
     from vad_lib.detectors.patchcore.detector import PatchCore
+    from vad_lib.encoders.weights import resolve_backbone_weights
     from vad_lib.preprocessing import Preprocessing
 
     side = options.size

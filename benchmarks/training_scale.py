@@ -123,9 +123,9 @@ def fit_apart(listed: Path) -> dict[str, float]:
 
 def fit(options: argparse.Namespace) -> dict[str, object]:
     """Fit on the listed files and return the figures."""
-    from vad_lib.backbones.weights import resolve_backbone_weights
     from vad_lib.detectors.images import ImageDataset
     from vad_lib.detectors.patchcore.detector import PatchCore
+    from vad_lib.encoders.weights import resolve_backbone_weights
     from vad_lib.preprocessing import Preprocessing
 
     files = [Path(line) for line in options.fit.read_text(encoding="utf-8").splitlines()]

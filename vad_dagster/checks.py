@@ -17,13 +17,13 @@ import pandera.errors
 import pandera.pandas as pa
 
 from vad_dagster.partitions import lines
-from vad_lib.backbones.shipped import measured_cost
+from vad_lib.encoders.shipped import measured_cost
 from vad_lib.errors import VadError
 from vad_lib.findings import Finding
 
 if TYPE_CHECKING:
-    from vad_lib.backbones.weight_file import BackboneWeights
     from vad_lib.compiled import ScoringChoice
+    from vad_lib.encoders.weight_file import BackboneWeights
 
 MAX_EXAMPLES = 20
 MAX_DESCRIPTION = 1000

@@ -25,9 +25,9 @@ from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.tables import ValidationScores
 
 if TYPE_CHECKING:
-    from vad_lib.backbones.weight_file import BackboneWeights
     from vad_lib.detectors.base import Detector, Epoch, FitReport
     from vad_lib.detectors.images import ImageDataset
+    from vad_lib.encoders.weight_file import BackboneWeights
     from vad_lib.plan.arguments import TrainArguments
     from vad_lib.readiness.dataset import ValidatedDataset
 
@@ -215,9 +215,9 @@ def create_detector(
         WeightsMissingError: the backbone's weights are not on this machine.
         ModelFormatError: the weight file is damaged or lacks what is needed.
     """
-    from vad_lib.backbones.weights import resolve_backbone_weights
     from vad_lib.detectors.base import FitSettings
     from vad_lib.detectors.registry import find_detector
+    from vad_lib.encoders.weights import resolve_backbone_weights
 
     detector = find_detector(train.model_name)
     own = detector.own(train.model_parameters)

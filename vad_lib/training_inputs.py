@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vad_lib.backbones.store import read_sidecar, weight_files
 from vad_lib.detectors.registry import find_detector
+from vad_lib.encoders.store import read_sidecar, weight_files
 from vad_lib.images.paths import as_meant
 from vad_lib.models import library_versions
 from vad_lib.plan import ExperimentalPlan

@@ -25,8 +25,8 @@ def test_files(data: Path, count: int) -> list[Path]:
 
 def weights_of(backbone: str, data: Path) -> Any:
     """Return the weights in the store, or random ones from a fixed seed: as fast, and of no use otherwise."""
-    from vad_lib.backbones.weight_file import BackboneWeights
-    from vad_lib.backbones.weights import resolve_backbone_weights
+    from vad_lib.encoders.weight_file import BackboneWeights
+    from vad_lib.encoders.weights import resolve_backbone_weights
     from vad_lib.errors import WeightsMissingError
 
     try:

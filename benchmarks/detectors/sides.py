@@ -302,7 +302,7 @@ def _anomalib(kind: str, backbone: str, files: list[Path], data: Path, epochs: i
     from anomalib.models import Fastflow, Patchcore
     from lightning.pytorch import seed_everything
 
-    from vad_lib.backbones.build import load_weights
+    from vad_lib.encoders.build import load_weights
 
     for name in ("anomalib", "lightning", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.export.exported_models import bottles, fitted_model
-from vad_lib.backbones.weight_file import BackboneWeights
-from vad_lib.backbones.weights import resolve_backbone_weights
 from vad_lib.compiled import backends, choosing, load_for_scoring
+from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.errors import InputError, PlanError
 from vad_lib.models import InspectionModel
 

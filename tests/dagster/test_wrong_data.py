@@ -12,7 +12,7 @@ from gravel_line import PLAN, checks, failure, metadata, run
 
 from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
-from vad_lib.backbones.shipped import TAG, measured_cost
+from vad_lib.encoders.shipped import TAG, measured_cost
 from vad_lib.lines import Home
 
 

@@ -12,9 +12,9 @@ import torch
 
 from tests.detectors.tile_images import as_dataset
 from vad_lib.atomic_files import write_whole
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.patchcore import bank_plan, checkpoints
 from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.encoders.weight_file import BackboneWeights
 
 CHUNK_ROWS = 3 * 64
 """Chunks of three tiles."""

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from tests.detectors.tile_images import write_tiles
-from vad_lib.backbones.weight_file import BackboneWeights
-from vad_lib.backbones.weights import resolve_backbone_weights
+from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weights import resolve_backbone_weights
 
 
 @pytest.fixture(scope="session")

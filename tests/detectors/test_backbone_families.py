@@ -10,12 +10,12 @@ import timm
 import torch
 
 from tests.detectors.tile_images import as_dataset
-from vad_lib.backbones.build import layer_names
-from vad_lib.backbones.weight_file import BackboneWeights
-from vad_lib.backbones.weights import resolve_backbone_weights
 from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.detectors.patchcore.plan_arguments import LAYERS_OF_RESNET, RESNET, PatchCoreArguments
 from vad_lib.detectors.registry import load_detector
+from vad_lib.encoders.build import layer_names
+from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.errors import ModelFormatError, PlanError
 
 FAMILIES = [
@@ -62,7 +62,7 @@ def test_a_family_of_backbones_is_read_from_its_file_fits_and_scores(
 def test_the_features_of_a_vision_transformer_are_those_of_anomalib() -> None:
     from anomalib.models.components import TimmFeatureExtractor
 
-    from vad_lib.backbones.build import create_backbone
+    from vad_lib.encoders.build import create_backbone
 
     name, layers = "vit_tiny_patch16_224", ["blocks.3", "blocks.9"]
     ours = create_backbone(BackboneWeights(name, None, "random", ""), layers)

@@ -11,9 +11,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-import vad_lib.backbones.weights as module
-from vad_lib.backbones.build import create_backbone
-from vad_lib.backbones.weights import (
+import vad_lib.encoders.weights as module
+from vad_lib.encoders.build import create_backbone
+from vad_lib.encoders.weights import (
     BackboneWeights,
     add_weights,
     fetch_weights,

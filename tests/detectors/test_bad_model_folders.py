@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from tests.detectors.tile_images import as_dataset
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.detectors.storage import description_text, part_digests, read_model_folder, write_model_folder
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import ModelFormatError
 from vad_lib.models import InspectionModel, ModelInfo
 from vad_lib.preprocessing import Preprocessing

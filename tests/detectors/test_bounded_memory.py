@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from tests.detectors.tile_images import as_dataset, write_tiles
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors import images as reading
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore import bank_plan
 from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.encoders.weight_file import BackboneWeights
 
 BATCH = 2
 COUNT = 40

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.detectors.tile_images import as_dataset, write_tiles
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors import feature_cache
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.feature_cache import FeatureCache
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError
 from vad_lib.plan.arguments import TrainArguments
 from vad_lib.preprocessing import Preprocessing

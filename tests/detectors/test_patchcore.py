@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from tests.detectors.tile_images import as_dataset, write_tiles
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.detectors.patchcore.nearest import MemoryBank
 from vad_lib.detectors.registry import load_detector
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError, ModelFormatError, PlanError, TrainingStopped
 from vad_lib.preprocessing import Preprocessing
 
@@ -37,7 +37,7 @@ def unseen(tiles: pd.DataFrame) -> torch.Tensor:
 def test_scores_and_maps_are_those_of_anomalib(shared_data: Path, real_resnet: BackboneWeights, screened: bool) -> None:
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    from vad_lib.backbones.build import load_weights
+    from vad_lib.encoders.build import load_weights
 
     train = sorted((shared_data / "mvtec_bottle" / "train" / "good").iterdir())[:8]
     test = sorted((shared_data / "mvtec_bottle" / "test").glob("*/*"))[::9]

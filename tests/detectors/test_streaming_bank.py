@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from tests.detectors import bank_in_process
 from tests.detectors.tile_images import as_dataset, write_tiles
 from vad_lib.atomic_files import write_whole
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore import bank_plan, checkpoints
 from vad_lib.detectors.patchcore.bank_plan import GIB, plan_bank
 from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.detectors.registry import load_detector
 from vad_lib.detectors.storage import read_description
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError, PlanError, TrainingStopped
 from vad_lib.preprocessing import Preprocessing
 

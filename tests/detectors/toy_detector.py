@@ -7,10 +7,10 @@ from typing import Any, Self
 import torch
 
 from vad_lib.argument_fields import argument
-from vad_lib.backbones.weight_file import NO_BACKBONE, BackboneWeights
 from vad_lib.detectors.base import Detector, FitSettings, Scores, require_batch
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.registry import DetectorArguments, register
+from vad_lib.encoders.weight_file import NO_BACKBONE, BackboneWeights
 from vad_lib.errors import ModelFormatError
 from vad_lib.progress import Progress, silent
 

@@ -52,7 +52,7 @@ def test_without_weights_the_demo_says_which_file_is_wanted_before_it_does_anyth
         text=True,
         timeout=120,
     )
-    from vad_lib.backbones.shipped import shipped_backbones
+    from vad_lib.encoders.shipped import shipped_backbones
 
     if shipped_backbones():
         pytest.skip("a backbone ships with this version")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.export.exported_models import fitted_model
-from vad_lib.backbones.weight_file import BackboneWeights
-from vad_lib.backbones.weights import resolve_backbone_weights
+from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.models import InspectionModel
 
 

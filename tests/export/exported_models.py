@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.models import InspectionModel, ModelInfo
 from vad_lib.preprocessing import ImageSize, Preprocessing
 from vad_lib.thresholds import Calibration, Threshold

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.export.exported_models import bottles, fitted_model, score_alone
-from vad_lib.backbones.weight_file import BackboneWeights
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError, UnreadableImageError
 from vad_lib.export import ExportRefused, export_model
 from vad_lib.export import score as script

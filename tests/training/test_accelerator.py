@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vad_lib.backbones.weights import resolve_backbone_weights
 from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.detectors.patchcore.nearest import MemoryBank
 from vad_lib.detectors.registry import load_detector
+from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.errors import PlanError
 from vad_lib.forecast import forecast_training
 from vad_lib.plan.arguments import TrainArguments, model_parameters

@@ -127,7 +127,7 @@ def test_fastflow_takes_256_pixels_whatever_the_plan_says_and_records_the_change
 def test_training_stops_before_it_starts_where_weights_are_missing(
     dataset: ValidatedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import vad_lib.backbones.weights as module
+    import vad_lib.encoders.weights as module
 
     monkeypatch.setenv("VAD_ALLOW_RANDOM_WEIGHTS", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -144,7 +144,7 @@ def vadnet10(file: Path) -> nn.Module:
     import timm
     from safetensors.torch import load_file
 
-    from vad_lib.backbones import vadnet  # noqa: F401  registers the architecture
+    from vad_lib.encoders import vadnet  # noqa: F401  registers the architecture
 
     model = timm.create_model("vadnet10", features_only=True, out_indices=(2, 3))
     model.load_state_dict({key: value.float() for key, value in load_file(file).items()}, strict=False)

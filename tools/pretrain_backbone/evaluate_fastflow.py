@@ -19,9 +19,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from tools.pretrain_backbone.benchmark_sets import SIZE, benchmark_sets
-from vad_lib.backbones.weights import resolve_backbone_weights
 from vad_lib.detectors.fastflow.detector import FastFlow
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.preprocessing import Preprocessing
 
 

@@ -15,11 +15,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from tools.pretrain_backbone.benchmark_sets import data_folder
-from vad_lib.backbones.store import sha256_of
-from vad_lib.backbones.weight_file import BackboneWeights
-from vad_lib.backbones.weights import resolve_backbone_weights
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
+from vad_lib.encoders.store import sha256_of
+from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.preprocessing import Preprocessing
 
 

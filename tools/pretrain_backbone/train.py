@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tools.pretrain_backbone.drawing import draw_sheets
 from tools.pretrain_backbone.episodes import Batches, Episodes
 from tools.pretrain_backbone.objective import damage_on_grid, episodic_losses
-from vad_lib.backbones.vadnet import VadNet
+from vad_lib.encoders.vadnet import VadNet
 
 
 class Objective(nn.Module):

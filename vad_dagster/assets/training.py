@@ -63,8 +63,8 @@ def trained_model(
     validated_dataset: ValidatedDataset,
     tracking: MLflowTracking,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[TrainedModel]]:
-    from vad_lib.backbones.weights import resolve_backbone_weights
     from vad_lib.detectors.registry import find_detector
+    from vad_lib.encoders.weights import resolve_backbone_weights
     from vad_lib.training import require_usable
 
     line = line_of(context)

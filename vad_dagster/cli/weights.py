@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, help="Backbone weights: $VAD_WEIGHTS, el
 @app.command("list")
 def list_() -> None:
     """List the weights that are here."""
-    from vad_lib.backbones.weights import list_weights
+    from vad_lib.encoders.weights import list_weights
     from vad_lib.lines import Home
 
     store = Home.from_environment().weights_folder
@@ -42,7 +42,7 @@ def add(
     ] = "",
 ) -> None:
     """Copy a file of weights into the store, after reading it without unpickling."""
-    from vad_lib.backbones.weights import add_weights
+    from vad_lib.encoders.weights import add_weights
 
     added = add_weights(file, name or None)
     console.print(f"{added.name}: {added.file}", markup=False)
@@ -51,7 +51,7 @@ def add(
 @app.command("fetch")
 def fetch(name: Annotated[str, typer.Argument(help="timm's name of the backbone, such as wide_resnet50_2.")]) -> None:
     """Download weights through timm into the store (the one command that needs a network)."""
-    from vad_lib.backbones.weights import fetch_weights
+    from vad_lib.encoders.weights import fetch_weights
 
     with stderr.status(f"fetching {name}"):
         fetched = fetch_weights(name)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from vad_lib.backbones.shipped import measured_cost
+from vad_lib.encoders.shipped import measured_cost
 from vad_lib.heatmaps import data_url
 from vad_lib.metrics import Evaluation
 from vad_lib.progress import format_seconds

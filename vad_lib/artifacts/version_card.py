@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vad_lib.backbones.shipped import TAG, measured_cost
+from vad_lib.encoders.shipped import TAG, measured_cost
 from vad_lib.metrics import HEADLINES, Evaluation
 from vad_lib.progress import format_seconds
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from vad_lib.backbones.weight_file import NO_BACKBONE, BackboneWeights
 from vad_lib.detectors.fit_forecast import (
     FitForecast,
     Part,
@@ -23,6 +22,7 @@ from vad_lib.detectors.fit_forecast import (
     seconds_an_image,
 )
 from vad_lib.detectors.storage import write_model_folder
+from vad_lib.encoders.weight_file import NO_BACKBONE, BackboneWeights
 from vad_lib.errors import InputError, VadError
 from vad_lib.machine import PeakMemory, resolve_device
 from vad_lib.progress import Progress, silent

@@ -34,8 +34,8 @@ from vad_lib.atomic_files import write_whole
 from vad_lib.settings import settings
 
 if TYPE_CHECKING:
-    from vad_lib.backbones.weight_file import BackboneWeights
     from vad_lib.detectors.images import ImageDataset
+    from vad_lib.encoders.weight_file import BackboneWeights
 
 SUFFIX = ".safetensors"
 FEATURES_VERSION = 1

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vad_lib.backbones.store import sha256_of
+from vad_lib.encoders.store import sha256_of
 from vad_lib.errors import ModelFormatError
 
 if TYPE_CHECKING:

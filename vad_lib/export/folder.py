@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vad_lib.backbones.store import sha256_of
 from vad_lib.detectors.storage import DESCRIPTION_FILE, description_text
+from vad_lib.encoders.store import sha256_of
 from vad_lib.errors import InputError, VadError
 from vad_lib.export.parity import ParityReport, compare
 from vad_lib.images.paths import FORMATS_TEXT

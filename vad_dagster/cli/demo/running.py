@@ -73,7 +73,7 @@ def run_demo(*, retrain: bool = False) -> None:
 
 def _refuse_without_weights(home: Home) -> None:
     """Say what is missing before anything else is done."""
-    from vad_lib.backbones.weights import resolve_backbone_weights
+    from vad_lib.encoders.weights import resolve_backbone_weights
 
     with stderr.status("looking for backbone weights"):
         found = resolve_backbone_weights(BACKBONE, home.weights_folder)

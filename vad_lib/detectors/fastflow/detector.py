@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.base import Detector, Epoch, FitReport, FitSettings, Scores, join_scores, require_batch
 from vad_lib.detectors.fastflow.epochs import PATIENCE, BestEpoch, monitored_value
 from vad_lib.detectors.fastflow.features import FEATURE_BUDGET, FeatureSource
@@ -23,6 +22,7 @@ from vad_lib.detectors.fastflow.plan_arguments import FastFlowArguments
 from vad_lib.detectors.feature_cache import FeatureCache, begin_cache, cache_numbers
 from vad_lib.detectors.fit_forecast import FitForecast, Part, bytes_of, memory_problems, sample_of, seconds_an_image
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError, ModelFormatError, VadError
 from vad_lib.machine import PeakMemory
 from vad_lib.progress import Progress, ProgressMeter, silent

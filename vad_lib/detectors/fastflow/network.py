@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from vad_lib.backbones.build import Normalise, create_backbone, freeze, load_weights
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.fastflow.plan_arguments import SIDE_OF_BACKBONE
+from vad_lib.encoders.build import Normalise, create_backbone, freeze, load_weights
+from vad_lib.encoders.weight_file import BackboneWeights
 
 STAGES = (1, 2, 3)
 """timm's indices of the features that flows are put on: strides 4, 8 and 16."""

@@ -13,8 +13,6 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from vad_lib.backbones.build import fitting_layers
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.base import (
     Detector,
     ExtendedDetector,
@@ -43,6 +41,8 @@ from vad_lib.detectors.patchcore.nearest import MemoryBank
 from vad_lib.detectors.patchcore.network import MapMaker, PatchEmbedder, image_score
 from vad_lib.detectors.patchcore.patches import PatchSource
 from vad_lib.detectors.patchcore.plan_arguments import PatchCoreArguments
+from vad_lib.encoders.build import fitting_layers
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError, ModelFormatError
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.randomness import seeded

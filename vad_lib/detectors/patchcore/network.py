@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vad_lib.backbones.build import Normalise, create_backbone
-from vad_lib.backbones.weight_file import BackboneWeights
 from vad_lib.detectors.patchcore.nearest import Farthest, MemoryBank
+from vad_lib.encoders.build import Normalise, create_backbone
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import PlanError
 
 NUM_NEIGHBOURS = 9

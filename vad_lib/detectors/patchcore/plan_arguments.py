@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from vad_lib.argument_fields import argument, words_of
-from vad_lib.backbones.store import SUFFIXES
 from vad_lib.detectors.registry import DetectorArguments
+from vad_lib.encoders.store import SUFFIXES
 from vad_lib.errors import PlanError
 
 RESNET = re.compile(r"(wide_)?resne[x]?t\d+(d|_2|_32x4d|_32x8d)?(\.\w+)?")
@@ -73,8 +73,8 @@ class PatchCoreArguments(DetectorArguments):
         if RESNET.fullmatch(name):
             names: Sequence[str] = LAYERS_OF_RESNET
         else:
-            from vad_lib.backbones.build import layer_names
-            from vad_lib.backbones.weight_file import BackboneWeights
+            from vad_lib.encoders.build import layer_names
+            from vad_lib.encoders.weight_file import BackboneWeights
 
             names = layer_names(BackboneWeights(name, None, "none", ""))
         if missing := [layer for layer in self.patchcore_layers if layer not in names]:

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from vad_lib.backbones import shipped
-from vad_lib.backbones.build import create_backbone, layer_names
-from vad_lib.backbones.store import sha256_of
-from vad_lib.backbones.vadnet import LevelLight
-from vad_lib.backbones.weights import resolve_backbone_weights
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.detectors.registry import detector_from_description
+from vad_lib.encoders import shipped
+from vad_lib.encoders.build import create_backbone, layer_names
+from vad_lib.encoders.store import sha256_of
+from vad_lib.encoders.vadnet import LevelLight
+from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.errors import PlanError, WeightsMissingError
 from vad_lib.preprocessing import Preprocessing
 
@@ -131,7 +131,7 @@ def test_the_image_as_it_came_goes_beside_the_levelled_one():
 
 def test_pages_and_warnings_give_one_figure_for_one_comparison():
     root = Path(__file__).parents[2]
-    for page in ("docs/benchmarks.md", "vad_lib/backbones/shipped/model_card.md"):
+    for page in ("docs/benchmarks.md", "vad_lib/encoders/shipped/model_card.md"):
         text = (root / page).read_text(encoding="utf-8")
         told = text[text.index("`vadnet10`)") :][:800] if page.startswith("docs") else text
         for row in shipped.shipped_facts()["measured"]:

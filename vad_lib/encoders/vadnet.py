@@ -139,5 +139,5 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def vadnet10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """resnet10 to its third stage, behind :class:`LevelLight`. Weights: :mod:`vad_lib.backbones.shipped`."""
+    """resnet10 to its third stage, behind :class:`LevelLight`. Weights: :mod:`vad_lib.encoders.shipped`."""
     return build_model_with_cfg(VadNet, "vadnet10", pretrained, feature_cfg={"out_indices": (0, 1, 2, 3)}, **kwargs)

@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from vad_lib.backbones.shipped import measured_cost, shipped_backbones
-from vad_lib.backbones.store import (
+from vad_lib.encoders.shipped import measured_cost, shipped_backbones
+from vad_lib.encoders.store import (
     SUFFIXES,
     architecture_of,
     find_in_store,
@@ -30,7 +30,7 @@ from vad_lib.backbones.store import (
     sidecar_of,
     weight_files,
 )
-from vad_lib.backbones.weight_file import (
+from vad_lib.encoders.weight_file import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     NO_BACKBONE,

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vad_lib.backbones.store import sha256_of
-from vad_lib.backbones.weight_file import BackboneWeights
+from vad_lib.encoders.store import sha256_of
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import ModelFormatError
 
 FOLDER = Path(__file__).with_name("shipped")
@@ -52,7 +52,7 @@ def shipped_backbones() -> dict[str, BackboneWeights]:
 
 def register_architectures() -> None:
     """Register the architectures of the shipped backbones with timm; called before any network is built."""
-    from vad_lib.backbones import vadnet  # noqa: F401
+    from vad_lib.encoders import vadnet  # noqa: F401
 
 
 def measured_cost() -> str:

@@ -12,8 +12,8 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import vision_transformer
 from torch import nn
 
-from vad_lib.backbones.shipped import LAYERS, register_architectures
-from vad_lib.backbones.weight_file import BackboneWeights
+from vad_lib.encoders.shipped import LAYERS, register_architectures
+from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import ModelFormatError, PlanError
 
 
