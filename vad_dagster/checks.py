@@ -17,7 +17,7 @@ import pandera.errors
 import pandera.pandas as pa
 
 from vad_dagster.partitions import lines
-from vad_lib.encoders.shipped import measured_cost
+from vad_lib.encoders.fallback import measured_cost
 from vad_lib.errors import VadError
 from vad_lib.findings import Finding
 
@@ -85,10 +85,10 @@ def weights_result(asset: str, check: str, weights: BackboneWeights) -> dg.Asset
     problem = None
     if weights.source == "random":
         problem = f"{weights.name} has random weights (VAD_ALLOW_RANDOM_WEIGHTS): for tests only, never for use."
-    elif weights.source == "shipped" and asked != weights.name:
+    elif weights.is_fallback:
         problem = (
-            f"Weights of {asked} are not on this machine: the fallback backbone {weights.name}, which comes with the "
-            f"package, is used instead. {measured_cost()} "
+            f"Weights of {asked} are not on this machine: the fallback backbone {weights.name} is used "
+            f"instead. {measured_cost()} "
             f"`vad weights fetch {asked}` or `vad weights add FILE` brings what the plan asks for."
         )
     return plain_result(

@@ -113,6 +113,35 @@ def interval(count: int, of: int, confidence: float = 0.95) -> tuple[float, floa
     return low, high
 
 
+def auroc_interval(
+    scores: ArrayLike, is_anomalous: ArrayLike, confidence: float = 0.95, draws: int = 1000
+) -> tuple[float, float, float]:
+    """Return the area under the ROC curve, and between which values the true one lies.
+
+    The interval is between quantiles of ``draws`` areas of images drawn again with replacement, normal and anomalous
+    ones apart; the draws are the same each time.
+
+    Args:
+        scores: of N images, larger is more anomalous.
+        is_anomalous: bool (N,), with both values.
+
+    Returns:
+        The area, the low end and the high end, each in 0..1.
+    """
+    values, flags = np.asarray(scores, np.float64), np.asarray(is_anomalous, bool)
+    normal, anomalous = np.sort(values[~flags]), values[flags]
+    # the area is the mean share of normal images below an anomalous one, ties by half
+    draw = np.random.default_rng(0)
+    areas = []
+    for number in range(draws + 1):
+        chosen = normal if number == 0 else np.sort(draw.choice(normal, len(normal)))
+        others = anomalous if number == 0 else draw.choice(anomalous, len(anomalous))
+        below = np.searchsorted(chosen, others, "left") + np.searchsorted(chosen, others, "right")
+        areas.append(float(below.mean()) / (2 * len(chosen)))
+    low, high = np.quantile(areas[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return areas[0], float(low), float(high)
+
+
 def evaluate(scores: ArrayLike, is_anomalous: ArrayLike, predicted: ArrayLike) -> Evaluation:
     """Compare decisions and scores with the true labels.
 

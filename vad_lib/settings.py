@@ -165,8 +165,8 @@ class Settings(BaseSettings):
     fallback_backbone: bool = variable(
         "VAD_FALLBACK_BACKBONE",
         True,
-        "Whether the small backbone that ships with the package is used where the weights that a plan asks for are "
-        "missing. With 0 the training stops instead, and says which file it wants.",
+        "Whether the backbone that is always there (EfficientNet-Lite0) is used where the weights that a plan asks for "
+        "are missing. With 0 the training stops instead, and says which file it wants.",
     )
     allow_random_weights: bool = variable(
         "VAD_ALLOW_RANDOM_WEIGHTS",

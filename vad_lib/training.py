@@ -42,8 +42,7 @@ class FittedDetector:
         report: epochs, the metric that decided, numbers.
         seconds: of the fit, reading of the images included.
         arguments: in force, after all automatic changes.
-        weights: the backbone's. Say it loudly where ``weights.source`` is 'shipped' and the plan asked for another, or
-            'random'.
+        weights: the backbone's. Say it loudly where ``weights.is_fallback``, or ``weights.source`` is 'random'.
         changes: arguments that were changed automatically here (readiness has its own).
         notices: what the user should know.
         unreadable: reasons by path, of training images that could not be read any more; they were left out.

@@ -271,13 +271,16 @@ def test_the_report_stands_alone_and_shows_misses_before_false_alarms(
         assert told in text
 
 
-@pytest.mark.parametrize(("source", "told"), [("random", "do not inspect with it"), ("shipped", "better model")])
+@pytest.mark.parametrize(
+    ("source", "is_fallback", "told"), [("random", False, "do not inspect with it"), ("package", True, "better model")]
+)
 def test_the_report_warns_of_weights_that_are_not_those_of_the_plan(
-    source: str, told: str, make_training: MakeTraining, tmp_path: Path
+    source: str, is_fallback: bool, told: str, make_training: MakeTraining, tmp_path: Path
 ) -> None:
     from dataclasses import replace
 
-    record = replace(make_training(ONLY_NORMAL), weights={"name": "resnet18", "source": source})
+    weights = {"name": "resnet18", "source": source, "is_fallback": is_fallback}
+    record = replace(make_training(ONLY_NORMAL), weights=weights)
     assert told in write_train_tree(tmp_path / "out", record).report.read_text()
 
 

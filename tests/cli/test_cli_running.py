@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -167,3 +168,18 @@ def _command_lines() -> list[str]:
         except OSError:
             continue
     return found
+
+
+def test_a_ctrl_c_whose_exception_is_lost_stops_the_run_all_the_same(instance: dg.DagsterInstance) -> None:
+    class Losing(Follower):
+        def read(self, instance: dg.DagsterInstance) -> None:
+            with contextlib.suppress(KeyboardInterrupt):  # as in a destructor
+                signal.raise_signal(signal.SIGINT)
+            super().read(instance)
+
+    register_lines(instance, ["bricks"])
+    request = JobRequest("train_line", "bricks", {"ops": {"toy": {"config": {"seconds": 120}}}}, {})
+    with Losing("train bricks", quiet=True) as follower, pytest.raises(KeyboardInterrupt):
+        run_job(instance, request, follower, definitions=TOY)
+    (run,) = instance.get_runs()
+    assert run.status == dg.DagsterRunStatus.CANCELED

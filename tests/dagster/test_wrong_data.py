@@ -12,7 +12,7 @@ from gravel_line import PLAN, checks, failure, metadata, run
 
 from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
-from vad_lib.encoders.shipped import TAG, measured_cost
+from vad_lib.encoders.fallback import TAG, measured_cost
 from vad_lib.lines import Home
 
 
@@ -146,7 +146,7 @@ def test_a_first_version_of_a_hopeless_table_waits_for_a_person(
 
 
 # last in this file: it gives the line a champion
-def test_the_shipped_backbone_stands_in_with_a_warning_that_tells_what_it_costs(
+def test_the_fallback_backbone_stands_in_with_a_warning_that_tells_what_it_costs(
     second_line: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS")
@@ -161,7 +161,7 @@ def test_the_shipped_backbone_stands_in_with_a_warning_that_tells_what_it_costs(
     assert "instead of" in check.description
     assert result.success
     (version, *_) = LineRegistry(MLflowTracking(), "spoilt").versions()
-    assert version.tags[TAG].startswith("vadnet10 instead of resnet34. ")
+    assert version.tags[TAG].startswith("tf_efficientnet_lite0 instead of resnet34. ")
     assert measured_cost() in version.tags[TAG]
 
 

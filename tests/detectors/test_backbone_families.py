@@ -128,5 +128,5 @@ def test_the_layers_of_residual_networks_that_are_known_without_timm_are_those_o
 def test_the_names_of_layers_are_looked_at_before_anything_is_loaded() -> None:
     with pytest.raises(PlanError, match="the layers of convnext_atto are stages"):
         PatchCoreArguments(patchcore_backbone="convnext_atto").require_usable()
-    PatchCoreArguments(patchcore_backbone="vadnet10").require_usable()
+    PatchCoreArguments(patchcore_backbone="resnet10t", patchcore_layers=("layer1",)).require_usable()
     PatchCoreArguments(patchcore_backbone="/somewhere/file.pth", patchcore_layers=("any",)).require_usable()

@@ -29,7 +29,7 @@ SMALL = "mobilenetv3_small_050"
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS", raising=False)
-    monkeypatch.setattr(module, "shipped_backbones", dict)
+    monkeypatch.setattr(module, "fallback_backbone", lambda: None)
 
 
 @pytest.fixture(scope="session")
@@ -186,15 +186,15 @@ def test_random_weights_are_given_only_where_they_are_allowed(
         resolve_backbone_weights("resnet18", tmp_path)
 
 
-def test_a_shipped_backbone_stands_in_and_says_what_was_asked_for(
+def test_the_fallback_backbone_stands_in_and_says_what_was_asked_for(
     tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch, small_state: dict[str, torch.Tensor]
 ) -> None:
     file = put(tmp_path, "package.pth", small_state)
-    ours = BackboneWeights(SMALL, file, "shipped", "0" * 64, asked_for=SMALL, layers=("blocks.1", "blocks.2"))
-    monkeypatch.setattr(module, "shipped_backbones", lambda: {SMALL: ours})
+    ours = BackboneWeights(SMALL, file, "package", "0" * 64, asked_for=SMALL, layers=("blocks.1", "blocks.2"))
+    monkeypatch.setattr(module, "fallback_backbone", lambda: ours)
     monkeypatch.setenv("VAD_FALLBACK_BACKBONE", "1")
     found = resolve_backbone_weights("resnet18", tmp_path / "empty")
-    assert (found.name, found.source, found.asked_for) == (SMALL, "shipped", "resnet18")
+    assert (found.name, found.source, found.asked_for) == (SMALL, "package", "resnet18")
     assert resolve_backbone_weights(SMALL, tmp_path / "empty").asked_for == SMALL
     assert list_weights(tmp_path / "empty") == [ours]
 

@@ -131,7 +131,7 @@ def test_training_stops_before_it_starts_where_weights_are_missing(
 
     monkeypatch.setenv("VAD_ALLOW_RANDOM_WEIGHTS", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(module, "shipped_backbones", dict)
+    monkeypatch.setattr(module, "fallback_backbone", lambda: None)
     updates: list[ProgressUpdate] = []
     with pytest.raises(WeightsMissingError, match="vad weights fetch resnet18"):
         fit_detector(dataset, patchcore(), weights_store=tmp_path, progress=updates.append)

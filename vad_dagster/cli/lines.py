@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from vad_dagster.cli.console import console, new_table
 from vad_lib.atomic_files import write_whole
-from vad_lib.detectors.registry import FIRST_CHOICE
+from vad_lib.detectors.registry import FIRST_CHOICE, find_detector
 from vad_lib.errors import InputError
 from vad_lib.images.paths import is_image_name
 from vad_lib.lines import Home, Line
@@ -103,7 +103,8 @@ def add_line(
         _prepare(line)
         partial.unlink(missing_ok=True)
         try:
-            written = write_plan_for_folder(labelled.folder, partial, model_name=model, **labelled.choices)
+            choices = find_detector(model).arguments.recommended() | labelled.choices
+            written = write_plan_for_folder(labelled.folder, partial, model_name=model, **choices)
             if labelled.split_column:
                 # train/ and test/ together are the training data: one fits, the other validates
                 paths = written.paths.model_copy(update={"train_data": str(labelled.folder)})

@@ -6,12 +6,15 @@ Either way it is submitted through Dagster's GraphQL API, exactly as the web pag
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from vad_dagster.cli.following import Follower, RunOutcome
@@ -78,12 +81,12 @@ def run_job(
     # A run may have begun before its id is known here; by this tag Ctrl-C finds it.
     ours = {"vad/command": uuid.uuid4().hex}
     request = replace(request, tags={**request.tags, **ours})
-    with code_server(*definitions) as server:
+    with code_server(*definitions) as server, _noted_interrupts() as interrupted:
         try:
             while True:
                 run_id = _submit(server, request, queue=daemon_is_alive(instance))
                 follower.started(run_id)
-                if _wait(instance, run_id, follower):
+                if _wait(instance, run_id, follower, interrupted):
                     return follower.outcome(instance)
                 # Its place in the queue is given up before it is submitted anew, so that it cannot run twice.
                 instance.run_coordinator.cancel_run(run_id)
@@ -147,7 +150,26 @@ def _submit(server: CodeServer, request: JobRequest, *, queue: bool) -> str:
     raise VadError(f"The job {request.job!r} was refused: {told or result['__typename']}")
 
 
-def _wait(instance: DagsterInstance, run_id: str, follower: Follower) -> bool:
+@contextmanager
+def _noted_interrupts() -> Iterator[threading.Event]:
+    """Note each Ctrl-C: its exception is lost where it is raised in a destructor, and the run would go on."""
+    noted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _wait(instance: DagsterInstance, run_id: str, follower: Follower, interrupted: threading.Event) -> bool:
     """Show a run until it has ended; return False where it waits in a queue that nobody works any more."""
     from dagster import DagsterRunStatus
 
@@ -162,6 +184,8 @@ def _wait(instance: DagsterInstance, run_id: str, follower: Follower) -> bool:
             if not daemon_is_alive(instance):
                 return False
             follower.say("waiting in the queue of the daemon")
+        if interrupted.is_set():
+            raise KeyboardInterrupt
         time.sleep(POLL_SECONDS)
 
 

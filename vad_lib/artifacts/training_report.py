@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from vad_lib.encoders.shipped import measured_cost
+from vad_lib.encoders.fallback import measured_cost
 from vad_lib.heatmaps import data_url
 from vad_lib.metrics import Evaluation
 from vad_lib.progress import format_seconds
@@ -130,14 +130,13 @@ def _head(record: TrainingRecord) -> str:
 
 
 def _warning_of_weights(record: TrainingRecord) -> str:
-    source = str(record.weights.get("source", ""))
-    if source == "shipped":
+    if record.weights.get("is_fallback"):
         return (
-            '<div class="warn">The small backbone that comes with the package was used. '
+            '<div class="warn">The fallback backbone was used. '
             f"{escape(measured_cost())} Weights of the one that the plan names, put into the weights store, give a "
             "better model.</div>"
         )
-    if source == "random":
+    if record.weights.get("source") == "random":
         return (
             '<div class="warn error">The backbone was not trained at all (random weights). This model is for trying '
             "the software only: do not inspect with it.</div>"

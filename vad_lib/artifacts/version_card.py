@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vad_lib.encoders.shipped import TAG, measured_cost
+from vad_lib.encoders.fallback import TAG, measured_cost
 from vad_lib.metrics import HEADLINES, Evaluation
 from vad_lib.progress import format_seconds
 
@@ -40,11 +40,10 @@ def training_tags(record: TrainingRecord) -> dict[str, Any]:
     """Return the tags of a version that was trained: what a person filters by. The description holds the rest."""
     weights = record.weights
     asked, got = weights.get("asked_for", ""), weights.get("name", "")
-    replaced = weights.get("source") == "shipped" and asked and asked != got
     return {
         "detector": record.model_name,
         "backbone": got,
-        **({TAG: f"{got} instead of {asked}. {measured_cost()}"} if replaced else {}),
+        **({TAG: f"{got} instead of {asked}. {measured_cost()}"} if weights.get("is_fallback") else {}),
         "dataset_digest": record.dataset.digest,
         **_tags_of_numbers(record.evaluation, record.learnt.threshold),
     }

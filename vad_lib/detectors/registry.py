@@ -49,6 +49,11 @@ class DetectorArguments(Arguments):
         """Return the (height, width) that the detector insists on, or None, and why."""
         return None, ""
 
+    @classmethod
+    def recommended(cls) -> dict[str, Any]:
+        """Return the arguments of a new line that suit this machine better than the defaults; by default none."""
+        return {}
+
     def require_usable(self) -> None:
         """Refuse what cannot be used whatever the data are, before anything is begun. By default nothing is.
 

@@ -12,7 +12,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import vision_transformer
 from torch import nn
 
-from vad_lib.encoders.shipped import LAYERS, register_architectures
+from vad_lib.encoders.fallback import LAYERS
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import ModelFormatError, PlanError
 
@@ -62,7 +62,6 @@ def create_backbone(weights: BackboneWeights, layers: Sequence[str] | Sequence[i
         PlanError: the backbone has no such layer, or no layers at all; lists those it has.
         ModelFormatError: the file lacks weights that these layers need, or has them in other shapes.
     """
-    register_architectures()
     indices = sorted(layer if isinstance(layer, int) else layer_index(weights, layer) for layer in layers)
     options = {**_any_size(weights.name), **weights.create_kwargs}
     if _is_plain_transformer(weights.name):
@@ -84,7 +83,6 @@ def layer_names(weights: BackboneWeights) -> list[str]:
     Raises:
         PlanError: no features can be taken from this architecture.
     """
-    register_architectures()
     try:
         with torch.device("meta"):  # names only: no memory, no random numbers
             network = timm.create_model(weights.name, pretrained=False, features_only=True, **weights.create_kwargs)
@@ -123,8 +121,7 @@ def fitting_layers(weights: BackboneWeights, layers: Sequence[str]) -> tuple[str
     """Return the layers to take: the plan's, but for those of a sidecar, and of a fallback that lacks the plan's."""
     if weights.layers:
         return weights.layers
-    stands_in = weights.source == "shipped" and weights.asked_for not in ("", weights.name)
-    if stands_in and not set(layers) <= set(layer_names(weights)):
+    if weights.is_fallback and not set(layers) <= set(layer_names(weights)):
         return LAYERS
     return tuple(layers)
 
@@ -152,7 +149,10 @@ def load_weights(network: nn.Module, weights: BackboneWeights) -> None:
     """
     # timm flattens stages of a feature network (stages_0 for stages.0), so keys are compared without their dots; and
     # it puts some architectures into a model of their own, which a file of weights knows nothing of.
-    source = {key.replace(".", "_"): value for key, value in weights.load_state_dict().items()}
+    tensors = weights.load_state_dict()
+    if weights.in_order:
+        tensors = dict(zip(_names_of_all_weights(weights.name), tensors.values(), strict=False))
+    source = {key.replace(".", "_"): value for key, value in tensors.items()}
     wanted = network.state_dict()
     flat = {key: key.removeprefix("model.").replace(".", "_") for key in wanted}
     found = {key: source[flat[key]] for key in wanted if flat[key] in source}
@@ -169,6 +169,11 @@ def load_weights(network: nn.Module, weights: BackboneWeights) -> None:
             f"wanted is {tuple(wanted[wrong[0]].shape)}."
         )
     network.load_state_dict(found, strict=False)
+
+
+def _names_of_all_weights(name: str) -> list[str]:
+    with torch.device("meta"):
+        return list(timm.create_model(name, pretrained=False).state_dict())
 
 
 def freeze(network: nn.Module) -> nn.Module:

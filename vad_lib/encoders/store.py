@@ -2,7 +2,8 @@
 
 A file ``NAME.pth`` (or .pt, .bin, .safetensors) serves timm's model ``NAME``, and so does a file whose name begins with
 ``NAME_`` or ``NAME.``. The sidecar ``<file name>.json`` may hold ``architecture`` (timm's name), ``create_kwargs``,
-``mean``, ``std``, ``layers`` and ``sha256``; where it gives a sha256, the file must match it.
+``mean``, ``std``, ``layers``, ``in_order`` (the tensors are timm's in the same order, under other names) and
+``sha256``; where it gives a sha256, the file must match it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,21 @@ KNOWN_FILES: dict[str, dict[str, Any]] = {
         "std": [0.5, 0.5, 0.5],
     },
     "resnet18_tv_bnfolded_stem_to_layer3": {"architecture": "resnet18"},
+    **{
+        stem: {
+            "architecture": f"tf_efficientnet_lite{number}",
+            "mean": [127 / 255] * 3,
+            "std": [128 / 255] * 3,
+            "in_order": True,
+        }
+        for number, stem in enumerate(
+            ("efficientnet-lite0-57934424", "efficientnet-lite1-77cc7160", "efficientnet-lite2-9656183e")
+        )
+    },
 }
 """What sidecars would say of files that are passed around without one, by file stem."""
 
-_SIDECAR_KEYS = {"architecture", "create_kwargs", "mean", "std", "layers", "sha256"}
+_SIDECAR_KEYS = {"architecture", "create_kwargs", "mean", "std", "layers", "sha256", "in_order"}
 
 
 def sidecar_of(file: Path) -> Path:

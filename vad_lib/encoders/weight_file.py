@@ -12,7 +12,7 @@ from vad_lib.errors import ModelFormatError
 if TYPE_CHECKING:
     import torch
 
-Source = Literal["plan", "store", "timm", "shipped", "random", "none"]
+Source = Literal["plan", "store", "timm", "package", "random", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CREATE_KWARGS = ("bn_eps", "dynamic_img_size", "global_pool", "img_size", "num_classes", "output_stride", "pad_type")
@@ -34,6 +34,7 @@ class BackboneWeights:
         std: of the three channels; divided by.
         asked_for: what the plan named.
         layers: layer names that the file's sidecar gives instead of the plan's; empty where the plan's are used.
+        in_order: whether the file's tensors are those of timm's model in the same order, under other names.
     """
 
     name: str
@@ -45,6 +46,12 @@ class BackboneWeights:
     std: tuple[float, ...] = IMAGENET_STD
     asked_for: str = ""
     layers: tuple[str, ...] = ()
+    in_order: bool = False
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether this backbone takes the place of another one that the plan asked for."""
+        return self.source == "package" and self.asked_for not in ("", self.name)
 
     def __post_init__(self) -> None:
         """Refuse what may not reach timm from a sidecar, a model folder or a plan.
@@ -83,6 +90,7 @@ class BackboneWeights:
             "create_kwargs": self.create_kwargs,
             "mean": list(self.mean),
             "std": list(self.std),
+            "is_fallback": self.is_fallback,
         }
 
     @classmethod

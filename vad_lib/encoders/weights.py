@@ -5,7 +5,7 @@ The order, and there is no other place that looks for weights:
 1. a path in the plan;
 2. the weights store, by timm's model name (``store``);
 3. timm's own download, where the network allows; what comes is kept in the store, so the next run needs no network;
-4. the backbone shipped with the package (``shipped``), the fallback for the one asked for unless
+4. the backbone that an installed package carries (``fallback``), in place of the one asked for unless
    ``VAD_FALLBACK_BACKBONE=0`` forbids it: ``asked_for`` differs from ``name`` then, and whoever trains must say so
    loudly, with the measured cost.
 """
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from vad_lib.encoders.shipped import measured_cost, shipped_backbones
+from vad_lib.encoders.fallback import fallback_backbone, measured_cost
 from vad_lib.encoders.store import (
     SUFFIXES,
     architecture_of,
@@ -67,8 +68,9 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
         return _from_path(Path(asked).expanduser(), folder)
     if file := find_in_store(asked, folder):
         return _from_file(file, asked, "store")
-    if asked in shipped_backbones():
-        return shipped_backbones()[asked]
+    fallback = fallback_backbone()
+    if fallback is not None and asked == fallback.name:
+        return fallback
     if settings().allow_random_weights:
         return BackboneWeights(asked, None, "random", "", asked_for=asked)
     if not _is_timm_model(asked):
@@ -76,26 +78,26 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
     try:
         return _from_file(fetch_weights(asked, store=folder), asked, "timm")
     except WeightsMissingError as error:
-        shipped = next(iter(shipped_backbones().values()), None)
-        if shipped is None:
+        if fallback is None:
             raise
         if settings().fallback_backbone:
-            return BackboneWeights(**{**shipped.__dict__, "asked_for": asked})
+            return replace(fallback, asked_for=asked)
         raise WeightsMissingError(
-            f"{error}\nVAD_FALLBACK_BACKBONE=0 forbids that {shipped.name}, the small backbone that ships with the "
-            f"package, is used instead. {measured_cost()}"
+            f"{error}\nVAD_FALLBACK_BACKBONE=0 forbids that {fallback.name}, which is always there, is used "
+            f"instead. {measured_cost()}"
         ) from error
 
 
 def list_weights(store: Path | None = None) -> list[BackboneWeights]:
-    """Return every backbone that can be had without a network: the store's, then the shipped ones."""
+    """Return every backbone that can be had without a network: the store's, then the fallback."""
     folder = store if store is not None else Home.from_environment().weights_folder
     found = []
     for file in weight_files(folder):
         name = architecture_of(file)
         if name is not None:
             found.append(_from_file(file, name, "store"))
-    return [*found, *shipped_backbones().values()]
+    fallback = fallback_backbone()
+    return found if fallback is None else [*found, fallback]
 
 
 def add_weights(file: Path, name: str | None = None, *, store: Path | None = None) -> BackboneWeights:
@@ -187,6 +189,7 @@ def _from_file(file: Path, asked_for: str, source: Source, name: str | None = No
         std,
         asked_for,
         tuple(facts.get("layers", ())),
+        bool(facts.get("in_order", False)),
     )
 
 

@@ -11,8 +11,9 @@ from pydantic import field_validator
 
 from vad_lib.argument_fields import argument, words_of
 from vad_lib.detectors.registry import DetectorArguments
-from vad_lib.encoders.store import SUFFIXES
+from vad_lib.encoders.store import SUFFIXES, find_in_store
 from vad_lib.errors import PlanError
+from vad_lib.lines import Home
 
 RESNET = re.compile(r"(wide_)?resne[x]?t\d+(d|_2|_32x4d|_32x8d)?(\.\w+)?")
 LAYERS_OF_RESNET = ("act1", "layer1", "layer2", "layer3", "layer4")
@@ -60,6 +61,16 @@ class PatchCoreArguments(DetectorArguments):
     def backbone(self) -> str:
         """Return the name or path of the backbone."""
         return self.patchcore_backbone
+
+    @classmethod
+    def recommended(cls) -> dict[str, Any]:
+        """Return the backbone that is always here, and its layers, where the default's weights are not."""
+        from vad_lib.encoders.fallback import LAYERS, NAME, fallback_backbone
+
+        default = cls.model_fields["patchcore_backbone"].default
+        if find_in_store(default, Home.from_environment().weights_folder) or fallback_backbone() is None:
+            return {}
+        return {"patchcore_backbone": NAME, "patchcore_layers": LAYERS}
 
     def require_usable(self) -> None:
         """Refuse layers that the named backbone does not have. A weight file's own name says too little.
