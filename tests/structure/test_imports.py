@@ -24,6 +24,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "metrics heatmaps readiness",
         "training models forecast training_inputs",
         "trained_model export compiled extending artifacts",
+        "comparison",
         "validation",
         "inspection_db",
         "ingest queue",

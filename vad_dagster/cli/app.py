@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from vad_dagster.cli import (
+    bench,
     commands,
     database,
     export,
@@ -60,6 +61,7 @@ app.add_typer(plans.app, name="plan")
 app.add_typer(weights.app, name="weights")
 app.add_typer(database.app, name="db")
 app.add_typer(labels.app, name="label")
+app.add_typer(bench.app, name="bench")
 app.command("train")(commands.train)
 app.command("inspect")(commands.inspect)
 app.command("export")(export.export)

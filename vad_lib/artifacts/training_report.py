@@ -7,7 +7,7 @@ trained on, what was changed behind my back.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from vad_lib.artifacts.html import cell, number, page, pairs, table_of
 from vad_lib.encoders.fallback import measured_cost
 from vad_lib.heatmaps import data_url
 from vad_lib.metrics import Evaluation
@@ -27,34 +28,6 @@ if TYPE_CHECKING:
 
 _MOST_ERRORS_LISTED = 50
 _PICTURE_WIDTH = 640
-
-_STYLE = """
-:root { color-scheme: light; --ink: #18181b; --faint: #71717a; --line: #e4e4e7; --soft: #fafafa; --bad: #b91c1c;
-  --good: #15803d; --odd: #c2410c; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1240px; padding: 32px 24px 80px; color: var(--ink); background: #fff;
-  font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; }
-h1 { font-size: 26px; margin: 0; } h2 { font-size: 18px; margin: 40px 0 12px; border-top: 1px solid var(--line);
-  padding-top: 20px; } p { margin: 6px 0; } .faint { color: var(--faint); }
-.cards { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 4px; }
-.card { border: 1px solid var(--line); border-radius: 8px; padding: 10px 16px; min-width: 116px;
-  background: var(--soft); }
-.card b { display: block; font-size: 22px; font-weight: 650; } .card span { color: var(--faint); font-size: 13px; }
-.bad b { color: var(--bad); } .odd b { color: var(--odd); }
-table { border-collapse: collapse; margin: 8px 0; } th, td { padding: 5px 14px 5px 0; text-align: left;
-  border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--faint); font-weight: 500; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-td { overflow-wrap: anywhere; } code { font: 13px ui-monospace, "DejaVu Sans Mono", monospace; }
-.matrix td, .matrix th { border: 1px solid var(--line); padding: 10px 18px; text-align: center; }
-.matrix .hit { background: #dcfce7; } .matrix .slip { background: #fee2e2; }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 14px; }
-.sheet img { width: 100%; border: 1px solid var(--line); border-radius: 6px; display: block; }
-img.graph { max-width: 100%; width: 1000px; } .warn { border-left: 4px solid var(--odd); background: #fff7ed;
-  padding: 8px 14px; margin: 10px 0; } .error { border-color: var(--bad); background: #fef2f2; }
-.info { border-color: #a1a1aa; background: var(--soft); }
-details summary { cursor: pointer; color: var(--faint); }
-@media print { .sheet { grid-template-columns: repeat(2, 1fr); } }
-"""
 
 
 def training_report(
@@ -86,13 +59,7 @@ def training_report(
         _forecast(record),
         _arguments(record),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Training report: {escape(record.line)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body></html>\n"
-    )
+    return page(f"Training report: {record.line}", sections)
 
 
 def _head(record: TrainingRecord) -> str:
@@ -102,17 +69,17 @@ def _head(record: TrainingRecord) -> str:
     seconds = f" in {format_seconds(float(facts['seconds']))}" if facts.get("seconds") is not None else ""
     date = f"{threshold.created_at:%Y-%m-%d %H:%M} UTC"
     cards = [
-        ("image AUROC", _number(evaluation.image_auroc), ""),
-        ("F1", _number(evaluation.f1), ""),
-        ("recall", _number(evaluation.recall), ""),
-        ("precision", _number(evaluation.precision), ""),
+        ("image AUROC", number(evaluation.image_auroc), ""),
+        ("F1", number(evaluation.f1), ""),
+        ("recall", number(evaluation.recall), ""),
+        ("precision", number(evaluation.precision), ""),
         ("misses (fn)", str(evaluation.fn), "bad" if evaluation.fn else ""),
         ("false alarms (fp)", str(evaluation.fp), "odd" if evaluation.fp else ""),
         ("validation images", str(evaluation.n), ""),
     ]
     if not evaluation.has_anomalous:
         cards = [
-            ("false alarm rate", _number(evaluation.false_alarm_rate), ""),
+            ("false alarm rate", number(evaluation.false_alarm_rate), ""),
             ("false alarms (fp)", str(evaluation.fp), "odd" if evaluation.fp else ""),
             ("validation images, all normal", str(evaluation.n), ""),
         ]
@@ -146,7 +113,7 @@ def _warning_of_weights(record: TrainingRecord) -> str:
 
 def _weights(record: TrainingRecord) -> str:
     told = {name: value for name, value in record.weights.items() if value}
-    return f"<h2>Backbone weights</h2>{_pairs(told)}" if told else ""
+    return f"<h2>Backbone weights</h2>{pairs(told)}" if told else ""
 
 
 def _errors(rows: pd.DataFrame, heatmaps: Sequence[SavedHeatmap], heatmap_folder: str) -> str:
@@ -167,7 +134,7 @@ def _errors(rows: pd.DataFrame, heatmaps: Sequence[SavedHeatmap], heatmap_folder
         if not len(wrong)
         else f"{len(wrong)} of {len(rows)} validation images are decided wrongly: misses first, then false alarms."
     )
-    table = _table(
+    table = table_of(
         ("image", "label", "predicted", "p", "raw score"),
         [
             (row["image_path"], row["label"], row["predicted"], f"{row['p']:.4f}", f"{row['raw_score']:.5g}")
@@ -196,7 +163,7 @@ def _threshold(record: TrainingRecord, graph: Path | None) -> str:
     if graph is not None:
         encoded = base64.b64encode(graph.read_bytes()).decode()
         image = f'<img class="graph" alt="performance over the threshold" src="data:image/png;base64,{encoded}">'
-    table = _table(
+    table = table_of(
         ("choice", "inference_threshold", "raw score", "misses", "false alarms", "F1"),
         [
             (
@@ -205,7 +172,7 @@ def _threshold(record: TrainingRecord, graph: Path | None) -> str:
                 f"{row['threshold']:.6g}",
                 row["fn"],
                 row["fp"],
-                _number(row["f1"]),
+                number(row["f1"]),
             )
             for name, row in _choices(record.learnt.table, record.evaluation)
         ],
@@ -245,7 +212,7 @@ def _confusion(evaluation: Evaluation, rows: pd.DataFrame) -> str:
         f'<tr><th>anomalous</th><td class="slip">{evaluation.fn}</td><td class="hit">{evaluation.tp}</td></tr></table>'
     )
     by_label = rows.assign(ng=rows["predicted"] == "NG").groupby("label")["ng"].agg(["size", "sum"])
-    table = _table(
+    table = table_of(
         ("label", "images", "predicted NG", "share NG"),
         [(label, size, ng, f"{ng / size:.1%}") for label, size, ng in by_label.itertuples()],
         numbers=(1, 2, 3),
@@ -262,14 +229,14 @@ def _data(record: TrainingRecord) -> str:
         for width, height, channels, n in sizes.head(8).reset_index(name="n").itertuples(index=False)
     ]
     dropped = dataset.dropped
-    dropped_table = _table(
+    dropped_table = table_of(
         ("dropped", "reason"),
         [(row["image_path"], row["reason"]) for row in dropped.head(_MOST_ERRORS_LISTED).to_dict("records")],
     )
     return (
         f"<h2>What it was trained on</h2><p>{len(dataset.rows)} of {len(dataset.input_table)} rows from "
         f"<code>{escape(str(dataset.data_folder))}</code>; the normal label is <b>{escape(dataset.ok_class)}</b>.</p>"
-        + _table(("split", "label", "images"), counts.reset_index().to_numpy().tolist(), numbers=(2,))
+        + table_of(("split", "label", "images"), counts.reset_index().to_numpy().tolist(), numbers=(2,))
         + f"<p>Sizes: {escape('; '.join(told))}{' and others' if len(sizes) > 8 else ''}.</p>"
         + (f"<p>{len(dropped)} rows were dropped.</p>{dropped_table}" if len(dropped) else "")
     )
@@ -277,7 +244,7 @@ def _data(record: TrainingRecord) -> str:
 
 def _changes_and_findings(record: TrainingRecord) -> str:
     dataset = record.dataset
-    changes = _table(
+    changes = table_of(
         ("argument", "given", "used", "why"),
         [(c.argument, str(c.old), str(c.new), c.reason) for c in dataset.changes],
     )
@@ -296,8 +263,8 @@ def _epochs(epochs: Sequence[Mapping[str, Any]]) -> str:
     if not epochs:
         return ""
     names = list(epochs[0])
-    rows = [[_cell(epoch.get(name)) for name in names] for epoch in epochs]
-    return f"<h2>Epochs</h2>{_table(names, rows, numbers=tuple(range(len(names))))}"
+    rows = [[cell(epoch.get(name)) for name in names] for epoch in epochs]
+    return f"<h2>Epochs</h2>{table_of(names, rows, numbers=tuple(range(len(names))))}"
 
 
 def _forecast(record: TrainingRecord) -> str:
@@ -305,7 +272,7 @@ def _forecast(record: TrainingRecord) -> str:
         (one.what, f"{one.forecast:,.4g}", f"{one.actual:,.4g}", "–" if one.ratio is None else f"{one.ratio:.2f}")
         for one in record.comparisons
     ]
-    table = _table(("", "forecast", "actual", "actual / forecast"), rows, numbers=(1, 2, 3))
+    table = table_of(("", "forecast", "actual", "actual / forecast"), rows, numbers=(1, 2, 3))
     return f"<h2>What it took</h2>{table}" if rows else ""
 
 
@@ -315,35 +282,4 @@ def _arguments(record: TrainingRecord) -> str:
         **record.train.model_dump(mode="json"),
         **record.facts,
     }
-    return f"<h2>Arguments and facts</h2><details><summary>show all</summary>{_pairs(arguments)}</details>"
-
-
-def _pairs(pairs: Mapping[str, Any]) -> str:
-    rows = [
-        f"<tr><th>{escape(str(name))}</th><td><code>{escape(_cell(value))}</code></td></tr>"
-        for name, value in pairs.items()
-    ]
-    return f"<table>{''.join(rows)}</table>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: tuple[int, ...] = ()) -> str:
-    rows = list(rows)
-    if not rows:
-        return ""
-    kinds = [' class="n"' if place in numbers else "" for place in range(len(head))]
-    top = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, head, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{escape(str(cell))}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{top}</tr>{body}</table>"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value)
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or pd.isna(value) else f"{value:.3f}"
+    return f"<h2>Arguments and facts</h2><details><summary>show all</summary>{pairs(arguments)}</details>"

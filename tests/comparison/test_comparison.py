@@ -1,0 +1,104 @@
+"""Detectors beside one another: nothing is learnt from what is reported, and what cannot run says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from vad_dagster.cli import app
+from vad_lib.comparison.image_sets import ImageSet, drawn_set, folder_set, painting_sets
+from vad_lib.comparison.pages import as_markdown, comparison_page, mean_table, recall_table, result_table
+from vad_lib.comparison.running import Candidate, Compared, compare
+from vad_lib.errors import InputError
+from vad_lib.synthetic import make_demo_line
+from vad_lib.synthetic.paintings import make_paintings, read_photographs
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def paintings(tmp_path_factory: pytest.TempPathFactory) -> list[ImageSet]:
+    made = make_paintings(tmp_path_factory.mktemp("paintings"), read_photographs(None), train=10, side=SIDE)
+    return list(painting_sets(made))
+
+
+@pytest.fixture(scope="module")
+def result(paintings: list[ImageSet], tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    return compare(Candidate("patchcore"), paintings[0], size=SIDE, weights_store=tmp_path_factory.mktemp("store"))
+
+
+def test_no_image_is_both_learnt_from_and_reported_on(paintings: list[ImageSet], tmp_path: Path) -> None:
+    drawn = drawn_set(make_demo_line(tmp_path, train_normal=10, valid_normal=3, valid_of_each_kind=1, side=SIDE))
+    for images in (*paintings, drawn):
+        fit, held_out, test = set(images.fit), set(images.held_out), {Path(file) for file in images.test["file"]}
+        assert len(fit) + len(held_out) == 10
+        assert not fit & held_out
+        assert not (fit | held_out) & test
+        assert all(file.is_file() for file in fit | held_out | test)
+
+
+def test_a_folder_without_the_folders_of_a_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs the folders train/good and test"):
+        folder_set(tmp_path)
+
+
+@pytest.mark.spec("P5.04", "P5.05")
+def test_a_result_has_counts_intervals_and_recall_by_kind_and_contrast(result: Compared) -> None:
+    found = result.evaluation
+    assert found is not None
+    assert found.tp + found.fp + found.tn + found.fn == found.n == 50
+    (row,) = result_table([result]).to_dict("records")
+    assert [row[name] for name in ("n", "tp", "fp", "tn", "fn")] == [
+        str(each) for each in (found.n, found.tp, found.fp, found.tn, found.fn)
+    ]
+    assert " to " in row["accuracy (95 %)"]
+    low, high = result.interval or (1, 0)
+    assert low <= (found.image_auroc or 0) <= high
+    (recall,) = recall_table([result]).to_dict("records")
+    assert recall["blur"].endswith(" of 2")
+    assert recall["low contrast"].endswith(" of 10")
+    assert sum(int(recall[kind].split()[0]) for kind in set(result.rows["kind"]) & set(recall)) == found.tp
+
+
+def test_what_cannot_run_is_a_row_with_its_reason_and_has_no_part_in_means(
+    result: Compared, paintings: list[ImageSet], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VAD_FALLBACK_BACKBONE", "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("VAD_ALLOW_RANDOM_WEIGHTS", raising=False)
+    missing = compare(Candidate("fastflow"), paintings[0], weights_store=tmp_path)
+    assert missing.evaluation is None
+    assert "Weights of the backbone" in missing.reason
+    text = as_markdown(result_table([result, missing]))
+    assert "not run" in text
+    assert "Weights of the backbone" in text
+    assert list(mean_table([result, missing])["detector"]) == ["patchcore"]
+
+
+def test_the_page_shows_pictures_and_escapes_what_it_is_told(result: Compared) -> None:
+    page = comparison_page("Detectors", ["a <b> & c"], [result], {"Results": result_table([result])})
+    assert "a &lt;b&gt; &amp; c" in page
+    assert page.count('<img alt="') == 6
+
+
+@pytest.mark.spec("P2.06")
+def test_the_command_makes_images_tables_page_and_sorted_folders_and_a_run(
+    vad_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    out = tmp_path / "out"
+    words = ["bench", "paintings", "--out", out, "--images", 10, "--detector", "patchcore", "--size", SIDE, "--sort"]
+    answer = CliRunner().invoke(app, [str(word) for word in words])
+    assert answer.exit_code == 0, answer.output
+    table = pd.read_csv(out / "results.csv")
+    assert list(table["n"]) == [50, 50]
+    assert "41 of 49" in (out / "results.md").read_text()
+    assert (out / "index.html").stat().st_size > 10_000
+    sorted_ = list((out / "sorted").rglob("*.png"))
+    assert len(sorted_) == 100
+    ng = [file for file in sorted_ if file.parent.name == "anomaly"]
+    assert len(ng) == int((table["tp"] + table["fp"]).sum())
+    assert "In MLflow: http" in answer.output

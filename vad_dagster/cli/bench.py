@@ -1,0 +1,185 @@
+"""``vad bench …``: all detectors beside one another on the same images."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vad_dagster.cli.console import console, stderr
+from vad_lib.atomic_files import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vad_lib.comparison.image_sets import ImageSet
+    from vad_lib.comparison.running import Candidate, Compared
+
+app = typer.Typer(no_args_is_help=True, help="All detectors beside one another on the same images.")
+
+Detectors = Annotated[list[str] | None, typer.Option("--detector", help="Only this one; may be given several times.")]
+Encoders = Annotated[
+    list[str] | None,
+    typer.Option("--encoder", help="An encoder (a name, file or folder) for the detectors that take any; repeatable."),
+]
+RandomClip = Annotated[
+    bool, typer.Option("--random-clip", help="Show with a small CLIP of random weights that all parts work together.")
+]
+Size = Annotated[int, typer.Option(help="Pixels of a side of the images that detectors get.")]
+Epochs = Annotated[int, typer.Option(help="Most epochs of detectors that train in epochs.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
+
+
+@app.command("paintings")
+def paintings(
+    photos: Annotated[Path | None, typer.Option(help="A folder with a photograph of each painting.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the images, the tables and the page go.")] = Path("var/paintings"),
+    detectors: Detectors = None,
+    encoders: Encoders = None,
+    random_clip: RandomClip = False,
+    images: Annotated[int, typer.Option(min=10, help="Normal images of each painting to learn from.")] = 60,
+    size: Size = 256,
+    epochs: Epochs = 15,
+    seed: Seed = 0,
+    sort: Annotated[bool, typer.Option("--sort", help="Copy the test images into folders by decision, too.")] = False,
+) -> None:
+    """Make a set of images of paintings, run every detector on it, and print how they compare."""
+    from vad_lib.comparison.document import FIGURES, NOTE
+    from vad_lib.comparison.image_sets import painting_sets
+    from vad_lib.comparison.pages import mean_table
+    from vad_lib.synthetic.paintings import make_paintings, read_photographs
+
+    made = make_paintings(out / "images", read_photographs(photos), seed, train=images)
+    sets = list(painting_sets(made))
+    results = _run(_candidates(detectors, encoders, random_clip=random_clip), sets, size, epochs, seed)
+    more = {"Means over the paintings": mean_table(results), "The study that this protocol follows": FIGURES}
+    told = [*(one.described() for one in sets), NOTE]
+    if photos is None:
+        told.insert(0, "No folder of paintings was given: two photographs of scikit-image take their place.")
+    _tell("Detectors on paintings", told, results, more, out)
+    if sort:
+        _sort(results, out / "sorted")
+    _track("bench-paintings", results, out)
+
+
+@app.command("detectors")
+def detectors_(
+    folders: Annotated[list[Path], typer.Argument(help="Image sets with the folders of MVTec AD.")],
+    out: Annotated[Path, typer.Option(help="Where the tables and the page go.")] = Path("var/detectors"),
+    detectors: Detectors = None,
+    encoders: Encoders = None,
+    random_clip: RandomClip = False,
+    drawn: Annotated[bool, typer.Option("--drawn", help="Add the drawn line of the demo.")] = False,
+    size: Size = 256,
+    epochs: Epochs = 15,
+    seed: Seed = 42,
+) -> None:
+    """Run every detector on image sets, and print how they compare, with time and memory."""
+    from vad_lib.comparison.image_sets import drawn_set, folder_set
+    from vad_lib.synthetic.demo_line import make_demo_line
+
+    sets = [folder_set(folder) for folder in folders]
+    with tempfile.TemporaryDirectory() as temporary:
+        if drawn:
+            sets.append(drawn_set(make_demo_line(Path(temporary), seed)))
+        results = _run(_candidates(detectors, encoders, random_clip=random_clip), sets, size, epochs, seed)
+        _tell("Detectors beside one another", [one.described() for one in sets], results, {}, out)
+    _track("bench-detectors", results, out)
+
+
+def _candidates(
+    detectors: Sequence[str] | None, encoders: Sequence[str] | None, *, random_clip: bool
+) -> list[Candidate]:
+    """Return what to run: each detector as it is, and once more for each encoder where it takes any."""
+    from vad_lib.comparison.running import Candidate
+    from vad_lib.detectors.registry import find_detector, registered
+
+    rows = [find_detector(name) for name in detectors] if detectors else list(registered().values())
+    found = [Candidate(row.name) for row in rows]
+    for encoder, note in _encoders(encoders, random_clip=random_clip):
+        for row in rows:
+            argument = f"{row.name}_encoder"
+            if argument in row.arguments.model_fields:
+                found.append(Candidate(row.name, {argument: encoder}, note))
+    return found
+
+
+def _encoders(encoders: Sequence[str] | None, *, random_clip: bool) -> list[tuple[str, str]]:
+    found = [(encoder, Path(encoder).name) for encoder in encoders or ()]
+    if random_clip:
+        from vad_lib.encoders.clip import write_random_clip
+
+        folder = Path(tempfile.mkdtemp(prefix="vad-random-clip-"))
+        write_random_clip(folder)
+        found.append((str(folder), "random CLIP: of no use but to show that it runs"))
+    return found
+
+
+def _run(
+    candidates: Sequence[Candidate], sets: Sequence[ImageSet], size: int, epochs: int, seed: int
+) -> list[Compared]:
+    from vad_lib.comparison.running import compare
+    from vad_lib.progress import format_seconds
+
+    results: list[Compared] = []
+    begun = time.monotonic()
+    total = len(candidates) * len(sets)
+    for candidate in candidates:
+        for images in sets:
+            left = (total - len(results)) * (time.monotonic() - begun) / max(1, len(results))
+            estimate = f", about {format_seconds(left)} left" if results else ""
+            with stderr.status(f"{len(results)} of {total}{estimate}: {candidate.detector} on {images.name}"):
+                one = compare(candidate, images, size=size, max_epochs=epochs, seed=seed)
+            results.append(one)
+            found = f"image AUROC {one.evaluation.image_auroc:.3f}" if one.evaluation else f"not run: {one.reason}"
+            stderr.print(f"{candidate.detector} on {images.name}: {found}", markup=False)
+    return results
+
+
+def _tell(
+    title: str, told: Sequence[str], results: Sequence[Compared], more: dict[str, pd.DataFrame], out: Path
+) -> None:
+    from vad_lib.comparison.pages import as_markdown, comparison_page, recall_table, result_table
+
+    tables = {"Results": result_table(results), "Found, of all anomalous images": recall_table(results), **more}
+    out.mkdir(parents=True, exist_ok=True)
+    tables["Results"].to_csv(out / "results.csv", index=False)
+    text = "\n\n".join((*told, *(f"{name}\n\n{as_markdown(table)}" for name, table in tables.items())))
+    write_whole(out / "results.md", f"{text}\n".encode())
+    write_whole(out / "index.html", comparison_page(title, told, results, tables).encode())
+    console.print(text, markup=False)
+    console.print(f"\nA page with pictures: {out / 'index.html'}", markup=False)
+
+
+def _sort(results: Sequence[Compared], folder: Path) -> None:
+    """Copy each test image into ``DETECTOR/SET/anomaly`` or ``DETECTOR/SET/non_anomaly``, by what was decided."""
+    import shutil
+
+    from vad_lib.synthetic.paintings import ANOMALY, NORMAL
+
+    for one in results:
+        for row in one.rows.to_dict("records"):
+            decided = ANOMALY if row["predicted"] == "NG" else NORMAL
+            target = folder / one.candidate.detector / one.images / decided
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(row["file"], target / Path(row["file"]).name)
+
+
+def _track(name: str, results: Sequence[Compared], out: Path) -> None:
+    """Record a run in MLflow: the tables, the page, and a metric for each detector and set."""
+    from vad_dagster.resources.tracking import MLflowTracking
+
+    with MLflowTracking().run(name, name=name) as run:
+        import mlflow
+
+        for one in results:
+            if one.evaluation is not None:
+                key = f"{one.candidate.detector}/{one.images}".replace(" ", "_")
+                mlflow.log_metrics({f"{key}/{metric}": value for metric, value in one.evaluation.headlines().items()})
+        for file in ("results.csv", "results.md", "index.html"):
+            mlflow.log_artifact(str(out / file))
+        console.print(f"In MLflow: {run.url}", markup=False)
