@@ -58,9 +58,9 @@ def test_a_result_has_counts_intervals_and_recall_by_kind_and_contrast(result: C
     low, high = result.interval or (1, 0)
     assert low <= (found.image_auroc or 0) <= high
     (recall,) = recall_table([result]).to_dict("records")
-    assert recall["blur"].endswith(" of 2")
-    assert recall["low contrast"].endswith(" of 10")
-    assert sum(int(recall[kind].split()[0]) for kind in set(result.rows["kind"]) & set(recall)) == found.tp
+    assert recall["blur"].endswith("/2")
+    assert recall["low contrast"].endswith("/10")
+    assert sum(int(recall[kind].split("/")[0]) for kind in set(result.rows["kind"]) & set(recall)) == found.tp
 
 
 def test_what_cannot_run_is_a_row_with_its_reason_and_has_no_part_in_means(

@@ -32,6 +32,7 @@ td { overflow-wrap: anywhere; } code { font: 13px ui-monospace, "DejaVu Sans Mon
 img.graph { max-width: 100%; width: 1000px; } .warn { border-left: 4px solid var(--odd); background: #fff7ed;
   padding: 8px 14px; margin: 10px 0; } .error { border-color: var(--bad); background: #fef2f2; }
 .info { border-color: #a1a1aa; background: var(--soft); }
+.wide { overflow-x: auto; } .wide td, .wide th { white-space: nowrap; }
 details summary { cursor: pointer; color: var(--faint); }
 @media print { .sheet { grid-template-columns: repeat(2, 1fr); } }
 """

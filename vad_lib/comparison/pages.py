@@ -75,7 +75,7 @@ def mean_table(results: Sequence[Compared]) -> pd.DataFrame:
 
 
 def recall_table(results: Iterable[Compared]) -> pd.DataFrame:
-    """Return the share of anomalous images that were found, as 'found of all', by kind, contrast and size."""
+    """Return the share of anomalous images that were found, as 'found/all', by kind, contrast and size."""
     rows = []
     for one in results:
         if one.evaluation is None:
@@ -87,7 +87,7 @@ def recall_table(results: Iterable[Compared]) -> pd.DataFrame:
             if len(known):
                 groups[small] = known[known[column] <= known[column].median()]
                 groups[large] = known[known[column] > known[column].median()]
-        found = {name: f"{int((rows['predicted'] == 'NG').sum())} of {len(rows)}" for name, rows in groups.items()}
+        found = {name: f"{int((rows['predicted'] == 'NG').sum())}/{len(rows)}" for name, rows in groups.items()}
         rows.append({"set": one.images, "detector": one.candidate.detector, **found})
     return pd.DataFrame(rows).fillna("")
 
@@ -111,9 +111,8 @@ def comparison_page(
     ]
     sections = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(fact)}</p>" for fact in facts)]
     for heading, table in tables.items():
-        sections.append(
-            f"<h2>{escape(heading)}</h2>" + table_of([str(name) for name in table], table.to_numpy().tolist())
-        )
+        shown = table_of([str(name) for name in table], table.to_numpy().tolist())
+        sections.append(f'<h2>{escape(heading)}</h2><div class="wide">{shown}</div>')
     sections += [_pictures(one) for one in results if one.maps]
     return page(title, sections)
 
