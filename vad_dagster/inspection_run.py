@@ -20,6 +20,7 @@ from vad_dagster.configuration import InspectionConfig
 from vad_dagster.plans import plan_of, watch_folder
 from vad_dagster.registry import LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
+from vad_dagster.values import last_dataset
 from vad_lib.findings import Finding
 from vad_lib.inspection import InspectionResult
 from vad_lib.inspection_db import InspectionDatabase
@@ -232,5 +233,5 @@ def _compare_with_training(line: Line, result: InspectionResult) -> tuple[Findin
 
 def _training_facts(line: Line) -> Any:
     """Return the facts of the normal training images; None where the line was trained elsewhere."""
-    folder = line.store / "validated_dataset"
-    return ValidatedDataset.load(folder).normal_facts if folder.is_dir() else None
+    dataset = last_dataset(line)
+    return dataset.normal_facts if dataset else None

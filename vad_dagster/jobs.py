@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from vad_dagster.partitions import lines
+from vad_dagster.plans import plan_of
 from vad_lib.errors import VadError
 from vad_lib.lines import Home
 
@@ -24,12 +25,10 @@ INSPECTION_SECONDS = 3600
 
 def training_tags(line: str) -> dict[str, str]:
     """Return the tags of a training run: its place in the queue, and the time limit of the line's plan."""
-    from vad_lib.plan import read_plan
-
     try:
-        plan = read_plan(Home.from_environment().line(line).plan_file)
+        plan = plan_of(Home.from_environment().line(line))
         seconds = round(plan.operation.training_timeout_hours * 3600)
-    except (VadError, OSError):
+    except VadError:
         # the run itself says what is wrong with the plan, where it can be read
         seconds = DEFAULT_TRAINING_SECONDS
     return {TRAIN_TAG: line, MAX_RUNTIME_TAG: str(seconds)}

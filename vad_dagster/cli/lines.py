@@ -186,10 +186,9 @@ def _count_images(folder: Path) -> int:
 
 
 def _champion(home: Home, line: Line) -> str:
-    from vad_dagster.home import tracking_uri
+    from vad_dagster.home import tracking_file
 
-    embedded = home.mlflow_folder / "mlflow.db"
-    if tracking_uri(home) == f"sqlite:///{embedded}" and not embedded.is_file():
+    if (file := tracking_file(home)) is not None and not file.exists():
         return ""
     from vad_dagster.registry import CHAMPION, LineRegistry
     from vad_dagster.resources.tracking import MLflowTracking
