@@ -52,12 +52,13 @@ class Drawer:
             PictureGoneError: see ``bytes_as_scored``.
             NoHeatmapError: the version makes no maps, or cannot be loaded any more.
         """
+        data = bytes_as_scored(record)
         model = self._model(record.line, record.model_version)
         scale = getattr(model.model, "heatmap_scale", None)
         if scale is None:
             raise NoHeatmapError(f"The model {record.model_version} makes no heatmaps.")
         with self._drawing:
-            return _drawn(record, model, scale)
+            return _drawn(record, data, model, scale)
 
     def _model(self, line: str, version: str) -> InTurn:
         warm = self._service.models.get(line)
@@ -72,10 +73,10 @@ class Drawer:
             return self._loaded[2]
 
 
-def _drawn(record: Row[Any], model: InTurn, scale: Any) -> bytes:
+def _drawn(record: Row[Any], data: bytes, model: InTurn, scale: Any) -> bytes:
     from vad_lib.heatmaps import draw_heatmap
 
-    image = decode_bytes(bytes_as_scored(record), record.path, sha256=record.sha256)
+    image = decode_bytes(data, record.path, sha256=record.sha256)
     (result,) = model.predict_pixels([image.values], with_maps=True)
     picture = draw_heatmap(
         image.pixels,
