@@ -59,9 +59,9 @@ def read_models(line: Line) -> list[ModelRow]:
 
 def print_report(line: Line, models: list[ModelRow], drop: Drop) -> None:
     """Print one table of models, one of the drop, and where everything is."""
-    from vad_lib.plan.reading import read_plan
+    from vad_dagster.plans import plan_of
 
-    plan = read_plan(line.plan_file, line.base_folder)
+    plan = plan_of(line)
     train = plan.train_artifacts_folder(line.train_artifacts, line.base_folder)
     inference = line.folder / "results"
     table = new_table("model", ">AUROC", ">F1", ">threshold", ">seconds", "version", title="Models")
