@@ -33,10 +33,15 @@ class OperatorConfig(dg.Config):
 
     def arguments(self) -> dict[str, Any]:
         """Return the plan's arguments that were entered, without the empty ones."""
+        return self.entered(self.model_dump())
+
+    @classmethod
+    def entered(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the same of values as a run config holds them."""
         return {
             name: value
-            for name, value in self.model_dump().items()
-            if value is not None and value != "" and name not in self.NOT_ARGUMENTS
+            for name, value in values.items()
+            if value is not None and value != "" and name not in cls.NOT_ARGUMENTS
         }
 
 
@@ -74,11 +79,13 @@ class TrainConfig(OperatorConfig):
     blur_kernel_size: int | None = _argument(TrainArguments, "blur_kernel_size")
     feature_cache: bool | None = _argument(TrainArguments, "feature_cache")
 
-    def arguments(self) -> dict[str, Any]:
-        """As ``OperatorConfig.arguments``; ``img_size: [224]`` means the one number 224."""
-        entered = super().arguments()
-        size = entered.get("img_size")
-        return {**entered, "img_size": size[0]} if size is not None and len(size) == 1 else entered
+    @classmethod
+    def entered(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """As ``OperatorConfig.entered``; ``img_size: [224]`` means the one number 224."""
+        match entered := super().entered(values):
+            case {"img_size": [size]}:
+                return {**entered, "img_size": size}
+        return entered
 
 
 class ThresholdConfig(OperatorConfig):
@@ -147,9 +154,8 @@ def plan_of_run(plan: ExperimentalPlan, run_config: Mapping[str, Any]) -> Experi
         PlanError: an argument that may not be changed, or a value that is not allowed.
     """
     for asset, (step, model) in TAKEN_BY.items():
-        entered = ((run_config.get("ops") or {}).get(asset) or {}).get("config") or {}
-        values = {name: value for name, value in entered.items() if name not in model.NOT_ARGUMENTS and value != ""}
-        plan = plan.with_operator_arguments(step, values)
+        values = ((run_config.get("ops") or {}).get(asset) or {}).get("config") or {}
+        plan = plan.with_operator_arguments(step, model.entered(values))
     return plan
 
 

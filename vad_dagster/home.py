@@ -47,6 +47,15 @@ def tracking_uri(home: Home | None = None) -> str:
     return settings().mlflow_tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
 
 
+def tracking_file(home: Home | None = None) -> Path | None:
+    """Return the SQLite file that MLflow's runs and versions lie in; None where they lie on a server.
+
+    To ask MLflow takes seconds and would make the file: who only looks asks first whether it is there.
+    """
+    uri = tracking_uri(home)
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
 def prepare_home(home: Home | None = None) -> dict[str, str]:
     """Make the folders, install ``dagster.yaml`` and return the whole environment for child processes.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from vad_dagster.configuration import InspectionConfig
 from vad_dagster.plans import plan_of, watch_folder
 from vad_dagster.registry import LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
+from vad_dagster.values import last_dataset
 from vad_lib.findings import Finding
 from vad_lib.inspection import InspectionResult
 from vad_lib.inspection_db import InspectionDatabase
@@ -29,7 +31,7 @@ from vad_lib.queue import queue_facts, services_of
 from vad_lib.readiness import ValidatedDataset
 
 if TYPE_CHECKING:
-    from vad_lib.artifacts.inference_tree import InferenceTree
+    from vad_lib.artifacts.inference_tree import InferenceTree, InspectionRecord
     from vad_lib.compiled import ScoringChoice
     from vad_lib.models import InspectionModel
 
@@ -79,7 +81,7 @@ def inspect(
         tracking: names the champion.
         logs: gathers the log of the run.
     """
-    from vad_lib.artifacts import InspectionRecord, write_inference_tree
+    from vad_lib.artifacts import write_inference_tree
 
     plan = plan_of(line).with_operator_arguments("inference", config.arguments())
     registry = LineRegistry(tracking, line.name)
@@ -102,17 +104,7 @@ def inspect(
     facts = {"line": line.name, "run_id": context.run.run_id, "seconds": result.seconds}
     tree = write_inference_tree(
         plan.inference_artifacts_folder(line.inference_artifacts, line.base_folder),
-        InspectionRecord(
-            dataset=dataset,
-            predictions=result.predictions,
-            failed=result.refused,
-            model_name=model.info.model_name if model else version.tags.get("detector", plan.train.model_name),
-            version=version.label,
-            inference_threshold=plan.inference.inference_threshold,
-            review_certainty=plan.operation.review_certainty,
-            heatmap_scale=model.heatmap_scale if model else None,
-            facts=facts,
-        ),
+        inspection_record(plan, version, model, dataset, result, facts),
         maps=((row, result.load_map(row)) for row in result.map_files) if result.map_files else None,
         log_folder=logs,
         progress=log_progress(context),
@@ -120,6 +112,30 @@ def inspect(
     for folder in (maps_folder, logs):
         shutil.rmtree(folder, ignore_errors=True)
     return InspectionRun(plan, version, dataset, result, findings, backend, tree, facts)
+
+
+def inspection_record(
+    plan: ExperimentalPlan,
+    version: Version,
+    model: InspectionModel | None,
+    dataset: ValidatedDataset,
+    result: InspectionResult,
+    facts: Mapping[str, Any],
+) -> InspectionRecord:
+    """Return what the inference artifacts are made from; without the model there are no heatmaps."""
+    from vad_lib.artifacts import InspectionRecord
+
+    return InspectionRecord(
+        dataset=dataset,
+        predictions=result.predictions,
+        failed=result.refused,
+        model_name=model.info.model_name if model else version.tags.get("detector", plan.train.model_name),
+        version=version.label,
+        inference_threshold=plan.inference.inference_threshold,
+        review_certainty=plan.operation.review_certainty,
+        heatmap_scale=model.heatmap_scale if model else None,
+        facts=facts,
+    )
 
 
 def _leave_to_service(
@@ -232,5 +248,5 @@ def _compare_with_training(line: Line, result: InspectionResult) -> tuple[Findin
 
 def _training_facts(line: Line) -> Any:
     """Return the facts of the normal training images; None where the line was trained elsewhere."""
-    folder = line.store / "validated_dataset"
-    return ValidatedDataset.load(folder).normal_facts if folder.is_dir() else None
+    dataset = last_dataset(line)
+    return dataset.normal_facts if dataset else None

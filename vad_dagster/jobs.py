@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import dagster as dg
 
 from vad_dagster.partitions import lines
+from vad_dagster.plans import plan_of
 from vad_lib.errors import VadError
 from vad_lib.lines import Home
 
@@ -24,12 +27,10 @@ INSPECTION_SECONDS = 3600
 
 def training_tags(line: str) -> dict[str, str]:
     """Return the tags of a training run: its place in the queue, and the time limit of the line's plan."""
-    from vad_lib.plan import read_plan
-
     try:
-        plan = read_plan(Home.from_environment().line(line).plan_file)
+        plan = plan_of(Home.from_environment().line(line))
         seconds = round(plan.operation.training_timeout_hours * 3600)
-    except (VadError, OSError):
+    except VadError:
         # the run itself says what is wrong with the plan, where it can be read
         seconds = DEFAULT_TRAINING_SECONDS
     return {TRAIN_TAG: line, MAX_RUNTIME_TAG: str(seconds)}
@@ -40,13 +41,23 @@ def inspection_tags(line: str) -> dict[str, str]:
     return {INSPECT_TAG: line, MAX_RUNTIME_TAG: str(INSPECTION_SECONDS)}
 
 
+def _config(
+    promote_version: str = "", tags_of: Callable[[str], dict[str, str]] | None = None
+) -> dg.PartitionedConfig[dg.PartitionsDefinition[str]]:
+    """Return the config with which the launchpad opens; for a promotion, all that a person has to add is his name."""
+    filled_in = {"ops": {"champion_model": {"config": {"promote_version": promote_version, "decided_by": ""}}}}
+    return dg.PartitionedConfig(
+        partitions_def=lines,
+        run_config_for_partition_key_fn=lambda _: filled_in if promote_version else {},
+        tags_for_partition_key_fn=tags_of,
+    )
+
+
 train_line = dg.define_asset_job(
     "train_line",
     selection=dg.AssetSelection.groups("data", "training", "registry"),
     description="From the ground-truth table to a registered model and, where the rule allows it, a new champion.",
-    config=dg.PartitionedConfig(
-        partitions_def=lines, run_config_for_partition_key_fn=lambda _: {}, tags_for_partition_key_fn=training_tags
-    ),
+    config=_config(tags_of=training_tags),
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "train"},
 )
@@ -55,9 +66,7 @@ extend_line = dg.define_asset_job(
     "extend_line",
     selection=dg.AssetSelection.groups("extension"),
     description="Adds confirmed normal images to the champion's memory bank, without a fit, as a new version.",
-    config=dg.PartitionedConfig(
-        partitions_def=lines, run_config_for_partition_key_fn=lambda _: {}, tags_for_partition_key_fn=training_tags
-    ),
+    config=_config(tags_of=training_tags),
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "extension"},
 )
@@ -67,9 +76,7 @@ inspect_line = dg.define_asset_job(
     # The check of latency looks at all lines: what it says of others has no place in the run of one.
     selection=dg.AssetSelection.groups("inference") - dg.AssetSelection.checks(LATENCY),
     description="Scores images with the champion and writes the inference artifacts and the summary.",
-    config=dg.PartitionedConfig(
-        partitions_def=lines, run_config_for_partition_key_fn=lambda _: {}, tags_for_partition_key_fn=inspection_tags
-    ),
+    config=_config(tags_of=inspection_tags),
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "inference"},
 )
@@ -83,18 +90,12 @@ watch_line = dg.define_asset_job(
 )
 
 
-def _filled_in(version: str) -> dg.PartitionedConfig[dg.PartitionsDefinition[str]]:
-    """Return the config with which the launchpad opens: all that a person has to add is his name."""
-    config = {"ops": {"champion_model": {"config": {"promote_version": version, "decided_by": ""}}}}
-    return dg.PartitionedConfig(partitions_def=lines, run_config_for_partition_key_fn=lambda _: config)
-
-
 promote_line = dg.define_asset_job(
     "promote_line",
     selection=dg.AssetSelection.assets("champion_model"),
     description="Lets the newest version serve that does not, or another one by its number, until a person chooses "
     "again. Write your name in decided_by.",
-    config=_filled_in("challenger"),
+    config=_config("challenger"),
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "registry"},
 )
@@ -104,7 +105,7 @@ roll_back_line = dg.define_asset_job(
     selection=dg.AssetSelection.assets("champion_model"),
     description="Lets the version serve again that served before, until a person chooses again. Write your name in "
     "decided_by.",
-    config=_filled_in("previous"),
+    config=_config("previous"),
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "registry"},
 )

@@ -12,7 +12,7 @@ import dagster as dg
 
 from vad_dagster.registry import CHAMPION, MADE_FROM, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.resources.tracking import TrackedRun, dagster_url, system_facts
+from vad_dagster.resources.tracking import TrackedRun, system_facts
 from vad_dagster.values import ChampionOnRows
 from vad_lib.artifacts import version_card
 from vad_lib.forecast import Forecast
@@ -36,9 +36,8 @@ def run_tags(context: dg.AssetExecutionContext, line: str, plan: ExperimentalPla
     """Return the tags that lead from an MLflow run back to Dagster."""
     return {
         "dagster.run_id": context.run.run_id,
-        "dagster.run_url": dagster_url(f"runs/{context.run.run_id}"),
         "dagster.partition": line,
-        "dagster.asset_url": dagster_url(f"assets/{'/'.join(context.asset_key.path)}?partition={line}"),
+        "dagster.asset": "/".join(context.asset_key.path),
         "vad.plan_digest": plan.digest,
     }
 
@@ -166,9 +165,9 @@ def register_training(
         {
             "Training report": run.artifact_page(REPORT),
             "threshold table": run.artifact_page("threshold/threshold_test_result.csv"),
-            "run in Dagster": dagster_url(f"runs/{dagster_run}"),
-            "run in MLflow": run.url,
+            "run in MLflow": run.page,
         },
+        f"Run in Dagster: `{dagster_run}`. `vad model show {record.line}` names its page and those of predictions.",
     )
     run.describe(description)
     version = registry.register(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vad_dagster.provenance import line_events_page, results_page
 from vad_dagster.resources.tracking import MLflowTracking
 from vad_lib.errors import InputError, ModelFormatError
 from vad_lib.lines import Home
@@ -195,13 +194,6 @@ class LineRegistry:
             model_id=logged.model_id,
             tags={**{name: str(value) for name, value in tags.items()}, DIGEST: digests[WHOLE]},
             description=description,
-        )
-        predictions = results_page(self.line, version=made.version)
-        self._client.update_model_version(
-            self.name,
-            made.version,
-            f"{description}\n\n### What it predicted\n[Predictions]({predictions}), "
-            f"[inspections in Dagster]({line_events_page(self.line)}).",
         )
         self._client.set_registered_model_alias(self.name, CHALLENGER, made.version)
         return self.version(made.version)

@@ -10,7 +10,7 @@ import dagster as dg
 
 from vad_dagster.jobs import INPUTS_TAG, TRAIN_TAG, VERSION_TAG, train_line, training_tags, watch_line
 from vad_dagster.partitions import LINES_PARTITION
-from vad_dagster.plans import training_table
+from vad_dagster.plans import plan_of, training_table
 from vad_lib.errors import VadError
 from vad_lib.lines import Home, Line
 
@@ -82,8 +82,6 @@ def _inputs_of(line: Line, plan: ExperimentalPlan) -> str:
     "the plan, the weights or the code have changed since.",
 )
 def retrain_lines(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-    from vad_lib.plan import read_plan
-
     now = context.scheduled_execution_time or datetime.now(UTC)
     requests, reasons = [], []
     for line in Home.from_environment().lines():
@@ -91,7 +89,7 @@ def retrain_lines(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] 
             reasons.append(f"{line.name}: not registered yet")
             continue
         try:
-            plan = read_plan(line.plan_file, line.base_folder)
+            plan = plan_of(line)
             began, in_progress = last_training(context.instance, line.name)
             due, reason = retraining_is_due(
                 now.timestamp(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from vad_lib.json_record import RECORD_FILE, JsonRecord
 from vad_lib.metrics import Evaluation
 from vad_lib.promotion import PromotionDecision
+
+if TYPE_CHECKING:
+    from vad_lib.lines import Line
+    from vad_lib.readiness import ValidatedDataset
+
+
+def last_dataset(line: Line) -> ValidatedDataset | None:
+    """Return what the last training on this machine was given; None where the line was trained elsewhere, or never."""
+    from vad_lib.readiness import ValidatedDataset
+
+    folder = line.store / "validated_dataset"
+    return ValidatedDataset.load(folder) if folder.is_dir() else None
 
 
 class ChampionOnRows(BaseModel):

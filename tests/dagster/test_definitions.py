@@ -13,9 +13,10 @@ import dagster as dg
 import pytest
 
 import vad_dagster.assets
-from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig
+from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig, plan_of_run
 from vad_dagster.definitions import build_defs, defs
-from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments
+from vad_lib.errors import PlanError
+from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments, parse_plan
 
 GRAPH = {
     "ground_truth": ("data", set()),
@@ -138,6 +139,21 @@ def test_what_was_left_empty_is_no_argument() -> None:
     assert InspectionConfig(folder="/x", batch_id="b", save_anomaly_maps=False).arguments() == {
         "save_anomaly_maps": False
     }
+
+
+def test_what_a_run_is_given_means_the_same_before_it_starts_and_in_its_asset() -> None:
+    plan = parse_plan(
+        "user_parameters:\n  - train_pipeline:\n    - step: train\n      ui_args: [img_size]\n"
+        "ui_args_detail:\n  - train_pipeline:\n"
+        "    - {step: train, args: [{name: img_size, selectable: ['224', '256']}]}\n"
+    )
+    for given in ([256], [224]):
+        started = plan_of_run(plan, {"ops": {"trained_model": {"config": {"img_size": given, "accelerator": ""}}}})
+        in_asset = plan.with_operator_arguments("train", TrainConfig(img_size=given).arguments())
+        assert started == in_asset
+        assert started.train_as_written.img_size == given[0]
+    with pytest.raises(PlanError, match="not among what the plan lets select"):
+        plan_of_run(plan, {"ops": {"trained_model": {"config": {"img_size": [128]}}}})
 
 
 def test_a_resource_can_be_swapped() -> None:

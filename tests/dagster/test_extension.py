@@ -95,13 +95,17 @@ def test_where_everything_is_materialized_at_once_and_no_image_is_given_nothing_
 
 
 @pytest.mark.spec("X1.04")
-def test_versions_are_listed_promoted_and_rolled_back_by_commands(extended: dg.ExecuteInProcessResult) -> None:
+def test_versions_are_listed_promoted_and_rolled_back_by_commands(
+    extended: dg.ExecuteInProcessResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Order matters: the last test that changes who serves."""
     listed = vad("model", "list", "gravel").output
     assert "vad-gravel/1 and 3 images" in listed
     assert "challenger" in listed
+    monkeypatch.setenv("SERVICE_UI_URL", "https://lines.example")
     shown = vad("model", "show", "gravel", "challenger").output
     assert "Nothing was fitted again" in shown
+    assert "predictions: https://lines.example/lines/gravel/results?version=2" in shown
     promoted = vad("model", "promote", "gravel", "--by", "Lee")
     assert promoted.exit_code == 0, promoted.output
     assert "vad-gravel/2 serves line gravel; vad-gravel/1 is the previous one." in promoted.output

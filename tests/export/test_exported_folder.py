@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -245,6 +247,35 @@ def test_the_script_refuses_a_cut_jpeg_as_we_do(cut: int, tmp_path: Path) -> Non
         decode_image(file)
     with pytest.raises((ValueError, OSError)):
         script.decode(file)
+
+
+def in_ascii_mode(data: bytes) -> bytes:
+    return data.replace(b"\n", b"\r\n")
+
+
+def with_6000_scans(data: bytes) -> bytes:
+    place = data.rindex(b"\xff\xda")
+    return data[:-2] + (data[place : place + 10] + bytes(8)) * 6000 + data[-2:]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [(in_ascii_mode, "its line ends were changed"), (with_6000_scans, "too many scans")]
+)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_script_refuses_a_jpeg_that_was_changed_on_the_way_or_takes_minutes(
+    change: Callable[[bytes], bytes], reason: str, progressive: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "image.jpg"
+    pixels = np.random.default_rng(5).integers(0, 256, (80, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, progressive=progressive)
+    assert script.decode(file).shape == pixels.shape
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(UnreadableImageError, match=reason):
+        decode_image(file)
+    started = time.process_time()
+    with pytest.raises(ValueError, match=reason):
+        script.decode(file)
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from brightness_model import THORN, BrightnessModel, write_image
 from inspection_rig import Rig
 from sqlalchemy import text
 
 from vad_lib.errors import InputError, UnreadableImageError
-from vad_lib.inspection import reader, rescore_predictions
+from vad_lib.inspection import Served, inspect_rows, reader, rescore_predictions
 from vad_lib.inspection.worker import LONGEST_RETRY_SECONDS, RETRY_SECONDS
 from vad_lib.tables import DroppedRows, Predictions
 
@@ -360,3 +361,33 @@ def test_old_predictions_are_decided_anew_from_their_raw_scores_without_a_model(
     assert rescore_predictions(
         rig.db, "bottles", model_version="9", threshold=stricter, calibration=model.calibration
     ).empty
+
+
+def test_large_images_of_one_chunk_are_decoded_a_few_at_a_time_and_all_are_decided(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(BrightnessModel):
+        most = 0
+
+        def predict_pixels(self, images, **more):  # type: ignore[no-untyped-def]
+            self.most = max(self.most, len(images))
+            return super().predict_pixels(images, **more)
+
+    monkeypatch.setattr(reader, "MOST_PIXELS", 2 * 64 * 64)
+    for number in range(11):
+        write_image(rig.inbox / f"{number}.png", 20, nonce=number, size=64)
+    model = Counting()
+    result = rig.inspect(model, chunk=16)
+    assert result.scored == 11
+    assert set(rig.states().values()) == {"done"}
+    assert model.most == reader.MAX_READERS
+    assert set(rig.db.incoming_files("bottles")["deliveries"]) == {0}
+
+
+def test_rows_of_a_table_are_decoded_a_few_large_ones_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MOST_PIXELS", 64 * 64)
+    files = [write_image(rig.inbox / f"{number}.png", 20, nonce=number, size=64) for number in range(9)]
+    rows = pd.DataFrame({"row": range(9), "image_path": [file.name for file in files], "file": list(map(str, files))})
+    model = BrightnessModel()
+    assert inspect_rows(rig.db, "bottles", Served(model, "1"), rows, batch_size=9).scored == 9
+    assert model.calls == 3

@@ -7,15 +7,21 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from tests.postgres_server import new_database
+from vad_lib.errors import DatabaseGoneError
+from vad_lib.ingest import Arrival, FileVersion
 from vad_lib.inspection_db import InspectionDatabase, engine
+from vad_lib.inspection_db.schema import metadata
+from vad_lib.lines import Home
+from vad_lib.queue import queue_facts, register
 
 
 @pytest.fixture
@@ -36,6 +42,80 @@ def test_a_writer_that_sends_nothing_any_more_does_not_keep_the_others_waiting(
         with db.writing(line="bottles") as other:  # waits until the first has sent nothing for a second
             assert other.execute(text("SELECT 1")).scalar_one() == 1
         vanished.execute(text("SELECT 1"))
+
+
+def made_anew(url: str) -> None:
+    server, name = create_engine(make_url(url).set(database="postgres"), isolation_level="AUTOCOMMIT"), make_url(url)
+    with server.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name.database} WITH (FORCE)"))
+        connection.execute(text(f"CREATE DATABASE {name.database}"))
+    server.dispose()
+
+
+def tables_made_anew(url: str) -> None:
+    made_anew(url)
+    other = create_engine(url)
+    with other.begin() as connection:
+        metadata.create_all(connection)
+    other.dispose()
+
+
+def emptied(url: str) -> None:
+    run_elsewhere(url, f"TRUNCATE {', '.join(metadata.tables)}")
+
+
+def dropped(url: str) -> None:
+    run_elsewhere(url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+
+
+def run_elsewhere(url: str, *statements: str) -> None:
+    other = create_engine(url)
+    with other.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    other.dispose()
+
+
+@pytest.mark.parametrize("change", [made_anew, tables_made_anew, emptied, dropped])
+def test_a_database_that_was_made_anew_or_emptied_is_used_no_more_and_is_told(
+    url: str, tmp_path: Path, change: Callable[[str], None]
+) -> None:
+    db = InspectionDatabase(url)
+    version = FileVersion("a.png", 1, 1, 1, 1)
+    register(db, "bottles", tmp_path, [Arrival(version, time.time())], [])
+    change(url)
+    with contextlib.suppress(OperationalError, DatabaseGoneError):  # the connection that was open was cut
+        queue_facts(db)
+    for use in (
+        lambda: queue_facts(db),
+        lambda: register(db, "bottles", tmp_path, [Arrival(version, time.time())], []),
+        lambda: InspectionDatabase(url),
+        lambda: queue_facts(db),
+    ):
+        with pytest.raises(DatabaseGoneError, match="made anew or emptied while it was in use"):
+            use()
+
+
+def test_a_database_that_was_packed_is_used_on(url: str, tmp_path: Path) -> None:
+    db = InspectionDatabase(url)
+    register(db, "bottles", tmp_path, [Arrival(FileVersion("a.png", 1, 1, 1, 1), time.time())], [])
+    run_elsewhere(url, "CLUSTER incoming_files USING pk_incoming_files")
+    assert queue_facts(db)["bottles"].pending == 1
+
+
+def test_an_empty_database_is_not_filled_with_tables_by_who_comes_next(url: str, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("VAD_INSPECTION_DB", url)
+        InspectionDatabase.of(home)
+        dropped(url)
+        engine._of_servers.pop(make_url(url)).dispose()  # as in another process
+        with pytest.raises(DatabaseGoneError, match="To start afresh, remove") as caught:
+            InspectionDatabase.of(home)
+        (mark,) = tmp_path.glob("inspection_*.made")
+        assert str(mark) in str(caught.value)
+        mark.unlink()
+        assert InspectionDatabase.of(home).count_predictions("bottles") == 0
 
 
 def test_a_writer_of_one_line_waits_for_none_of_another(url: str) -> None:

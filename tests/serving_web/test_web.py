@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,6 +21,7 @@ from brightness_model import THORN, BrightnessModel, write_image
 from PIL import Image
 from serving_rig import RigSource, until
 
+from vad_dagster.service import heatmap_drawer
 from vad_dagster.service.json_logs import log_as_json
 from vad_dagster.service.process import refuse_open_door
 from vad_lib.errors import InputError
@@ -31,6 +33,12 @@ Web = Callable[..., str]
 
 def _bytes(tmp_path: Path, brightness: int, nonce: int = 0) -> bytes:
     return write_image(tmp_path / "made.png", brightness, nonce).read_bytes()
+
+
+def with_scale(line: str, version: str) -> BrightnessModel:
+    model = BrightnessModel()
+    model.heatmap_scale = HeatmapScale(low=0, contour=100, high=255)  # type: ignore[attr-defined]
+    return model
 
 
 def _add_a_line_that_loads(source: RigSource, address: str) -> threading.Event:
@@ -148,13 +156,6 @@ def test_who_does_not_wait_is_told_where_the_result_will_be(
 
 
 def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: RigSource, tmp_path: Path) -> None:
-    from PIL import Image
-
-    def with_scale(line: str, version: str) -> BrightnessModel:
-        model = BrightnessModel()
-        model.heatmap_scale = HeatmapScale(low=0, contour=100, high=255)  # type: ignore[attr-defined]
-        return model
-
     source.make = with_scale
     address = web()
     sha = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20).json()["sha256"]
@@ -166,6 +167,29 @@ def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: RigSourc
     assert requests.get(f"{address}/lines/bottles/heatmaps/{'0' * 64}.png", timeout=5).status_code == 404
     (source.lines["bottles"].folder / "uploads" / f"{sha}.png").unlink()
     assert requests.get(f"{address}/lines/bottles/heatmaps/{sha}.png", timeout=5).status_code == 410
+
+
+def test_one_heatmap_is_drawn_at_a_time(
+    web: Web, source: RigSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, held = heatmap_drawer._drawn, [0, 0]
+
+    def watched(*what: Any) -> bytes:
+        held[0] += 1
+        held[1] = max(held)
+        time.sleep(0.1)
+        picture = drawn(*what)
+        held[0] -= 1
+        return picture
+
+    monkeypatch.setattr(heatmap_drawer, "_drawn", watched)
+    source.make = with_scale
+    address = web()
+    sha = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20).json()["sha256"]
+    with ThreadPoolExecutor(4) as pool:
+        picture = f"{address}/lines/bottles/heatmaps/{sha}.png"
+        assert {each.status_code for each in pool.map(lambda _: requests.get(picture, timeout=20), range(4))} == {200}
+    assert held == [0, 1]
 
 
 @pytest.mark.spec("S1.02")

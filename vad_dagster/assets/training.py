@@ -268,7 +268,7 @@ def _where_to_look(
     run: TrackedRun, tree: TrainTree, version_page: str, version: Version, is_new: bool
 ) -> dict[str, Any]:
     """Return the version and the pages and files that hold the whole story."""
-    report = run.artifact_page(recording.REPORT)
+    report = run.artifact_url(recording.REPORT)
     links = {"training report": report, "model version in the registry": version_page, "MLflow run": run.url}
     picture = asset_metadata.linked_picture(
         "Heatmaps: misses and false alarms first (seen while MLflow's UI runs)",

@@ -125,9 +125,9 @@ def _finish(outcome: RunOutcome, line: Line, done: str, pipeline: str) -> None:
     """Say how it ended and where the results are; leave with code 1 unless it succeeded."""
     if not outcome.succeeded:
         raise VadError(outcome.why(line.name, done))
-    from vad_lib.plan.reading import read_plan
+    from vad_dagster.plans import plan_of
 
-    plan = read_plan(line.plan_file, line.base_folder)
+    plan = plan_of(line)
     if pipeline == "train":
         artifacts = plan.train_artifacts_folder(line.train_artifacts, line.base_folder)
     else:

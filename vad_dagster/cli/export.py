@@ -87,15 +87,14 @@ def _images(line: Line, folder: Path | None) -> list[Path]:
 
         found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
     else:
-        from vad_lib.readiness import ValidatedDataset
+        from vad_dagster.values import last_dataset
 
-        store = line.store / "validated_dataset"
-        if not store.is_dir():
+        if (dataset := last_dataset(line)) is None:
             raise InputError(
                 f"Line {line.name!r} was not trained on this machine, so its validation images are not known: "
                 "name a folder of images to compare on with --images."
             )
-        found = [Path(file) for file in ValidatedDataset.load(store).valid_rows["file"]]
+        found = [Path(file) for file in dataset.valid_rows["file"]]
     if not found:
         raise InputError(f"There is no {FORMATS_TEXT} image in {folder}.")
     step = -(-len(found) // MOST_IMAGES)

@@ -23,14 +23,14 @@ def forecast_line(line: Line, run_config: Mapping[str, Any]) -> None:
         VadError: whatever would stop the training itself.
     """
     from vad_dagster.configuration import plan_of_run
+    from vad_dagster.plans import plan_of
     from vad_lib.forecast import forecast_training, require_fit
     from vad_lib.ground_truth import read_input
-    from vad_lib.plan.reading import read_plan
     from vad_lib.progress import ProgressUpdate
     from vad_lib.readiness import prepare_training_data
     from vad_lib.training import require_usable
 
-    plan = plan_of_run(read_plan(line.plan_file, line.base_folder), run_config)
+    plan = plan_of_run(plan_of(line), run_config)
     require_usable(plan.train)
     with stderr.status(escape(f"dry run {line.name}: checking images")) as status:
 

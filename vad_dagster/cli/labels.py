@@ -109,10 +109,10 @@ def export(
 
 def _ok_label(line: Line, plan: ExperimentalPlan) -> str:
     """Return the plan's normal label, or the one that the last training found."""
-    from vad_lib.readiness import ValidatedDataset
+    from vad_dagster.values import last_dataset
 
-    folder = line.store / "validated_dataset"
-    found = plan.readiness.ok_class or (ValidatedDataset.load(folder).ok_class if folder.is_dir() else "")
+    dataset = last_dataset(line)
+    found = plan.readiness.ok_class or (dataset.ok_class if dataset else "")
     if not found:
         raise InputError("The plan names no ok_class, and the line was not trained yet: give --ok-label.")
     return found

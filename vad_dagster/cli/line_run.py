@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -11,7 +10,8 @@ import typer
 from vad_dagster.cli.console import stderr
 from vad_dagster.cli.following import Follower, RunOutcome
 from vad_dagster.cli.running import JobRequest, refuse_second_run, run_job
-from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig, plan_of_run
+from vad_dagster.configuration import TAKEN_BY, plan_of_run
+from vad_dagster.home import tracking_file
 from vad_dagster.jobs import inspection_tags, training_tags
 from vad_dagster.partitions import register_lines
 from vad_dagster.plans import plan_of
@@ -23,6 +23,14 @@ from vad_lib.plan.faults import did_you_mean
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
+
+
+JOBS = {
+    "train_line": ("train", training_tags, ("validated_dataset", "trained_model", "threshold_table")),
+    "extend_line": ("model extend", training_tags, ()),
+    "inspect_line": ("inspect", inspection_tags, ("inference_outputs",)),
+}
+"""The command of each job, its tags, and the assets that take an operator's arguments."""
 
 
 def run_for_line(
@@ -39,11 +47,7 @@ def run_for_line(
     Raises:
         VadError: the run cannot be submitted, or another run of this job works on the line.
     """
-    verb, tags_of = {
-        "train_line": ("train", training_tags),
-        "extend_line": ("model extend", training_tags),
-        "inspect_line": ("inspect", inspection_tags),
-    }[job]
+    verb, tags_of, _ = JOBS[job]
     tags = tags_of(line.name)
     config = run_config(job, arguments, extra or {})
     refuse_in_vain(line, job, config)
@@ -71,11 +75,7 @@ def refuse_in_vain(line: Line, job: str, config: Mapping[str, Any]) -> None:
     if job == "train_line":
         require_usable(plan.train)
         return
-    from vad_dagster.home import tracking_uri
-
-    # To ask MLflow takes seconds, and would make its database.
-    file = tracking_uri().removeprefix("sqlite:///")
-    if file != tracking_uri() and not Path(file).exists():
+    if (file := tracking_file()) is not None and not file.exists():
         raise InputError(f"Line {line.name!r} has no champion: train it first (`vad train {line.name}`).")
     LineRegistry(MLflowTracking(), line.name).champion()
 
@@ -86,15 +86,9 @@ def run_config(job: str, arguments: Mapping[str, Any], extra: Mapping[str, Mappi
     Raises:
         InputError: an argument is none of those that can be set for this job.
     """
-    takers: dict[str, Any] = (
-        {"validated_dataset": ReadinessConfig, "trained_model": TrainConfig, "threshold_table": ThresholdConfig}
-        if job == "train_line"
-        else {"inference_outputs": InspectionConfig}
-        if job == "inspect_line"
-        else {}
-    )
+    *_, assets = JOBS[job]
     configs: dict[str, dict[str, Any]] = {asset: dict(values) for asset, values in extra.items()}
-    allowed = {name: asset for asset, model in takers.items() for name in model.model_fields}
+    allowed = {name: asset for asset in assets for name in TAKEN_BY[asset][1].model_fields}
     for name, value in arguments.items():
         if name not in allowed:
             raise InputError(

@@ -90,9 +90,9 @@ def add_line(
         read.train_data_folder(base)
         read.watch_folder(line.inbox, base)
         notes = read.notices
-        _prepare(line)
+        line.inbox.mkdir(parents=True, exist_ok=True)
         if plan.resolve() != line.plan_file.resolve():
-            _place(plan, line.plan_file)
+            write_whole(line.plan_file, plan.read_bytes())
             line.remember_base_folder(base)
     elif images is not None:
         from vad_lib.labelled_folder import label_folder
@@ -100,7 +100,7 @@ def add_line(
 
         labelled = label_folder(images, ok_class=ok_class)
         partial = line.folder / ".plan.partial"
-        _prepare(line)
+        line.inbox.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)
         try:
             choices = find_detector(model).arguments.recommended() | labelled.choices
@@ -117,14 +117,6 @@ def add_line(
         line.remember_base_folder(labelled.folder)
         notes = labelled.notices
     return notes
-
-
-def _prepare(line: Line) -> None:
-    line.inbox.mkdir(parents=True, exist_ok=True)
-
-
-def _place(source: Path, target: Path) -> None:
-    write_whole(target, source.read_bytes())
 
 
 def register(line: Line) -> None:
@@ -187,10 +179,9 @@ def _count_images(folder: Path) -> int:
 
 
 def _champion(home: Home, line: Line) -> str:
-    from vad_dagster.home import tracking_uri
+    from vad_dagster.home import tracking_file
 
-    embedded = home.mlflow_folder / "mlflow.db"
-    if tracking_uri(home) == f"sqlite:///{embedded}" and not embedded.is_file():
+    if (file := tracking_file(home)) is not None and not file.exists():
         return ""
     from vad_dagster.registry import CHAMPION, LineRegistry
     from vad_dagster.resources.tracking import MLflowTracking

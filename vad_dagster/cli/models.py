@@ -46,11 +46,21 @@ def list_(name: Name) -> None:
 def show(
     name: Name, version: Annotated[str, typer.Argument(help="Number, or champion, challenger, previous.")] = "champion"
 ) -> None:
-    """Show one version: its story and its tags."""
+    """Show one version: its story, its tags, and the pages of it and of what it predicted."""
+    from vad_dagster.provenance import line_events_page, model_pages, results_page
+    from vad_dagster.resources.tracking import MLflowTracking
+
     registry = _registry(name)
     found = registry.named(version)
     console.print(f"{found.label} ({', '.join(found.aliases) or 'no alias'})", style="bold green", markup=False)
     console.print(found.description, markup=False)
+    pages = {
+        "predictions": results_page(name, version=found.number),
+        "inspections in Dagster": line_events_page(name),
+        **{f"{what} in MLflow": page for what, page in model_pages(MLflowTracking(), found.label).items()},
+    }
+    for what, page in pages.items():
+        console.print(f"{what}: {page}", markup=False, soft_wrap=True)
     table = new_table("tag", "value")
     for tag, value in sorted(found.tags.items()):
         table.add_row(escape(tag), escape(value))

@@ -29,17 +29,17 @@ def results(
 
     Nothing is scored again: it is a view of the inspection database, in the form of the inference artifacts.
     """
-    from vad_dagster.plans import watch_folder
+    from vad_dagster.inspection_run import inspection_record
+    from vad_dagster.plans import plan_of, watch_folder
     from vad_dagster.registry import LineRegistry
     from vad_dagster.resources import MLflowTracking
-    from vad_lib.artifacts import InspectionRecord, write_inference_tree
+    from vad_lib.artifacts import write_inference_tree
     from vad_lib.inspection.history import inspected_between, maps_of
     from vad_lib.inspection_db import InspectionDatabase
     from vad_lib.models import InspectionModel
-    from vad_lib.plan import read_plan
 
     line = existing_line(name)
-    plan = read_plan(line.plan_file, line.base_folder)
+    plan = plan_of(line)
     now = datetime.now(UTC)
     registry = LineRegistry(MLflowTracking(), line.name)
     version = registry.champion()
@@ -55,16 +55,8 @@ def results(
     model = InspectionModel.load(registry.folder(version)) if heatmaps else None
     tree = write_inference_tree(
         to.resolve() if to is not None else line.folder / "results",
-        InspectionRecord(
-            dataset=dataset,
-            predictions=result.predictions,
-            failed=result.refused,
-            model_name=version.tags.get("detector", plan.train.model_name),
-            version=version.label,
-            inference_threshold=plan.inference.inference_threshold,
-            review_certainty=plan.operation.review_certainty,
-            heatmap_scale=model.heatmap_scale if model is not None else None,
-            facts={"line": line.name, "versions": dict(result.versions)},
+        inspection_record(
+            plan, version, model, dataset, result, {"line": line.name, "versions": dict(result.versions)}
         ),
         maps=maps_of(result, model) if model is not None else None,
     )

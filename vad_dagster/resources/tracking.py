@@ -103,10 +103,10 @@ class MLflowTracking(dg.ConfigurableResource):
             tags=all_tags,
             log_system_metrics=False,
         ) as active:
-            yield TrackedRun(active.info.run_id, self.run_url(experiment_id, active.info.run_id), self._ui())
+            yield TrackedRun(experiment_id, active.info.run_id, self._ui())
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
-        return f"{self._ui()}/#/experiments/{experiment_id}/runs/{run_id}"
+        return f"{self._ui()}/{_run_page(experiment_id, run_id)}"
 
     def version_url(self, model: str, version: str | int) -> str:
         return f"{self._ui()}/#/models/{model}/versions/{version}"
@@ -124,14 +124,19 @@ class MLflowTracking(dg.ConfigurableResource):
 class TrackedRun:
     """The open run; methods say what is recorded and where it appears."""
 
-    def __init__(self, run_id: str, url: str, ui: str) -> None:
+    def __init__(self, experiment_id: str, run_id: str, ui: str) -> None:
         self.run_id = run_id
-        self.url = url
+        self.page = _run_page(experiment_id, run_id)
+        self.url = f"{ui}/{self.page}"
         self._ui = ui
 
     def artifact_page(self, path: str) -> str:
-        """Return the address of the page of MLflow's UI that shows an artifact."""
-        return f"{self.url}/artifacts/{quote(path)}"
+        """Return the page that shows an artifact, as a link on any page of MLflow's UI."""
+        return f"{self.page}/artifacts/{quote(path)}"
+
+    def artifact_url(self, path: str) -> str:
+        """Return the address of that page."""
+        return f"{self._ui}/{self.artifact_page(path)}"
 
     def artifact_address(self, path: str) -> str:
         """Return the address of an artifact's bytes, as a picture in another page needs it."""
@@ -202,6 +207,11 @@ class TrackedRun:
         import mlflow
 
         mlflow.set_tags({name: str(value) for name, value in values.items()})
+
+
+def _run_page(experiment_id: str, run_id: str) -> str:
+    """Return the page of a run, as a link on any page of MLflow's UI: it leads there under whichever address."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _as_parameter(value: Any) -> str:

@@ -10,11 +10,11 @@ import logging
 import time
 from pathlib import Path
 
-from vad_dagster.home import tracking_uri
+from vad_dagster.home import tracking_file
 from vad_dagster.plans import plan_of, watch_folder
 from vad_dagster.registry import CHAMPION, LineRegistry, registered_model
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.values import ChampionRecord
+from vad_dagster.values import ChampionRecord, last_dataset
 from vad_lib.errors import InputError, VadError
 from vad_lib.inspection import Model
 from vad_lib.lines import Home, Line
@@ -117,7 +117,7 @@ class ChampionSource:
         """Return line -> label of the version that serves."""
         now, stamp = time.monotonic(), _database_stamp()
         if self._asked is not None and self._asked[1] and stamp and stamp[0] is None:
-            raise InputError(f"MLflow's database {tracking_uri().removeprefix('sqlite:///')} is gone.")
+            raise InputError(f"MLflow's database {tracking_file()} is gone.")
         if self._asked is not None and stamp and self._asked[1] == stamp and now - self._asked[0] < ASK_ANYWAY_SECONDS:
             return self._champions
         client = self._tracking.connect()
@@ -157,11 +157,9 @@ def validation_images(line: Line) -> list[Path]:
 
     They only help to choose a backend: nothing about them may keep a model from serving.
     """
-    from vad_lib.readiness import ValidatedDataset
-
-    store = line.store / "validated_dataset"
     try:
-        return [Path(file) for file in ValidatedDataset.load(store).valid_rows["file"]] if store.is_dir() else []
+        dataset = last_dataset(line)
+        return [Path(file) for file in dataset.valid_rows["file"]] if dataset else []
     except (VadError, OSError, ValueError, KeyError) as error:
         logger.warning("the validation rows cannot be read", extra={"line": line.name, "error": str(error)})
         return []
@@ -169,11 +167,8 @@ def validation_images(line: Line) -> list[Path]:
 
 def _database_stamp() -> Stamp:
     """What changes when MLflow's embedded database is written to; empty where it is a server."""
-    uri = tracking_uri()
-    if not uri.startswith("sqlite:///"):
-        return ()
-    file = uri.removeprefix("sqlite:///")
-    return _stamp(Path(file), Path(f"{file}-wal"))
+    file = tracking_file()
+    return () if file is None else _stamp(file, Path(f"{file}-wal"))
 
 
 def _stamp(*files: Path) -> Stamp:

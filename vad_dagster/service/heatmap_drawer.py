@@ -42,36 +42,23 @@ class Drawer:
     def __init__(self, service: InferenceService) -> None:
         self._service = service
         self._turn = threading.Lock()
+        self._drawing = threading.Lock()
         self._loaded: tuple[str, str, InTurn] | None = None
 
     def draw(self, record: Row[Any]) -> bytes:
-        """Return a PNG of the image beside its heatmap.
+        """Return a PNG of the image beside its heatmap. One is drawn at a time: each holds a whole decoded image.
 
         Raises:
             PictureGoneError: see ``bytes_as_scored``.
             NoHeatmapError: the version makes no maps, or cannot be loaded any more.
         """
-        from vad_lib.heatmaps import draw_heatmap
-
-        image = decode_bytes(bytes_as_scored(record), record.path, sha256=record.sha256)
+        data = bytes_as_scored(record)
         model = self._model(record.line, record.model_version)
         scale = getattr(model.model, "heatmap_scale", None)
         if scale is None:
             raise NoHeatmapError(f"The model {record.model_version} makes no heatmaps.")
-        (result,) = model.predict_pixels([image.values], with_maps=True)
-        picture = draw_heatmap(
-            image.pixels,
-            result.map,
-            scale,
-            title=Path(record.path).name,
-            p=record.p,
-            raw_score=record.raw_score,
-            predicted=record.predicted,
-            inference_threshold=record.inference_threshold,
-        )
-        stream = io.BytesIO()
-        picture.save(stream, format="PNG", compress_level=2)
-        return stream.getvalue()
+        with self._drawing:
+            return _drawn(record, data, model, scale)
 
     def _model(self, line: str, version: str) -> InTurn:
         warm = self._service.models.get(line)
@@ -84,3 +71,23 @@ class Drawer:
                 except Exception as error:  # whatever the registry or the files say
                     raise NoHeatmapError(f"The model {version} cannot be loaded any more: {error}") from error
             return self._loaded[2]
+
+
+def _drawn(record: Row[Any], data: bytes, model: InTurn, scale: Any) -> bytes:
+    from vad_lib.heatmaps import draw_heatmap
+
+    image = decode_bytes(data, record.path, sha256=record.sha256)
+    (result,) = model.predict_pixels([image.values], with_maps=True)
+    picture = draw_heatmap(
+        image.pixels,
+        result.map,
+        scale,
+        title=Path(record.path).name,
+        p=record.p,
+        raw_score=record.raw_score,
+        predicted=record.predicted,
+        inference_threshold=record.inference_threshold,
+    )
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", compress_level=2)
+    return stream.getvalue()

@@ -27,7 +27,7 @@ from vad_lib.errors import InputError
 from vad_lib.images.paths import IMAGE_FORMATS, format_of
 from vad_lib.inspection_db.labels import agreement, record_label
 from vad_lib.inspection_db.lineage import lineage_of, newest_results, prediction_by_id
-from vad_lib.queue import queue_facts
+from vad_lib.queue import QueueFacts, queue_facts
 from vad_lib.serving import InferenceService
 from vad_lib.serving.latency import latencies
 
@@ -46,6 +46,36 @@ def _storable(text: str) -> str:
 
 
 Storable = Annotated[str, AfterValidator(_storable)]
+
+
+class LineOut(BaseModel):
+    """How a line is served."""
+
+    line: str
+    folder: str = Field(description="Its watch folder.")
+    champion: str = Field(description="Label of the version that serves; empty: none.")
+    warm: str = Field(description="Label of the version in memory; empty: none.")
+    waiting: int = Field(description="Images in the queue that are not decided.")
+    leased: int = Field(description="Images that a worker has in hand.")
+    trouble: str
+
+
+def served_lines(service: InferenceService) -> list[LineOut]:
+    """Return how each line is served, by name."""
+    warm, reasons, facts = service.models.versions(), service.not_ready(), queue_facts(service.db)
+    nothing = QueueFacts()
+    return [
+        LineOut(
+            line=name,
+            folder=str(line.folder),
+            champion=line.model_version,
+            warm=warm.get(name, ""),
+            waiting=facts.get(name, nothing).pending,
+            leased=facts.get(name, nothing).leased,
+            trouble=reasons.get(name, ""),
+        )
+        for name, line in sorted(service.watched.items())
+    ]
 
 
 class LabelIn(BaseModel):
@@ -95,22 +125,12 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
     @pages.get("/", response_class=HTMLResponse)
     def lines() -> HTMLResponse:
         """A page of all lines: whether they are served, what waits, and how long results took."""
-        found, reasons = latencies(service.db, list(service.watched)), service.not_ready()
-        warm, waiting = service.models.versions(), queue_facts(service.db)
-        shown = [
-            {
-                "line": name,
-                "folder": line.folder,
-                "champion": line.model_version,
-                "warm": warm.get(name, ""),
-                "waiting": waiting[name].pending if name in waiting else 0,
-                "p95": found[name].p95 if name in found else None,
-                "trouble": reasons.get(name, ""),
-            }
-            for name, line in sorted(service.watched.items())
-        ]
         page = templates.get_template("lines.html").render(
-            lines=shown, trouble=reasons.get("*", ""), dagster=dagster_url(""), mlflow=tracking.models_url()
+            lines=served_lines(service),
+            latencies=latencies(service.db, list(service.watched)),
+            trouble=service.not_ready().get("*", ""),
+            dagster=dagster_url(""),
+            mlflow=tracking.models_url(),
         )
         return HTMLResponse(page)
 

@@ -26,12 +26,11 @@ from vad_dagster.service.api_page import api_page
 from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
 from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
-from vad_dagster.service.result_pages import LARGEST_NUMBER, MEDIA_TYPES, Storable, result_pages
+from vad_dagster.service.result_pages import LARGEST_NUMBER, MEDIA_TYPES, LineOut, Storable, result_pages, served_lines
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
 from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
 from vad_lib.errors import DatabaseGoneError
 from vad_lib.images.paths import FORMATS_TEXT
-from vad_lib.queue import QueueFacts, queue_facts
 from vad_lib.serving import InferenceService
 from vad_lib.settings import settings as app_settings
 
@@ -93,20 +92,6 @@ class PredictionOut(BaseModel):
     @classmethod
     def of(cls, row: Row[Any]) -> "PredictionOut":
         return cls.model_validate(dict(row._mapping))
-
-
-class LineOut(BaseModel):
-    """How a line is served."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    line: str
-    folder: str = Field(description="Its watch folder.")
-    champion: str = Field(description="Label of the version that serves; empty: none.")
-    warm: str = Field(description="Label of the version in memory; empty: none.")
-    waiting: int = Field(description="Images in the queue that are not decided.")
-    leased: int = Field(description="Images that a worker has in hand.")
-    trouble: str
 
 
 def create_app(service: InferenceService, settings: WebSettings | None = None) -> FastAPI:
@@ -190,20 +175,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     @app.get("/lines", tags=["lines"])
     def lines() -> list[LineOut]:
         """How each line is served."""
-        warm, reasons, facts = service.models.versions(), service.not_ready(), queue_facts(service.db)
-        nothing = QueueFacts()
-        return [
-            LineOut(
-                line=name,
-                folder=str(line.folder),
-                champion=line.model_version,
-                warm=warm.get(name, ""),
-                waiting=facts.get(name, nothing).pending,
-                leased=facts.get(name, nothing).leased,
-                trouble=reasons.get(name, ""),
-            )
-            for name, line in sorted(service.watched.items())
-        ]
+        return served_lines(service)
 
     @app.post(
         "/lines/{line}/images",

@@ -1,6 +1,7 @@
 """What a registered model version says about itself: its tags, and its description as markdown.
 
-Nothing here knows where versions are kept. Links to other pages are given by the caller, as text and address.
+Nothing here knows where versions are kept. Links to other pages are given by the caller, as text and address; as the
+description stays for years, they lead on from the page that shows it, and name no machine.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def extension_tags(extension: Extension, champion: Mapping[str, str], person: st
     }
 
 
-def training_description(record: TrainingRecord, plan_digest: str, links: Mapping[str, str]) -> str:
+def training_description(record: TrainingRecord, plan_digest: str, links: Mapping[str, str], origin: str) -> str:
     """Return the description of a version that was trained: data, numbers, threshold, weights, origin."""
     dataset, weights, threshold = record.dataset, record.weights, record.learnt.threshold
     valid = dataset.valid_rows["is_anomalous"].astype(bool)
@@ -69,6 +70,7 @@ def training_description(record: TrainingRecord, plan_digest: str, links: Mappin
     asked, got = weights.get("asked_for", ""), weights.get("name", "")
     replaced = f" **in place of {asked}, which was not there**" if asked and asked != got else ""
     small = dataset.arguments.get("readiness", {}).get("allow_small_dataset", False)
+    pages = ", ".join(f"[{name}]({address})" for name, address in links.items())
     changes = "".join(f"\n- {c.argument}: {c.old!r} became {c.new!r}, because {c.reason}" for c in dataset.changes)
     return "\n".join(
         [
@@ -99,7 +101,7 @@ def training_description(record: TrainingRecord, plan_digest: str, links: Mappin
             else "The detector has no backbone.",
             "",
             "### Where it comes from",
-            f"Plan `{plan_digest[:16]}`. {', '.join(f'[{name}]({address})' for name, address in links.items())}.",
+            f"Plan `{plan_digest[:16]}`. {pages}. {origin}",
         ]
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,12 +84,17 @@ def layer_names(weights: BackboneWeights) -> list[str]:
     Raises:
         PlanError: no features can be taken from this architecture.
     """
+    return [*_layer_names(weights.name, json.dumps(weights.create_kwargs, sort_keys=True))]
+
+
+@functools.cache
+def _layer_names(name: str, create_kwargs: str) -> tuple[str, ...]:
     try:
         with torch.device("meta"):  # names only: no memory, no random numbers
-            network = timm.create_model(weights.name, pretrained=False, features_only=True, **weights.create_kwargs)
+            network = timm.create_model(name, pretrained=False, features_only=True, **json.loads(create_kwargs))
     except Exception as error:  # each architecture refuses in its own way
-        raise PlanError(f"No features of layers can be taken from the backbone {weights.name}: {error}") from error
-    return [str(info["module"]) for info in network.feature_info.info]
+        raise PlanError(f"No features of layers can be taken from the backbone {name}: {error}") from error
+    return tuple(str(info["module"]) for info in network.feature_info.info)
 
 
 @functools.cache

@@ -33,7 +33,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 HERE = Path(__file__).resolve().parent
-MAX_PIXELS, MAX_ASPECT, MAX_PREPARED_PIXELS = 64_000_000, 64, 4096 * 4096
+MAX_PIXELS, MAX_ASPECT, MAX_PREPARED_PIXELS, MAX_SCANS = 64_000_000, 64, 4096 * 4096, 50
 SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"BM", "BMP"),
 )  # fmt: skip
@@ -49,8 +49,8 @@ def decode(file: Path) -> np.ndarray:
     kind = kind or next((name for start, name in SIGNATURES if data.startswith(start)), "")
     if not kind:
         raise ValueError("no PNG, JPEG, BMP, TIFF or WebP image" if data else "empty file")
-    if kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise ValueError("truncated (the JPEG's end is missing)")
+    if kind == "JPEG":
+        check_jpeg(data)
     Image.MAX_IMAGE_PIXELS = None  # the limit below is our own
     with Image.open(file, formats=[kind, "MPO"] if kind == "JPEG" else [kind]) as opened:
         if opened.width * opened.height > MAX_PIXELS:
@@ -77,6 +77,21 @@ def decode(file: Path) -> np.ndarray:
                 white.paste(image.convert(target), mask=image.getchannel("A"))
                 image = white
         return np.array(image.convert(target), dtype=np.uint8)
+
+
+def check_jpeg(data: bytes) -> None:
+    """Refuse what Pillow would decode without complaint, or for minutes.
+
+    In picture data a byte 0xFF has 0x00 or a restart marker behind it, and one line end in 256 is 0x0D 0x0A by chance.
+    """
+    scan = b"\xff\xda"
+    if data.rfind(b"\xff\xd9") < data.rfind(scan):
+        raise ValueError("truncated (the JPEG's end is missing)")
+    if data.count(scan) > MAX_SCANS:
+        raise ValueError(f"too many scans (more than {MAX_SCANS}: decoding would take too long)")
+    line_ends = data.count(b"\n", data.find(scan))
+    if line_ends > 2 and line_ends == data.count(b"\r\n", data.find(scan)):
+        raise ValueError("damaged (its line ends were changed, as FTP's ASCII mode does: send it in binary mode)")
 
 
 def prepare(pixels: np.ndarray, image_size: int | Sequence[int], grey_bits: int = 16) -> np.ndarray:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vad_lib.images.paths import SUFFIXES_TEXT, is_image_name
 
@@ -46,6 +46,11 @@ class FileVersion(NamedTuple):
         mtime, ctime = (max(-(2**63), min(2**63 - 1, value)) for value in (facts.st_mtime_ns, facts.st_ctime_ns))
         inode = facts.st_ino - 2**64 if facts.st_ino >= 2**63 else facts.st_ino
         return cls(printable(path), facts.st_size, mtime, inode, ctime)
+
+    @classmethod
+    def of_row(cls, row: Any) -> FileVersion:
+        """Return the version that a row of ``incoming_files`` names."""
+        return cls(*(getattr(row, name) for name in cls._fields))
 
 
 class FileSeen(NamedTuple):

@@ -67,7 +67,7 @@ def keep_files_refused_by_name(db: InspectionDatabase, line: Line) -> None:
     with db.reading() as connection:
         rows = connection.execute(chosen).all()
     for row in rows:
-        version = FileVersion(row.path, row.size, row.mtime_ns, row.inode, row.ctime_ns)
+        version = FileVersion.of_row(row)
         kept = keep(line, row.file_id, row.path, read_for_keeping(Path(row.folder), version))
         with db.writing(durable=False) as connection:
             this = update(incoming_files).where(files.file_id == row.file_id)

@@ -18,6 +18,8 @@ from vad_lib.ingest.scan import LEAVES_FOLDER
 from vad_lib.inspection_db.schema import CHANGED, UNREADABLE, VANISHED
 
 MAX_READERS = 4
+MOST_PIXELS = 64_000_000
+"""Held decoded until they are scored; everyday images of a whole chunk together have fewer."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,17 @@ def _is_changed(item: Item) -> bool:
 
 
 def read_items(items: Sequence[Item]) -> list[Pixels | Unread]:
-    """Read files side by side."""
-    if len(items) < 2:
-        return [read_item(item) for item in items]
-    with ThreadPoolExecutor(min(len(items), MAX_READERS)) as pool:
-        return list(pool.map(read_item, items))
+    """Read files side by side, in their order, until the images that were read have ``MOST_PIXELS`` together.
+
+    Returns:
+        One outcome for each of the first items: all of them, unless large images are among them, and at least one.
+    """
+    read: list[Pixels | Unread] = []
+    with ThreadPoolExecutor(MAX_READERS) as pool:
+        while len(read) < len(items) and sum(_pixels(each) for each in read) < MOST_PIXELS:
+            read += pool.map(read_item, items[len(read) : len(read) + MAX_READERS])
+    return read
+
+
+def _pixels(read: Pixels | Unread) -> int:
+    return read.image.width * read.image.height if isinstance(read, Pixels) else 0

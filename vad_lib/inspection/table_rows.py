@@ -61,8 +61,9 @@ def inspect_rows(
     unread: list[Unread] = []
     scored = 0
     with db.kept_open():
-        for start in range(0, len(items), batch_size):
-            chunk = read_items(items[start : start + batch_size])
+        while items:
+            chunk = read_items(items[:batch_size])
+            del items[: len(chunk)]
             unread += [each for each in chunk if isinstance(each, Unread)]
             read = [each for each in chunk if isinstance(each, Pixels)]
             known = recorded_contents(db, line, served.version, [each.image.sha256 for each in read])

@@ -107,7 +107,7 @@ def work_on(db: InspectionDatabase, line: Line, served: Served, worker: Worker, 
     while True:
         try:
             decided = finish(db, line.name, worker.name, outcomes, source=worker.source, run_id=worker.run_id)
-            return Worked(decided, more)
+            return Worked(decided, more or len(decided) < len(leased))
         except DBAPIError as error:
             if not worker.goes_on():
                 _put_off(db, line, worker, leased, error)
@@ -143,6 +143,7 @@ def inspect_files(
         _make_sure_of({each.folder for each in rest.values()})
     known = _look_up(db, line.name, served.version, read)
     outcomes: list[Outcome] = [_refuse_poison(line, each) for each in poison]
+    outcomes += [Later(key, 0.0, "") for key in list(rest)[len(read) :]]  # more large images than may be held at once
     for each in unread:
         blamed = len(unread) < len(read) or len(read) == 1
         outcomes.append(_unread_outcome(line, each, known, rest[each.item.number], blamed))

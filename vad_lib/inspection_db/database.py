@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,7 +20,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import DatabaseGoneError
 from vad_lib.inspection_db.engine import create_inspection_engine
-from vad_lib.inspection_db.revision import bring_up_to_date
+from vad_lib.inspection_db.revision import bring_up_to_date, gone
 from vad_lib.inspection_db.schema import REFUSED, incoming_files, is_not_superseded, predictions
 from vad_lib.lines import Home
 
@@ -45,6 +46,11 @@ class InspectionDatabase:
 
     Making one costs little and needs no closing. It may be shared by threads.
 
+    Args:
+        url: SQLite's file, or a server.
+        mark: a file that says that the database of a server was made, so that none is made anew where it is empty.
+            SQLite's lies beside its file.
+
     Raises:
         DatabaseGoneError: the file that was there is gone, or is damaged.
         VadError: it was written by another version of this software.
@@ -54,15 +60,16 @@ class InspectionDatabase:
     0
     """
 
-    def __init__(self, url: str) -> None:
-        mark = _mark_of(url)
-        if mark is not None and mark.exists():
-            _refuse_a_new_one(mark)
+    def __init__(self, url: str, mark: Path | None = None) -> None:
+        if (file := _file_of(url)) is not None:
+            mark = Path(f"{file}.made")
+            if mark.exists() and not (file.exists() and file.stat().st_size):
+                raise gone(str(file), mark)
         self.engine = create_inspection_engine(url)
         self._reader = self.engine.execution_options(vad_readonly=True)
         self._jotter = self.engine.execution_options(vad_durable=False)
         try:
-            bring_up_to_date(self.engine)
+            bring_up_to_date(self.engine, mark)
         except DatabaseError as error:
             if isinstance(error, OperationalError):  # it is busy, or the disk is full: that passes
                 raise
@@ -72,12 +79,13 @@ class InspectionDatabase:
             ) from error
         if mark is not None and not mark.exists():
             with suppress(OSError):  # a full disk: the next one who opens it writes the mark
-                write_whole(mark, b"The inspection database beside this file was made. Without it none is made anew.\n")
+                write_whole(mark, b"The inspection database was made. While this file is here none is made anew.\n")
 
     @classmethod
     def of(cls, home: Home) -> InspectionDatabase:
         """Open the database of a home: ``$VAD_INSPECTION_DB``, or SQLite under it."""
-        return cls(home.inspection_db_url)
+        server = sha256(make_url(home.inspection_db_url).set(password=None).render_as_string().encode()).hexdigest()
+        return cls(home.inspection_db_url, home.root / f"inspection_{server[:12]}.made")
 
     @classmethod
     def when_it_opens(cls, home: Home, *, patience: float = 600.0, pause: float = 1.0) -> InspectionDatabase:
@@ -252,21 +260,12 @@ class InspectionDatabase:
         return counts
 
 
-def _mark_of(url: str) -> Path | None:
-    """Return the file that says that a database of SQLite was made; None for a server."""
+def _file_of(url: str) -> Path | None:
+    """Return the file of SQLite; None for a server."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return None
-    return Path(f"{parsed.database}.made")
-
-
-def _refuse_a_new_one(mark: Path) -> None:
-    file = mark.with_suffix("")
-    if not file.exists() or not file.stat().st_size:
-        raise DatabaseGoneError(
-            f"The inspection database {file} is gone. Put it back from a copy. To start afresh, remove {mark}: a new "
-            "one is made then, and images that still lie in the watch folders are inspected again."
-        )
+    return Path(parsed.database)
 
 
 def utc_now() -> datetime:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
 from vad_lib.errors import DatabaseGoneError, VadError
+from vad_lib.inspection_db.schema import incoming_files
 from vad_lib.settings import settings
 
 BUSY_SECONDS = 30
@@ -28,6 +29,14 @@ IDLE_SECONDS, MIGRATING_IDLE_SECONDS = 30, 600
 """PostgreSQL ends a transaction that writes and sends nothing for so long: a machine that is gone keeps no lock."""
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 """Of libpq: what waits for a server that is gone learns it within a minute."""
+
+_IDENTITY = (
+    "(SELECT oid FROM pg_database WHERE datname = current_database())",
+    f"to_regclass('{incoming_files.name}')::oid",
+    f"pg_relation_filenode(to_regclass('{incoming_files.name}'))",
+)
+"""By what PostgreSQL knows a database and its table of files. The last one changes when the table is emptied; but also
+when it is packed."""
 
 _of_servers: dict[URL, Engine] = {}
 """One for each PostgreSQL address that this process has used: whoever opens a database now and then, as Dagster's
@@ -107,21 +116,36 @@ def _postgresql_engine(url: URL) -> Engine:
     # Rows that are written together travel together: a server may be some milliseconds away.
     batched = {"executemany_mode": "values_plus_batch"} if url.get_driver_name() == "psycopg2" else {}
     engine = create_engine(url, pool_pre_ping=True, pool_size=10, connect_args=keepalives, **batched)
+    known: tuple[int, ...] = ()
+
+    def refuse_another(connection: Any, database: int, table: int | None, storage: int) -> None:
+        # As with the file of SQLite: in one that was made anew or emptied, every image would be inspected again.
+        nonlocal known
+        if known and known != (database, table, storage):
+            same = known[:2] == (database, table)
+            if not (same and connection.exec_driver_sql(f"SELECT 1 FROM {incoming_files.name} LIMIT 1").first()):
+                raise DatabaseGoneError(
+                    f"The inspection database {url.render_as_string()} was made anew or emptied while it was in use. "
+                    "Put back a copy of it, and start again what uses it."
+                )
+        if table is not None:
+            known = (database, table, storage)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
-        options = connection.get_execution_options()
+        options, chosen = connection.get_execution_options(), list(_IDENTITY)
+        migrating = options.get("vad_migrating", False)
         if options.get("vad_readonly", False):
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return
-        migrating = options.get("vad_migrating", False)
-        idle = MIGRATING_IDLE_SECONDS if migrating else IDLE_SECONDS
-        chosen = [f"set_config('idle_in_transaction_session_timeout', '{idle}s', true)"]
+        else:
+            idle = MIGRATING_IDLE_SECONDS if migrating else IDLE_SECONDS
+            chosen.append(f"set_config('idle_in_transaction_session_timeout', '{idle}s', true)")
         if not options.get("vad_durable", True):
             chosen.append("set_config('synchronous_commit', 'off', true)")
         if migrating:
             chosen.append(f"pg_advisory_xact_lock({MIGRATION_LOCK})")
-        connection.exec_driver_sql(f"SELECT {', '.join(chosen)}")
+        found = connection.exec_driver_sql(f"SELECT {', '.join(chosen)}").one()
+        refuse_another(connection, *found[: len(_IDENTITY)])
 
     return engine
 

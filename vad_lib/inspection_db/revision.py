@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, column, select, table
 
-from vad_lib.errors import VadError
+from vad_lib.errors import DatabaseGoneError, VadError
 from vad_lib.inspection_db.schema import predictions
 
 if TYPE_CHECKING:
@@ -33,13 +33,18 @@ _alembic_in_use = threading.Lock()
 _stamp = table(VERSION_TABLE, column("version_num"))
 
 
-def bring_up_to_date(engine: Engine) -> tuple[str | None, str]:
+def bring_up_to_date(engine: Engine, mark: Path | None = None) -> tuple[str | None, str]:
     """Upgrade a database to ``HEAD``. Several processes may do so at once; where nothing is to be done it only looks.
+
+    Args:
+        engine: of the database.
+        mark: a file that is there where the tables were made before: then they are not made again.
 
     Returns:
         The revision before (None: there were no tables) and after.
 
     Raises:
+        DatabaseGoneError: the tables that were made before are gone.
         VadError: the database was written by another version of this software.
     """
     with engine.execution_options(vad_readonly=True).connect() as connection:
@@ -47,6 +52,8 @@ def bring_up_to_date(engine: Engine) -> tuple[str | None, str]:
             return HEAD, HEAD
     with _alembic_in_use, engine.execution_options(vad_migrating=True).begin() as connection:
         found = revision_of(connection)
+        if found is None and mark is not None and mark.exists():
+            raise gone(engine.url.render_as_string(), mark)
         if found != HEAD:
             _upgrade(connection, found)
     return found, HEAD
@@ -61,6 +68,14 @@ def revision_of(connection: Connection) -> str | None:
         revision: str | None = connection.execute(select(_stamp.c.version_num)).scalar()
         return revision
     return "before 0.2" if connection.dialect.has_table(connection, predictions.name) else None
+
+
+def gone(database: str, mark: Path) -> DatabaseGoneError:
+    """Return the error of a database that was made before and is not there, or is empty."""
+    return DatabaseGoneError(
+        f"The inspection database {database} is gone. Put it back from a copy. To start afresh, remove {mark}: a new "
+        "one is made then, and images that still lie in the watch folders are inspected again."
+    )
 
 
 def alembic_config(connection: Connection) -> Config:

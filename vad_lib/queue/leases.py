@@ -107,7 +107,7 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedF
         Leased(
             file_id=row.file_id,
             folder=Path(row.folder),
-            version=FileVersion(row.path, row.size, row.mtime_ns, row.inode, row.ctime_ns),
+            version=FileVersion.of_row(row),
             deliveries=row.deliveries,
             trouble=row.reason or "",
         )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from vad_dagster.cli.console import console, new_table
-from vad_dagster.home import executable
-from vad_lib.lines import Home, Line
+from vad_dagster.home import executable, tracking_file
+from vad_lib.lines import Line
 from vad_lib.progress import format_seconds
 from vad_lib.synthetic import DEFECT_KINDS
 
@@ -32,10 +32,7 @@ class ModelRow:
 
 def read_models(line: Line) -> list[ModelRow]:
     """Return the newest registered version of each model of a line, oldest first; none before the first training."""
-    from vad_dagster.home import tracking_uri
-
-    home = Home.from_environment()
-    if tracking_uri(home).startswith("sqlite:") and not (home.mlflow_folder / "mlflow.db").is_file():
+    if (file := tracking_file()) is not None and not file.exists():
         return []
     from vad_dagster.registry import LineRegistry
     from vad_dagster.resources.tracking import MLflowTracking
@@ -62,9 +59,9 @@ def read_models(line: Line) -> list[ModelRow]:
 
 def print_report(line: Line, models: list[ModelRow], drop: Drop) -> None:
     """Print one table of models, one of the drop, and where everything is."""
-    from vad_lib.plan.reading import read_plan
+    from vad_dagster.plans import plan_of
 
-    plan = read_plan(line.plan_file, line.base_folder)
+    plan = plan_of(line)
     train = plan.train_artifacts_folder(line.train_artifacts, line.base_folder)
     inference = line.folder / "results"
     table = new_table("model", ">AUROC", ">F1", ">threshold", ">seconds", "version", title="Models")
