@@ -236,6 +236,7 @@ def create_detector(
         accelerator=train.accelerator,
         work_folder=work_folder,
         feature_cache=cache,
+        weights_store=weights_store,
     )
     return detector.load_class().create(own, settings)
 

@@ -99,6 +99,7 @@ class FitSettings:
         accelerator: 'cpu' or 'gpu'.
         work_folder: where a fit may keep what it has done, to go on after a kill; nowhere where None.
         feature_cache: of features that earlier fits extracted; None where there is none.
+        weights_store: where weights lie, for a detector with a second network; the home's where None.
     """
 
     weights: BackboneWeights = NO_BACKBONE
@@ -109,6 +110,7 @@ class FitSettings:
     accelerator: str = "cpu"
     work_folder: Path | None = None
     feature_cache: FeatureCache | None = None
+    weights_store: Path | None = None
 
 
 @dataclass(frozen=True)
