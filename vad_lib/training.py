@@ -157,6 +157,7 @@ def prepare_fit(
     """Make the unfitted detector and its images; arguments and errors are those of ``fit_detector``."""
     from vad_lib.detectors.images import ImageDataset
     from vad_lib.detectors.registry import find_detector
+    from vad_lib.encoders.clip_folder import warning_of
 
     rows, valid_rows = dataset.train_rows, dataset.valid_rows
     if not len(rows):
@@ -176,7 +177,11 @@ def prepare_fit(
         preprocessing=preprocessing,
         arguments=arguments,
         changes=changes,
-        notices=(*(augmentation.notices if augmentation else ()), *_notice_of_bits(grey_bits)),
+        notices=(
+            *(augmentation.notices if augmentation else ()),
+            *_notice_of_bits(grey_bits),
+            *filter(None, (warning_of(detector.weights),)),
+        ),
     )
 
 
