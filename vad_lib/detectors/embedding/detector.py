@@ -75,7 +75,7 @@ class EmbeddingDetector(Detector):
         self.head_: Head | None = None
 
     def _encoders(self) -> list[Encoder]:
-        return [create_encoder(self.weights, self.layers)]
+        return [create_encoder(self.weights, self.layers, text=False)]
 
     @classmethod
     def create(cls, arguments: Any, settings: FitSettings) -> Self:

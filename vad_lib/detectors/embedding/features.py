@@ -38,14 +38,12 @@ class Features(nn.Module):
 def join_patches(layers: Sequence[torch.Tensor]) -> torch.Tensor:
     """Put layers (N, C, rows, columns) together as (N, rows, columns, D), on the grid of the finest one.
 
-    Each value is averaged over its 3 x 3 neighbourhood, as in PatchCore; then each layer is given length 1, so that
-    none outweighs the others, and the whole vector has length 1 too.
+    Each layer is given length 1, so that none outweighs the others; the whole vector has length 1 too.
     """
-    pooled = [functional.avg_pool2d(layer, 3, stride=1, padding=1) for layer in layers]
     size = max((layer.shape[2], layer.shape[3]) for layer in layers)
     enlarged = [
         layer if layer.shape[2:] == size else functional.interpolate(layer, size=size, mode="bilinear")
-        for layer in pooled
+        for layer in layers
     ]
     joined = torch.cat([functional.normalize(layer, dim=1) for layer in enlarged], dim=1) / len(layers) ** 0.5
     return joined.permute(0, 2, 3, 1)

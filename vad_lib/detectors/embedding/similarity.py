@@ -56,7 +56,7 @@ class ClipSimilarity(EmbeddingDetector):
     def _encoders(self) -> list[Encoder]:
         both = super()._encoders()
         if self.second is not None:
-            both.append(create_encoder(self.second, self.second_layers))
+            both.append(create_encoder(self.second, self.second_layers, text=False))
         return both
 
     @classmethod
