@@ -100,8 +100,7 @@ def rows(options: argparse.Namespace, work: Path) -> Iterator[str]:
                     if isinstance(detector, EmbeddingDetector) and len(detector.features.encoders) == 1:
                         detector.runner = remembering(detector.features, known[level])
                     start = time.perf_counter()
-                    with torch.inference_mode():
-                        detector.fit(dataset(train, options.size))
+                    detector.fit(dataset(train, options.size))
                     fitted = time.perf_counter()
                     scores = np.zeros(len(test))
                     for batch in dataset(test, options.size).batches(4):
