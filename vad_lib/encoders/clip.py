@@ -125,7 +125,7 @@ def embed_patches(visual: Any, images: torch.Tensor) -> tuple[torch.Tensor, tupl
         square = positions[1:].T.unflatten(1, visual.grid_size)[None]
         square = functional.interpolate(square, size=grid.shape[2:], mode="bilinear", align_corners=False)
         positions = torch.cat([positions[:1], square[0].flatten(1).T])
-    first = visual.class_embedding.expand(len(images), 1, -1)
+    first = visual.class_embedding.expand(images.shape[0], 1, -1)
     tokens = torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1) + positions
     return visual.ln_pre(tokens), (grid.shape[2], grid.shape[3])
 
