@@ -21,6 +21,8 @@ import torch
 
 from tests.dagster import gravel_line
 from tests.detectors import toy_detector
+from tests.detectors.tiny_prompts import write_tiny_prompts
+from tests.encoders.tiny_clip import write_tiny_clip
 from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
 from vad_lib.compiled import load_for_scoring
@@ -41,7 +43,14 @@ from vad_lib.training import fit_detector, score_rows
 ROOT = Path(__file__).resolve().parents[2]
 TOY = registry.DETECTORS.pop("toy")  # there only while this module's tests run: others look at the product's own
 KINDS = registry.detector_names()
-SMALL = {"patchcore_backbone": "resnet18", "patchcore_layers": "[layer1, layer2]", "fastflow_flow_steps": "1"}
+SMALL = {
+    "patchcore_backbone": "resnet18",
+    "patchcore_layers": "[layer1, layer2]",
+    "fastflow_flow_steps": "1",
+    "anomalyclip_encoder": "tiny_clip",
+    "anomalyclip_levels": "[2, 4]",
+    "anomalyclip_image_side": "48",
+}
 """Arguments that make a detector small enough for a test; what is not named keeps its default."""
 
 
@@ -72,6 +81,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("contract")
     with gravel_line.own_home(folder) as home, pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.DETECTORS, "toy", TOY)
+        write_tiny_clip(folder / "weights" / "tiny_clip")
+        write_tiny_prompts(folder / "weights")
         yield home
 
 

@@ -53,10 +53,20 @@ def add(
             "the file or folder says."
         ),
     ] = "",
+    detector: Annotated[
+        str, typer.Option(help="The detector that the file is of, where it is not a backbone's weights.")
+    ] = "",
 ) -> None:
     """Copy weights into the store, after reading them without unpickling."""
     from vad_lib.encoders.weights import add_weights
 
+    if detector:
+        from vad_lib.detectors.registry import find_detector
+        from vad_lib.lines import Home
+
+        store = Home.from_environment().weights_folder
+        console.print(str(find_detector(detector).load_class().add_file(file, name, store)), markup=False)
+        return
     added = add_weights(file, name or None)
     console.print(f"{added.name}: {added.file}", markup=False)
     _warn(added)

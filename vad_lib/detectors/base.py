@@ -184,6 +184,24 @@ class Detector(ABC):
             ModelFormatError: the weight file is damaged or lacks what is needed.
         """
 
+    @classmethod
+    def add_file(cls, file: Path, name: str, store: Path) -> Path:
+        """Bring a file of this detector's own, beside its backbone's weights, into the weights store.
+
+        Args:
+            file: somebody else's, such as a published checkpoint.
+            name: that plans will use; the detector's choice where empty.
+            store: the weights store.
+
+        Returns:
+            The file in the store.
+
+        Raises:
+            InputError: the detector takes no such files, or there is none.
+            ModelFormatError: it is not such a file.
+        """
+        raise InputError(f"The detector {cls.name} takes no files of its own: its backbone's weights are all it needs.")
+
     @abstractmethod
     def fit(self, images: ImageDataset, *, validation: ImageDataset | None = None, progress: Progress = silent) -> Self:
         """Learn what normal is.

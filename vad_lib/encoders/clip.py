@@ -49,7 +49,7 @@ class OpenClipEncoder(Encoder):
         self.indices = sorted(names.index(layer) for layer in layers)
         self.last = len(names) - 1
         self.normalise = Normalise(weights)
-        tensors = None if weights.file is None else _float_tensors(weights)
+        tensors = tensors_of(weights)
         self.visual = build_image_tower(weights, tensors)
         self.text = build_text_tower(weights, tensors) if text else None
 
@@ -125,13 +125,18 @@ def embed_patches(visual: Any, images: torch.Tensor) -> tuple[torch.Tensor, tupl
         square = positions[1:].T.unflatten(1, visual.grid_size)[None]
         square = functional.interpolate(square, size=grid.shape[2:], mode="bilinear", align_corners=False)
         positions = torch.cat([positions[:1], square[0].flatten(1).T])
-    first = visual.class_embedding.expand(len(images), 1, -1)
+    first = visual.class_embedding.expand(images.shape[0], 1, -1)
     tokens = torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1) + positions
     return visual.ln_pre(tokens), (grid.shape[2], grid.shape[3])
 
 
-def build_image_tower(weights: BackboneWeights, tensors: dict[str, torch.Tensor] | None = None) -> nn.Module:
-    """Build the image tower, frozen, with the tensors of the folder where they are given."""
+def tensors_of(weights: BackboneWeights) -> dict[str, torch.Tensor] | None:
+    """Return the tensors of both towers; None where the folder is not here, since a fitted model brings its own."""
+    return None if weights.file is None else weights.load_state_dict()
+
+
+def build_image_tower(weights: BackboneWeights, tensors: dict[str, torch.Tensor] | None) -> nn.Module:
+    """Build the image tower, frozen, float32, with the tensors of ``tensors_of``."""
     tower = _build(weights, "_build_vision_tower", "vision_cfg")
     trunk = getattr(tower, "trunk", None)
     if hasattr(trunk, "dynamic_img_size"):
@@ -139,15 +144,8 @@ def build_image_tower(weights: BackboneWeights, tensors: dict[str, torch.Tensor]
     return _load(tower, weights, _part_of(tensors, "visual."))
 
 
-def build_text_tower(weights: BackboneWeights, tensors: dict[str, torch.Tensor] | None = None) -> nn.Module:
-    """Build the text tower, frozen; it maps tokens (M, length) to vectors (M, D) that are not normalised.
-
-    Args:
-        weights: with the configuration.
-        tensors: of the folder; read from it where None and there is one.
-    """
-    if tensors is None and weights.file is not None:
-        tensors = _float_tensors(weights)
+def build_text_tower(weights: BackboneWeights, tensors: dict[str, torch.Tensor] | None) -> nn.Module:
+    """Build the text tower, frozen, float32; it maps tokens (M, length) to vectors (M, D) that are not normalised."""
     tower = _build(weights, "_build_text_tower", "text_cfg")
     own = _part_of(tensors, "text.")
     if tensors is not None and not own:  # CLIP's own layout: the parts of the text tower have no name before them
@@ -229,7 +227,3 @@ def _part_of(tensors: dict[str, torch.Tensor] | None, prefix: str) -> dict[str, 
     if tensors is None:
         return None
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-
-def _float_tensors(weights: BackboneWeights) -> dict[str, torch.Tensor]:
-    return {key: value.float() for key, value in weights.load_state_dict().items()}
