@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BeforeValidator
-
-from vad_lib.argument_fields import argument, words_of
+from vad_lib.argument_fields import Words, argument
 from vad_lib.detectors.registry import DetectorArguments
 
 CLIP = "vit_base_patch16_clip_quickgelu_224.openai"
 """The image tower of OpenAI's CLIP ViT-B/16 in timm; the report's CLIP rows were made with OpenAI's CLIP."""
-Words = Annotated[tuple[str, ...], BeforeValidator(words_of)]
-"""A list of words, which a plan may also write as one text with commas."""
 
 
 class EmbeddingArguments(DetectorArguments):
