@@ -22,7 +22,7 @@ import torch
 from tests.dagster import gravel_line
 from tests.detectors import toy_detector
 from tests.detectors.tiny_prompts import write_tiny_prompts
-from tests.encoders.tiny_clip import write_tiny_clip
+from tests.encoders.tiny_clip import config_with, write_tiny_clip
 from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
 from vad_lib.compiled import load_for_scoring
@@ -48,7 +48,7 @@ SMALL = {
     "patchcore_layers": "[layer1, layer2]",
     "fastflow_flow_steps": "1",
     "anomalyclip_encoder": "tiny_clip",
-    "anomalyclip_levels": "[2, 4]",
+    "anomalyclip_levels": "[1, 2]",
     "anomalyclip_image_side": "48",
 }
 """Arguments that make a detector small enough for a test; what is not named keeps its default."""
@@ -81,7 +81,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("contract")
     with gravel_line.own_home(folder) as home, pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.DETECTORS, "toy", TOY)
-        write_tiny_clip(folder / "weights" / "tiny_clip")
+        write_tiny_clip(folder / "weights" / "tiny_clip", config_with(vision_cfg={"layers": 2}))
         write_tiny_prompts(folder / "weights")
         yield home
 

@@ -111,7 +111,9 @@ class AnomalyCLIP(Detector):
         with torch.no_grad():
             self.network.set_vectors(head())
         self.network.to(self.device)
-        told = "AnomalyCLIP learns nothing from the images of this line: it compares them with what it learnt elsewhere."
+        told = (
+            "AnomalyCLIP learns nothing from the images of this line: it compares them with what it learnt elsewhere."
+        )
         self.report = FitReport(notices=(told,), numbers={"levels": float(len(self.levels))})
         return self
 
@@ -119,11 +121,13 @@ class AnomalyCLIP(Detector):
         wanted, levels = self.provenance.get("encoder_sha256"), self.provenance.get("levels")
         if wanted is not None and wanted != self.weights.sha256:
             raise ModelFormatError(
-                f"What AnomalyCLIP has learnt belongs to another encoder (sha256 {wanted[:16]}…) than {self.weights.name}. "
-                "Take that encoder, or learn anew with this one."
+                f"What AnomalyCLIP has learnt belongs to another encoder than {self.weights.name}: to the one with the "
+                f"sha256 {wanted[:16]}…. Take that one, or learn anew with this one."
             )
         if self.kind == "vectors" and levels != list(self.levels):
-            raise ModelFormatError(f"The vectors were learnt for the levels {levels}: write them to anomalyclip_levels.")
+            raise ModelFormatError(
+                f"The vectors were learnt for the levels {levels}: write them to anomalyclip_levels."
+            )
 
     @torch.inference_mode()
     def score(self, batch: torch.Tensor, *, with_maps: bool = True) -> Scores:

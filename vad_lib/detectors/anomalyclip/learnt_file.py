@@ -78,8 +78,8 @@ def read_learnt(name: str, store: Path | None = None) -> Learnt:
     file = Path(name).expanduser() if "/" in name or name.endswith(".safetensors") else folder / f"{name}.safetensors"
     if not file.is_file():
         raise InputError(
-            f"anomalyclip_prompts is {name}, and there is no {file}. Bring the authors' checkpoint (an epoch_15.pth) with "
-            "`vad weights add FILE --detector anomalyclip`, or learn prompts on other lines with masks."
+            f"anomalyclip_prompts is {name}, and there is no {file}. Bring the authors' checkpoint (an epoch_15.pth) "
+            "with `vad weights add FILE --detector anomalyclip`, or learn prompts on other lines with masks."
         )
     try:
         with safe_open(file, framework="pt") as content:
@@ -118,8 +118,8 @@ def read_checkpoint(file: Path) -> Learnt:
         good = _shapes_fit(found)
     except Exception as error:  # damaged archives raise many kinds
         raise ModelFormatError(
-            f"{file} is not a checkpoint of AnomalyCLIP ({error!r}): it must hold a prompt_learner with ctx_pos, ctx_neg "
-            "and compound_prompts_text."
+            f"{file} is not a checkpoint of AnomalyCLIP ({error!r}): it must hold a prompt_learner with ctx_pos, "
+            "ctx_neg and compound_prompts_text."
         ) from error
     if not good:
         raise ModelFormatError(f"The tokens in {file} do not fit together: they differ in width or are not numbers.")

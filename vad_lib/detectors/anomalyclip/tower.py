@@ -1,8 +1,8 @@
 """The image side of AnomalyCLIP: CLIP's own vector of an image, and patches that stay where they are.
 
-CLIP's attention mixes each patch with all others, so its patches say little about their place. From a certain block on
-AnomalyCLIP keeps a second stream beside the ordinary one, which attends by values only: a patch takes from those patches
-that resemble it. (The paper's DPAM with V-V attention: Zhou et al., ICLR 2024, https://arxiv.org/abs/2310.18961.)
+CLIP's attention mixes each patch with all others, so its patches say little about their place. From a certain block
+on AnomalyCLIP keeps a second stream beside the ordinary one, which attends by values only: a patch takes from those
+patches that resemble it. (The paper's DPAM with V-V attention: Zhou et al., ICLR 2024, https://arxiv.org/abs/2310.18961.)
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class LocalTower(nn.Module):
         self.first = max(1, len(blocks) // 4)
         if wrong := [level for level in levels if not self.first <= level <= len(blocks)]:
             raise PlanError(
-                f"anomalyclip_levels names the block {wrong[0]}, but {weights.name} has local patches behind the blocks "
-                f"{self.first} to {len(blocks)}."
+                f"anomalyclip_levels names the block {wrong[0]}, but {weights.name} has local patches behind the "
+                f"blocks {self.first} to {len(blocks)}."
             )
         self.levels = tuple(sorted(levels))
         self.normalise = Normalise(weights)
@@ -95,8 +95,8 @@ def create_tower(weights: BackboneWeights, levels: Sequence[int], kind: str) -> 
     if kind == "prompts":
         if weights.library != "open_clip":
             raise PlanError(
-                f"AnomalyCLIP's prompts need a CLIP folder with a text tower, and {weights.asked_for or weights.name} is "
-                "none here. Bring one (`vad weights add FOLDER`, or `vad weights fetch OWNER/NAME`) and name it in "
+                f"AnomalyCLIP's prompts need a CLIP folder with a text tower, and {weights.asked_for or weights.name} "
+                "is none. Bring one (`vad weights add FOLDER`, or `vad weights fetch OWNER/NAME`) and name it in "
                 "anomalyclip_encoder, or name learnt weights in anomalyclip_prompts."
             )
         return LocalTower(weights, levels)

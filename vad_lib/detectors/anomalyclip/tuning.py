@@ -1,8 +1,8 @@
 """Learning prompts, or the vectors themselves, from other images with masks.
 
-The tower is frozen and nothing is augmented, so each image goes through it once; its vector and its patches are kept in
-half precision (with a ViT-L at 518 pixels 2.1 MB an image and level). An epoch is then the text tower, for two prompts, and
-products. Loss, optimiser and their numbers are those of the paper.
+The tower is frozen and nothing is augmented, so each image goes through it once; its vector and its patches are kept
+in half precision (with a ViT-L at 518 pixels 2.1 MB an image and level). An epoch is then the text tower, for two
+prompts, and products. Loss, optimiser and their numbers are those of the paper.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOCAL_WEIGHT = 4.0
 FOCUS, SMOOTH = 2.0, 1e-5
 """Gamma of the focal loss, and what keeps its logarithm finite."""
 CONTEXT, DEEP, DEEP_LENGTH, SPREAD = 12, 8, 4, 0.02
-"""Tokens of a prompt, layers with tokens of their own, how many each has, and the deviation of their random start."""
+"""Tokens of a prompt, most layers with own tokens, how many each has, and the deviation of their random start."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def tune(
     digests = [sha256_of(one.image) for one in images]
     if same := [str(one.image) for one, digest in zip(images, digests, strict=True) if digest in set(line_sha256)]:
         raise InputError(
-            f"{len(same)} of the images to learn from belong to the line that will be inspected, such as {same[0]}: its "
-            "figures would be better than on new images. Leave them out."
+            f"{len(same)} of the images to learn from belong to the line that will be inspected, such as {same[0]}: "
+            "its figures would be better than on new images. Leave them out."
         )
     if len({one.mask is None for one in images}) < 2:
         raise InputError("Prompts are learnt from normal and damaged images: there must be some of each.")
@@ -170,7 +170,9 @@ def learn(
     for _ in range(epochs):
         for found, masks, labels in data.batches(batch_size):
             vectors = head()
-            local = LOCAL_WEIGHT * local_loss(vectors.patch_probabilities(found, (masks.shape[1], masks.shape[2])), masks)
+            local = LOCAL_WEIGHT * local_loss(
+                vectors.patch_probabilities(found, (masks.shape[1], masks.shape[2])), masks
+            )
             whole = functional.cross_entropy(vectors.image_logits(found), labels)
             optimiser.zero_grad(set_to_none=True)
             (local + whole).backward()
@@ -205,8 +207,9 @@ def _dice(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 def _new_head(kind: str, weights: BackboneWeights, data: TuningData, n_levels: int) -> nn.Module:
     if kind == "prompts":
-        width = weights.model_config["text_cfg"]["width"]
-        context, deep = torch.randn(2, CONTEXT, width), torch.randn(DEEP, DEEP_LENGTH, width)
+        text = weights.model_config["text_cfg"]
+        context = torch.randn(2, CONTEXT, text["width"])
+        deep = torch.randn(min(DEEP, text["layers"] - 1), DEEP_LENGTH, text["width"])
         return PromptHead(weights, SPREAD * context, SPREAD * deep, n_levels)
     lengths = [data.vectors.shape[1], *(level.shape[1] for level in data.patches)]
     image, *levels = (functional.normalize(torch.randn(2, length), dim=1) for length in lengths)
