@@ -50,8 +50,15 @@ SMALL = {
     "anomalyclip_encoder": "tiny_clip",
     "anomalyclip_levels": "[1, 2]",
     "anomalyclip_image_side": "48",
+    "clip_similarity_second_encoder": "resnet10t",
+    "clip_classifier_anomalies_per_image": "2",
+    "winclip_encoder": "tiny_clip",
+    **{f"{kind}_encoder": "resnet18" for kind in KINDS if kind.startswith("clip_")},
+    **{f"{kind}_layers": "[layer1, layer2]" for kind in KINDS if kind.startswith("clip_")},
 }
 """Arguments that make a detector small enough for a test; what is not named keeps its default."""
+ALIKE = ("clip_classifier", "clip_isolation_forest", "clip_lof", "clip_mahalanobis")
+"""Detectors that differ from clip_knn (with maps) and clip_similarity (without) in the head alone, which has tests."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,10 @@ def plan_of(kind: str) -> str:
     return re.sub(r"model_parameters:\n(\s+patchcore_\w+: .*\n)+", parameters + "\n", text)
 
 
-@pytest.fixture(scope="module", params=[*KINDS, "toy"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.slow if kind in ALIKE else ()) for kind in (*KINDS, "toy")],
+)
 def trained(request: pytest.FixtureRequest, home: Home) -> Iterator[Trained]:
     """A line trained by the job train_line, from the table of images to the champion."""
     kind = request.param

@@ -49,7 +49,7 @@ class Head(ABC):
     """
 
     least_rows: ClassVar[int] = 1
-    most_rows: ClassVar[int] = 10_000
+    most_rows: ClassVar[int] = 5_000
     spread: ClassVar[bool] = False
 
     def __init__(self, seed: int = 42) -> None:
@@ -246,6 +246,8 @@ class ForestHead(RefittedHead):
     Paper: Liu, Ting and Zhou, "Isolation Forest", https://doi.org/10.1109/ICDM.2008.17
     """
 
+    most_rows = 10_000
+
     def __init__(self, components: int = 0, seed: int = 42) -> None:
         super().__init__(seed)
         self.components = components
@@ -278,8 +280,6 @@ class LofHead(RefittedHead):
 
     Paper: Breunig et al., "LOF: Identifying Density-Based Local Outliers", https://doi.org/10.1145/335191.335388
     """
-
-    most_rows = 5_000
 
     def __init__(self, neighbours: int = 20, seed: int = 42) -> None:
         super().__init__(seed)
