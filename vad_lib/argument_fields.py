@@ -7,10 +7,10 @@ docs/plan.md and the written plans all read it from here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 Kind = Literal["required", "custom", "own"]
@@ -112,6 +112,10 @@ def words_of(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(word.strip(" \"'") for word in value.strip("[]() \\").split(",") if word.strip())
     return value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(words_of)]
+"""The type of an argument that is a list of words, which a plan may also write as one text with commas."""
 
 
 def limits(field: FieldInfo) -> tuple[float | None, float | None]:

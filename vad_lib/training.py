@@ -156,6 +156,7 @@ def prepare_fit(
     """Make the unfitted detector and its images; arguments and errors are those of ``fit_detector``."""
     from vad_lib.detectors.images import ImageDataset
     from vad_lib.detectors.registry import find_detector
+    from vad_lib.encoders.clip_folder import warning_of
 
     rows, valid_rows = dataset.train_rows, dataset.valid_rows
     if not len(rows):
@@ -175,7 +176,11 @@ def prepare_fit(
         preprocessing=preprocessing,
         arguments=arguments,
         changes=changes,
-        notices=(*(augmentation.notices if augmentation else ()), *_notice_of_bits(grey_bits)),
+        notices=(
+            *(augmentation.notices if augmentation else ()),
+            *_notice_of_bits(grey_bits),
+            *filter(None, (warning_of(detector.weights),)),
+        ),
     )
 
 
@@ -235,6 +240,7 @@ def create_detector(
         accelerator=train.accelerator,
         work_folder=work_folder,
         feature_cache=cache,
+        weights_store=weights_store,
     )
     return detector.load_class().create(own, settings)
 

@@ -21,8 +21,11 @@ import torch
 
 from tests.dagster import gravel_line
 from tests.detectors import toy_detector
+from tests.detectors.tiny_prompts import write_tiny_prompts
+from tests.encoders.tiny_clip import config_with
 from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
+from vad_lib.comparison.random_clip import write_random_clip
 from vad_lib.compiled import load_for_scoring
 from vad_lib.detectors import registry
 from vad_lib.detectors.base import Detector
@@ -41,8 +44,22 @@ from vad_lib.training import fit_detector, score_rows
 ROOT = Path(__file__).resolve().parents[2]
 TOY = registry.DETECTORS.pop("toy")  # there only while this module's tests run: others look at the product's own
 KINDS = registry.detector_names()
-SMALL = {"patchcore_backbone": "resnet18", "patchcore_layers": "[layer1, layer2]", "fastflow_flow_steps": "1"}
+SMALL = {
+    "patchcore_backbone": "resnet18",
+    "patchcore_layers": "[layer1, layer2]",
+    "fastflow_flow_steps": "1",
+    "anomalyclip_encoder": "tiny_clip",
+    "anomalyclip_levels": "[1, 2]",
+    "anomalyclip_image_side": "48",
+    "clip_similarity_second_encoder": "resnet10t",
+    "clip_classifier_anomalies_per_image": "2",
+    "winclip_encoder": "tiny_clip",
+    **{f"{kind}_encoder": "resnet18" for kind in KINDS if kind.startswith("clip_")},
+    **{f"{kind}_layers": "[layer1, layer2]" for kind in KINDS if kind.startswith("clip_")},
+}
 """Arguments that make a detector small enough for a test; what is not named keeps its default."""
+ALIKE = ("clip_classifier", "clip_isolation_forest", "clip_lof", "clip_mahalanobis")
+"""Detectors that differ from clip_knn (with maps) and clip_similarity (without) in the head alone, which has tests."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("contract")
     with gravel_line.own_home(folder) as home, pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.DETECTORS, "toy", TOY)
+        write_random_clip(folder / "weights" / "tiny_clip", config_with(vision_cfg={"layers": 2}))
+        write_tiny_prompts(folder / "weights")
         yield home
 
 
@@ -83,7 +102,10 @@ def plan_of(kind: str) -> str:
     return re.sub(r"model_parameters:\n(\s+patchcore_\w+: .*\n)+", parameters + "\n", text)
 
 
-@pytest.fixture(scope="module", params=[*KINDS, "toy"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.slow if kind in ALIKE else ()) for kind in (*KINDS, "toy")],
+)
 def trained(request: pytest.FixtureRequest, home: Home) -> Iterator[Trained]:
     """A line trained by the job train_line, from the table of images to the champion."""
     kind = request.param

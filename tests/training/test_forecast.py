@@ -180,3 +180,15 @@ def dataset_of(files: list[Path]) -> ValidatedDataset:
         findings=(),
         arguments={},
     )
+
+
+def test_a_detector_that_cannot_keep_the_latency_objective_is_a_warning_with_what_to_do(
+    dataset: ValidatedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = forecast_training(dataset, patchcore(), weights_store=tmp_path)
+    assert quick.warnings == ()
+    monkeypatch.setattr("vad_lib.forecast.training.OBJECTIVE_SECONDS", quick.ms_per_image / 1e6)
+    slow = forecast_training(dataset, patchcore(), weights_store=tmp_path)
+    assert slow.fits
+    assert "objective" in slow.warnings[0]
+    assert "smaller image size" in slow.warnings[0]

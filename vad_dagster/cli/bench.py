@@ -111,7 +111,7 @@ def _candidates(
 def _encoders(encoders: Sequence[str] | None, *, random_clip: bool) -> list[tuple[str, str]]:
     found = [(encoder, Path(encoder).name) for encoder in encoders or ()]
     if random_clip:
-        from vad_lib.encoders.clip import write_random_clip
+        from vad_lib.comparison.random_clip import write_random_clip
 
         folder = Path(tempfile.mkdtemp(prefix="vad-random-clip-"))
         write_random_clip(folder)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from vad_dagster.cli.console import console, new_table, stderr
+
+if TYPE_CHECKING:
+    from vad_lib.encoders.weight_file import BackboneWeights
 
 app = typer.Typer(no_args_is_help=True, help="Backbone weights: $VAD_WEIGHTS, else $VAD_HOME/weights.")
 
@@ -28,29 +31,65 @@ def list_() -> None:
             markup=False,
         )
         return
-    table = new_table("backbone", "file", "source", "sha256")
-    for weights in found:
-        table.add_row(*(escape(str(v)) for v in (weights.name, weights.file, weights.source, weights.sha256[:16])))
+    table = new_table("backbone", "library", "file", "source", "licence", "sha256")
+    for one in found:
+        values = (one.name, one.library, one.file, one.source, one.licence, one.sha256[:16])
+        table.add_row(*(escape(str(value)) for value in values))
     console.print(table)
+    for one in found:
+        _warn(one)
 
 
 @app.command("add")
 def add(
-    file: Annotated[Path, typer.Argument(help="A .safetensors, .pth or .pt file of plain tensors.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A .safetensors, .pth or .pt file of plain tensors, or a folder of open_clip."),
+    ],
     name: Annotated[
-        str, typer.Option(help="timm's name of the backbone, such as resnet18. Default: what the file's name says.")
+        str,
+        typer.Option(
+            help="timm's name of the backbone, such as resnet18, or a name for the folder. Default: what the name of "
+            "the file or folder says."
+        ),
+    ] = "",
+    detector: Annotated[
+        str, typer.Option(help="The detector that the file is of, where it is not a backbone's weights.")
     ] = "",
 ) -> None:
-    """Copy a file of weights into the store, after reading it without unpickling."""
+    """Copy weights into the store, after reading them without unpickling."""
     from vad_lib.encoders.weights import add_weights
 
+    if detector:
+        from vad_lib.detectors.registry import find_detector
+        from vad_lib.lines import Home
+
+        store = Home.from_environment().weights_folder
+        console.print(str(find_detector(detector).load_class().add_file(file, name, store)), markup=False)
+        return
     added = add_weights(file, name or None)
     console.print(f"{added.name}: {added.file}", markup=False)
+    _warn(added)
+
+
+def _warn(weights: BackboneWeights) -> None:
+    from vad_lib.encoders.clip_folder import warning_of
+
+    if warning := warning_of(weights):
+        stderr.print(warning, style="yellow", markup=False)
 
 
 @app.command("fetch")
-def fetch(name: Annotated[str, typer.Argument(help="timm's name of the backbone, such as wide_resnet50_2.")]) -> None:
-    """Download weights through timm into the store (the one command that needs a network)."""
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="timm's name of the backbone, such as wide_resnet50_2, or the repository OWNER/NAME of a folder of "
+            "open_clip."
+        ),
+    ],
+) -> None:
+    """Download weights into the store (the one command that needs a network)."""
     from vad_lib.encoders.weights import fetch_weights
 
     with stderr.status(f"fetching {name}"):

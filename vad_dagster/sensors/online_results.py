@@ -18,11 +18,12 @@ from vad_dagster.partitions import LINES_PARTITION
 from vad_dagster.provenance import ASSET, FIRST, LAST, results_page
 from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
+from vad_lib.forecast.records import OBJECTIVE_SECONDS
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.labels import Agreement, agreement
 from vad_lib.lines import Home
 from vad_lib.queue import QueueFacts, queue_facts, services_of
-from vad_lib.serving.latency import OBJECTIVE_SECONDS, Latency, ScoredImages, latencies, scored_since
+from vad_lib.serving.latency import Latency, ScoredImages, latencies, scored_since
 
 LATENCY_CHECK = "latency_objective"
 HOW_TO_START = "start one with `vad serve`, or everything with `vad dev`"

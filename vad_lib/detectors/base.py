@@ -99,6 +99,7 @@ class FitSettings:
         accelerator: 'cpu' or 'gpu'.
         work_folder: where a fit may keep what it has done, to go on after a kill; nowhere where None.
         feature_cache: of features that earlier fits extracted; None where there is none.
+        weights_store: where weights lie, for a detector with a second network; the home's where None.
     """
 
     weights: BackboneWeights = NO_BACKBONE
@@ -109,6 +110,7 @@ class FitSettings:
     accelerator: str = "cpu"
     work_folder: Path | None = None
     feature_cache: FeatureCache | None = None
+    weights_store: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,24 @@ class Detector(ABC):
             PlanError: arguments that cannot be used with this backbone or on this machine.
             ModelFormatError: the weight file is damaged or lacks what is needed.
         """
+
+    @classmethod
+    def add_file(cls, file: Path, name: str, store: Path) -> Path:
+        """Bring a file of this detector's own, beside its backbone's weights, into the weights store.
+
+        Args:
+            file: somebody else's, such as a published checkpoint.
+            name: that plans will use; the detector's choice where empty.
+            store: the weights store.
+
+        Returns:
+            The file in the store.
+
+        Raises:
+            InputError: the detector takes no such files, or there is none.
+            ModelFormatError: it is not such a file.
+        """
+        raise InputError(f"The detector {cls.name} takes no files of its own: its backbone's weights are all it needs.")
 
     @abstractmethod
     def fit(self, images: ImageDataset, *, validation: ImageDataset | None = None, progress: Progress = silent) -> Self:

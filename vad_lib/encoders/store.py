@@ -2,8 +2,8 @@
 
 A file ``NAME.pth`` (or .pt, .bin, .safetensors) serves timm's model ``NAME``, and so does a file whose name begins with
 ``NAME_`` or ``NAME.``. The sidecar ``<file name>.json`` may hold ``architecture`` (timm's name), ``create_kwargs``,
-``mean``, ``std``, ``layers``, ``in_order`` (the tensors are timm's in the same order, under other names) and
-``sha256``; where it gives a sha256, the file must match it.
+``mean``, ``std``, ``layers``, ``licence``, ``in_order`` (the tensors are timm's in the same order, under other names)
+and ``sha256``; where it gives a sha256, the file must match it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KNOWN_FILES: dict[str, dict[str, Any]] = {
 }
 """What sidecars would say of files that are passed around without one, by file stem."""
 
-_SIDECAR_KEYS = {"architecture", "create_kwargs", "mean", "std", "layers", "sha256", "in_order"}
+_SIDECAR_KEYS = {"architecture", "create_kwargs", "mean", "std", "layers", "licence", "sha256", "in_order"}
 
 
 def sidecar_of(file: Path) -> Path:

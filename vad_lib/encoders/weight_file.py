@@ -7,17 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vad_lib.encoders.clip_config import require_plain_config
 from vad_lib.errors import ModelFormatError
 
 if TYPE_CHECKING:
     import torch
 
+Library = Literal["timm", "open_clip"]
 Source = Literal["plan", "store", "timm", "package", "random", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CREATE_KWARGS = ("bn_eps", "dynamic_img_size", "global_pool", "img_size", "num_classes", "output_stride", "pad_type")
 """Arguments of ``timm.create_model`` that a sidecar or a model folder may give: none names a file or an address."""
 _NAME = re.compile(r"\w+(\.\w+)*", re.ASCII)
+_FOLDER_NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class BackboneWeights:
     """The weights of one backbone, found.
 
     Attributes:
-        name: timm's name of the architecture.
+        name: timm's name of the architecture; of open_clip, which needs none, the name of its folder.
         file: the weight file; None for random weights.
         source: which step of the order found them.
         sha256: of the file; empty for random weights.
@@ -35,6 +38,9 @@ class BackboneWeights:
         asked_for: what the plan named.
         layers: layer names that the file's sidecar gives instead of the plan's; empty where the plan's are used.
         in_order: whether the file's tensors are those of timm's model in the same order, under other names.
+        library: that builds the network.
+        licence: as whoever published the weights calls it; empty where that is not known.
+        model_config: of open_clip: both towers, as ``clip_config`` allows it.
     """
 
     name: str
@@ -47,6 +53,9 @@ class BackboneWeights:
     asked_for: str = ""
     layers: tuple[str, ...] = ()
     in_order: bool = False
+    library: Library = "timm"
+    licence: str = ""
+    model_config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_fallback(self) -> bool:
@@ -57,8 +66,16 @@ class BackboneWeights:
         """Refuse what may not reach timm from a sidecar, a model folder or a plan.
 
         Raises:
-            ModelFormatError: a name that makes timm look elsewhere, or an argument that does.
+            ModelFormatError: a name that makes timm look elsewhere, or an argument that does; or a library, or a
+                configuration of open_clip, that is not known.
         """
+        if self.library == "open_clip":
+            if not _FOLDER_NAME.fullmatch(self.name):
+                raise ModelFormatError(f"{self.name!r} is not the name of a folder of weights.")
+            require_plain_config(self.model_config, f"The configuration of {self.name}")
+            return
+        if self.library != "timm":
+            raise ModelFormatError(f"The backbone's library is {self.library!r}; it can be timm or open_clip.")
         if self.name and not _NAME.fullmatch(self.name):
             raise ModelFormatError(f"{self.name!r} is not the name of a timm model: it must be letters, digits and _.")
         for key, value in self.create_kwargs.items():
@@ -91,6 +108,9 @@ class BackboneWeights:
             "mean": list(self.mean),
             "std": list(self.std),
             "is_fallback": self.is_fallback,
+            "library": self.library,
+            "licence": self.licence,
+            "model_config": self.model_config,
         }
 
     @classmethod
@@ -105,6 +125,9 @@ class BackboneWeights:
             mean=tuple(content["mean"]),
             std=tuple(content["std"]),
             asked_for=content["asked_for"],
+            library=content.get("library", "timm"),
+            licence=content.get("licence", ""),
+            model_config=dict(content.get("model_config", {})),
         )
 
 

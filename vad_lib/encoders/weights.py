@@ -2,8 +2,8 @@
 
 The order, and there is no other place that looks for weights:
 
-1. a path in the plan;
-2. the weights store, by timm's model name (``store``);
+1. a path in the plan, of a file or of a folder of open_clip (``clip_folder``);
+2. the weights store, by the name of such a folder in it, or by timm's model name (``store``);
 3. timm's own download, where the network allows; what comes is kept in the store, so the next run needs no network;
 4. the backbone that an installed package carries (``fallback``), in place of the one asked for unless
    ``VAD_FALLBACK_BACKBONE=0`` forbids it: ``asked_for`` differs from ``name`` then, and whoever trains must say so
@@ -14,12 +14,22 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from vad_lib.encoders.clip_folder import (
+    CONFIG_FILE,
+    FURTHER_FILES,
+    TENSORS_FILE,
+    clip_folders,
+    is_clip_folder,
+    put_folder_in_store,
+    read_clip_folder,
+)
 from vad_lib.encoders.fallback import fallback_backbone, measured_cost
 from vad_lib.encoders.store import (
     SUFFIXES,
@@ -39,7 +49,7 @@ from vad_lib.encoders.weight_file import (
     Source,
     read_state_dict,
 )
-from vad_lib.errors import InputError, ModelFormatError, WeightsMissingError
+from vad_lib.errors import InputError, ModelFormatError, VadError, WeightsMissingError
 from vad_lib.lines import Home
 from vad_lib.settings import settings
 
@@ -51,8 +61,8 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
     """Find the weights of a backbone, in the order that this module's docstring gives.
 
     Args:
-        name_or_path: timm's name of a model, such as ``resnet18``, or the path of a weight file; empty for a detector
-            that has no backbone.
+        name_or_path: timm's name of a model, such as ``resnet18``, the name of a folder of open_clip in the store, or
+            the path of a weight file or of such a folder; empty for a detector that has no backbone.
         store: the weights store; the home's by default.
 
     Raises:
@@ -66,6 +76,8 @@ def resolve_backbone_weights(name_or_path: str, store: Path | None = None) -> Ba
         return NO_BACKBONE
     if Path(asked).suffix in SUFFIXES or "/" in asked or os.sep in asked:
         return _from_path(Path(asked).expanduser(), folder)
+    if is_clip_folder(folder / asked):
+        return read_clip_folder(folder / asked, asked, "store")
     if file := find_in_store(asked, folder):
         return _from_file(file, asked, "store")
     fallback = fallback_backbone()
@@ -96,23 +108,28 @@ def list_weights(store: Path | None = None) -> list[BackboneWeights]:
         name = architecture_of(file)
         if name is not None:
             found.append(_from_file(file, name, "store"))
+    found += [read_clip_folder(one, one.name, "store") for one in clip_folders(folder)]
     fallback = fallback_backbone()
     return found if fallback is None else [*found, fallback]
 
 
 def add_weights(file: Path, name: str | None = None, *, store: Path | None = None) -> BackboneWeights:
-    """Copy a weight file into the store, after reading it, and record its sha256.
+    """Copy a weight file, or a folder of open_clip, into the store, after reading it, and record its sha256.
 
     Args:
-        file: a safetensors file or a checkpoint of tensors only.
-        name: timm's name of the architecture; found from the file's name or sidecar where None.
+        file: a safetensors file or a checkpoint of tensors only; or a folder (``clip_folder``).
+        name: timm's name of the architecture, found from the file's name or sidecar where None; of a folder the name
+            that plans will use, its own where None.
         store: the weights store; the home's by default.
 
     Raises:
-        InputError: no such file, or its architecture is not clear.
-        ModelFormatError: it is not a file of tensors.
+        InputError: no such file, or its architecture is not clear; or the folder lacks a file.
+        ModelFormatError: it is not a file of tensors, or they do not fit the folder's configuration.
+        PlanError: open_clip, which checks a folder, is not installed.
     """
     folder = store if store is not None else Home.from_environment().weights_folder
+    if file.is_dir():
+        return _add_clip_folder(file, name, folder)
     if not file.is_file() or file.suffix not in SUFFIXES:
         raise InputError(f"{file} is not a weight file: it must exist and end in {', '.join(SUFFIXES)}.")
     architecture = name or architecture_of(file)
@@ -125,14 +142,29 @@ def add_weights(file: Path, name: str | None = None, *, store: Path | None = Non
     return _from_file(put_in_store(file, architecture, folder), architecture, "store")
 
 
+def _add_clip_folder(source: Path, name: str | None, store: Path) -> BackboneWeights:
+    from vad_lib.encoders.clip import OpenClipEncoder
+
+    weights = read_clip_folder(source, source.name, "store")
+    OpenClipEncoder(weights, ())  # both towers are whole, or it is refused here rather than in a training
+    target = put_folder_in_store(source, name or weights.name, store)
+    return read_clip_folder(target, target.name, "store")
+
+
 def fetch_weights(name: str, *, store: Path | None = None) -> Path:
-    """Download weights through timm into the store and return the file.
+    """Download weights into the store and return the file: through timm, or a folder of open_clip from the hub.
+
+    Args:
+        name: timm's name of a model, or OWNER/NAME of a repository that holds a folder of open_clip.
+        store: the weights store; the home's by default.
 
     Raises:
         InputError: timm has no such model.
         WeightsMissingError: there is no network, or timm has no pretrained weights for the model.
     """
     folder = store if store is not None else Home.from_environment().weights_folder
+    if name.count("/") == 1:
+        return _fetch_clip_folder(name, folder)
     if not _is_timm_model(name):
         raise InputError(f"timm knows no model {name!r}.{_nearest(name)}")
     if reason := _why_no_download(name):
@@ -148,13 +180,38 @@ def fetch_weights(name: str, *, store: Path | None = None) -> Path:
     downloaded = folder / f".{name}.download.safetensors"
     try:
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, downloaded)
-        facts = {"mean": list(model.pretrained_cfg["mean"]), "std": list(model.pretrained_cfg["std"])}
+        told = model.pretrained_cfg
+        facts = {"mean": list(told["mean"]), "std": list(told["std"]), "licence": told.get("license") or ""}
         return put_in_store(downloaded, name, folder, facts)
     finally:
         downloaded.unlink(missing_ok=True)
 
 
+def _fetch_clip_folder(repository: str, store: Path) -> Path:
+    from huggingface_hub import snapshot_download
+
+    if not (reason := _why_no_network()):
+        try:
+            with tempfile.TemporaryDirectory() as place:
+                target = Path(place) / repository.split("/")[1]
+                snapshot_download(
+                    repository, local_dir=target, allow_patterns=[CONFIG_FILE, TENSORS_FILE, *FURTHER_FILES]
+                )
+                added = _add_clip_folder(target, None, store)
+            return added.file or store
+        except VadError:
+            raise
+        except Exception as error:  # the hub client raises many kinds; each means that nothing came
+            reason = f"the download failed ({error})"
+    raise WeightsMissingError(
+        f"{repository} cannot be fetched: {reason}. On a machine with a network, download its folder with "
+        f"{CONFIG_FILE} and {TENSORS_FILE}; copy it here and run `vad weights add FOLDER`."
+    )
+
+
 def _from_path(file: Path, folder: Path) -> BackboneWeights:
+    if file.is_dir():
+        return read_clip_folder(file, str(file), "plan")
     if not file.is_file():
         raise WeightsMissingError(
             f"The plan names the weight file {file}, which is not there. Put it there, or give the name of a timm "
@@ -189,7 +246,8 @@ def _from_file(file: Path, asked_for: str, source: Source, name: str | None = No
         std,
         asked_for,
         tuple(facts.get("layers", ())),
-        bool(facts.get("in_order", False)),
+        in_order=bool(facts.get("in_order", False)),
+        licence=str(facts.get("licence", "")),
     )
 
 
@@ -222,11 +280,16 @@ def _nearest(name: str) -> str:
 def _why_no_download(name: str) -> str:
     """Return why a download need not be tried, found in seconds rather than by the client's retries; '' if it may."""
     import timm
-    from huggingface_hub import constants
 
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         return "timm has no pretrained weights for it"
+    return _why_no_network()
+
+
+def _why_no_network() -> str:
+    from huggingface_hub import constants
+
     if constants.HF_HUB_OFFLINE or settings().hf_hub_offline:
         return "downloads are switched off (HF_HUB_OFFLINE)"
     endpoint = urlsplit(constants.ENDPOINT)

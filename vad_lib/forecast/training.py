@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vad_lib.detectors.fit_forecast import Part
-from vad_lib.forecast.records import Forecast, duration_text
+from vad_lib.forecast.records import OBJECTIVE_SECONDS, Forecast, duration_text
 from vad_lib.machine import Room, room_of_machine, size_text
 
 if TYPE_CHECKING:
@@ -66,8 +66,15 @@ def forecast_training(
 
 
 def _judged(forecast: Forecast, timeout_hours: float | None) -> Forecast:
-    """Return the forecast with the problems of disk and the warning about the time."""
+    """Return the forecast with the problems of disk and the warnings about the time."""
     changes: dict[str, Any] = {}
+    if forecast.ms_per_image > 1000 * OBJECTIVE_SECONDS:
+        told = (
+            f"Inspecting an image takes about {forecast.ms_per_image / 1000:.1f} s here, so the objective of "
+            f"{OBJECTIVE_SECONDS:g} s from arrival to result cannot be kept. Take a smaller image size or a smaller "
+            "backbone, accelerator: gpu where there is one, or another model_name."
+        )
+        changes["warnings"] = (*forecast.warnings, told)
     if forecast.disk_bytes > forecast.disk_free_bytes:
         takes, free = size_text(forecast.disk_bytes), size_text(forecast.disk_free_bytes)
         told = f"The results take about {takes} on disk, and {free} are free."
@@ -79,5 +86,5 @@ def _judged(forecast: Forecast, timeout_hours: float | None) -> Forecast:
             f"It is expected to take {duration_text(whole)}, and is stopped after training_timeout_hours "
             f"{timeout_hours:g}: raise it in the plan's section operation."
         )
-        changes["warnings"] = (*forecast.warnings, told)
+        changes["warnings"] = (*changes.get("warnings", forecast.warnings), told)
     return forecast.model_copy(update=changes)

@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 import numpy as np
 from sqlalchemy import case, func, select
 
+from vad_lib.forecast.records import OBJECTIVE_SECONDS
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.schema import DONE, ONLINE, PENDING, UNREADABLE, incoming_files, predictions
 from vad_lib.queue import services_of
 
-OBJECTIVE_SECONDS = 3.0
-"""The latency objective: 95 of 100 images have their result so soon after they arrived."""
 MOST_PREDICTIONS = 20_000
 
 
