@@ -69,6 +69,7 @@ class Trained:
     kind: str
     line: Line
     result: dg.ExecuteInProcessResult
+    instance: dg.DagsterInstance
 
     @property
     def dataset(self) -> ValidatedDataset:
@@ -114,7 +115,7 @@ def trained(request: pytest.FixtureRequest, home: Home) -> Iterator[Trained]:
         instance.add_dynamic_partitions("line", [kind])
         result = gravel_line.run(instance, "train_line", line=kind)
         assert result.success, gravel_line.failure(result)
-        yield Trained(kind, line, result)
+        yield Trained(kind, line, result, instance)
 
 
 def test_its_arguments_are_part_of_the_plan_are_explained_and_are_written(trained: Trained) -> None:
@@ -196,6 +197,21 @@ def test_what_mlflow_serves_and_what_the_service_asks_give_the_same_scores(train
     assert answer["raw_score"].tolist() == [one.raw_score for one in asked]
     assert answer["predicted"].tolist() == [one.predicted for one in asked]
     assert {one.predicted for one in asked} <= {"OK", "NG"}
+
+
+def test_an_inspection_writes_a_heatmap_of_each_image_or_does_without_any(trained: Trained) -> None:
+    plan = trained.line.plan_file
+    was = plan.read_text()
+    threshold = "inference_threshold: 0.5\n"
+    plan.write_text(was.replace(threshold, f"{threshold}            save_anomaly_maps: true\n"))
+    try:
+        result = gravel_line.run(trained.instance, "inspect_line", line=trained.kind)
+    finally:
+        plan.write_text(was)
+    assert result.success, gravel_line.failure(result)
+    heatmaps = list(trained.line.inference_artifacts.glob("extra_output/inference/*/latest/images/*.png"))
+    model = InspectionModel.load(trained.champion_folder())
+    assert len(heatmaps) == (0 if model.heatmap_scale is None else len(trained.images))
 
 
 @pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
