@@ -73,7 +73,7 @@ def reference(reference_clip: BackboneWeights, checkpoint: Learnt) -> AnomalyCLI
     return AnomalyCLIP(reference_clip, "prompts", LEVELS, {}, checkpoint).fit(NO_IMAGES)
 
 
-@pytest.mark.spec("P3.01")
+@pytest.mark.spec("P3.01", "P3.02")
 @pytest.mark.parametrize("side", [56, 70])
 def test_each_number_is_that_of_the_published_code(
     reference: AnomalyCLIP, published: dict[str, torch.Tensor], side: int
@@ -205,6 +205,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> list[TuningImage]:
 
 
 @pytest.mark.parametrize(("kind", "levels"), [("prompts", (1, 2)), ("vectors", (2, 3))])
+@pytest.mark.spec("P3.03")
 def test_what_is_learnt_on_other_images_scores_and_needs_no_text_tower_afterwards(
     tiny_clip: BackboneWeights,
     random_resnet: BackboneWeights,

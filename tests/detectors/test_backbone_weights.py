@@ -138,6 +138,7 @@ def test_a_path_in_the_plan_goes_first_and_a_sidecar_names_the_architecture(
         resolve_backbone_weights(str(tmp_path / "gone.pth"), tmp_path)
 
 
+@pytest.mark.spec("P6.02")
 def test_a_checksum_that_does_not_match_is_refused(
     tmp_path: Path, offline: None, small_state: dict[str, torch.Tensor]
 ) -> None:

@@ -5,6 +5,7 @@ The toy is ``toy_detector.py``, which is also the recipe in docs/architecture.md
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -319,3 +320,12 @@ def test_a_name_that_is_taken_and_an_argument_of_another_name_are_refused() -> N
     with pytest.raises(ValueError, match=r"must begin with mine_, not other_power"):
         registry.register("mine", "somewhere:Else", Foreign)
     assert "mine" not in registry.registered()
+
+
+@pytest.mark.spec("P2.09")
+def test_each_detector_has_a_page_that_says_what_it_does_and_what_it_reached() -> None:
+    for kind in KINDS:
+        folder = Path(importlib.import_module(str(find_detector(kind).place).partition(":")[0]).__file__ or "").parent
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        assert kind in text
+        assert "AUROC" in text

@@ -193,6 +193,7 @@ def test_unreadable_images_are_left_out_of_a_stream_and_none_at_all_is_refused(
 
 
 @pytest.mark.usefixtures("small_chunks")
+@pytest.mark.spec("P6.01")
 def test_a_killed_fit_goes_on_and_gives_the_same_bank(tmp_path: Path, tiles: pd.DataFrame) -> None:
     rows = tiles[:12]
     rows.to_parquet(tmp_path / "rows.parquet")

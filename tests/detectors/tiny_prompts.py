@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from vad_lib.detectors.anomalyclip.learnt_file import FOLDER, Learnt
+from vad_lib.detectors.anomalyclip.learnt_file import FOLDER, Learnt, random_prompts
 
 
 def tiny_prompts() -> Learnt:
     """Return the tokens of two prompts, and those of the first two of the three blocks that can have their own."""
-    draw = torch.Generator().manual_seed(1)
-    return Learnt(
-        "prompts", {"ctx": torch.randn(2, 12, 16, generator=draw), "deep": torch.randn(2, 4, 16, generator=draw)}
-    )
+    return random_prompts(16, 3)
 
 
 def write_tiny_prompts(store: Path) -> None:

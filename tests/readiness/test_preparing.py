@@ -282,7 +282,7 @@ def test_mostly_anomalous_data_is_warned_about(tmp_path: Path) -> None:
     assert "6, and only 4 normal" in finding(dataset, "mostly_anomalous").message
 
 
-@pytest.mark.spec("V2.02", "V3.16", "V3.26", "V7.01", "V8.02", "V8.08", "V8.09")
+@pytest.mark.spec("V2.02", "V3.16", "V3.26", "V7.01", "V8.02", "V8.08", "V8.09", "P6.05")
 def test_only_normal_and_mostly_normal_data_both_pass_from_one_folder(tmp_path: Path) -> None:
     write_set(tmp_path / "normal", 20)
     only_normal = prepare(tmp_path / "normal")
@@ -295,7 +295,7 @@ def test_only_normal_and_mostly_normal_data_both_pass_from_one_folder(tmp_path: 
     assert "only_normal_images" not in rules(mostly)
 
 
-@pytest.mark.spec("V9.01", "V9.07")
+@pytest.mark.spec("V9.01", "V9.07", "P1.05")
 def test_too_few_normal_images_is_an_error_that_blocks_only_where_enforced_and_not_where_allowed(
     tmp_path: Path,
 ) -> None:

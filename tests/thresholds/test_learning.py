@@ -111,7 +111,7 @@ def test_a_percentile_of_80_is_refused_with_a_hint() -> None:
 
 
 @given(labelled_scores())
-@pytest.mark.spec("V4.05")
+@pytest.mark.spec("V4.05", "P6.03")
 def test_no_other_cut_has_a_better_f1(rows: tuple[np.ndarray, np.ndarray]) -> None:
     scores, flags = rows
     ng = scores >= learn_threshold(scores, flags).value

@@ -174,7 +174,7 @@ def test_augmentation_reaches_the_training_images_and_no_others(
     assert ours.tolist() == again.tolist()
 
 
-@pytest.mark.spec("V14.15")
+@pytest.mark.spec("V14.15", "P2.10")
 def test_a_gpu_that_is_not_there_is_refused_before_the_fit(
     dataset: ValidatedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,9 @@ def paintings(
 
     made = make_paintings(out / "images", read_photographs(photos), seed, train=images)
     sets = list(painting_sets(made))
-    results = _run(_candidates(detectors, encoders, random_clip=random_clip), sets, size, epochs, seed)
+    results = _run(
+        _candidates(detectors, encoders, out / "random_clip" if random_clip else None), sets, size, epochs, seed
+    )
     more = {"Means over the paintings": mean_table(results), "The study that this protocol follows": FIGURES}
     told = [*(one.described() for one in sets), NOTE]
     if photos is None:
@@ -86,13 +88,15 @@ def detectors_(
     with tempfile.TemporaryDirectory() as temporary:
         if drawn:
             sets.append(drawn_set(make_demo_line(Path(temporary), seed)))
-        results = _run(_candidates(detectors, encoders, random_clip=random_clip), sets, size, epochs, seed)
+        results = _run(
+            _candidates(detectors, encoders, out / "random_clip" if random_clip else None), sets, size, epochs, seed
+        )
         _tell("Detectors beside one another", [one.described() for one in sets], results, {}, out)
     _track("bench-detectors", results, out)
 
 
 def _candidates(
-    detectors: Sequence[str] | None, encoders: Sequence[str] | None, *, random_clip: bool
+    detectors: Sequence[str] | None, encoders: Sequence[str] | None, random_clip: Path | None
 ) -> list[Candidate]:
     """Return what to run: each detector as it is, and once more for each encoder where it takes any."""
     from vad_lib.comparison.running import Candidate
@@ -100,23 +104,17 @@ def _candidates(
 
     rows = [find_detector(name) for name in detectors] if detectors else list(registered().values())
     found = [Candidate(row.name) for row in rows]
-    for encoder, note in _encoders(encoders, random_clip=random_clip):
-        for row in rows:
-            argument = f"{row.name}_encoder"
-            if argument in row.arguments.model_fields:
-                found.append(Candidate(row.name, {argument: encoder}, note))
-    return found
-
-
-def _encoders(encoders: Sequence[str] | None, *, random_clip: bool) -> list[tuple[str, str]]:
-    found = [(encoder, Path(encoder).name) for encoder in encoders or ()]
-    if random_clip:
+    for encoder in encoders or ():
+        note = Path(encoder).name
+        found += [Candidate(row.name, row.arguments.with_encoder(encoder), note) for row in rows]
+    if random_clip is not None:
         from vad_lib.comparison.random_clip import write_random_clip
 
-        folder = Path(tempfile.mkdtemp(prefix="vad-random-clip-"))
-        write_random_clip(folder)
-        found.append((str(folder), "random CLIP: of no use but to show that it runs"))
-    return found
+        write_random_clip(random_clip)
+        note = "random CLIP, which shows only that it runs"
+        found += [Candidate(row.name, row.arguments.on_random_clip(random_clip), note) for row in rows]
+    # a detector that takes no encoder is not run twice
+    return [one for one in found if one.parameters or not one.note]
 
 
 def _run(

@@ -54,6 +54,19 @@ class DetectorArguments(Arguments):
         """Return the arguments of a new line that suit this machine better than the defaults; by default none."""
         return {}
 
+    @classmethod
+    def with_encoder(cls, encoder: str) -> dict[str, Any]:
+        """Return the arguments for another encoder; none where no argument, named ``…_encoder``, chooses one."""
+        named = [
+            name for name in cls.model_fields if name.endswith("_encoder") and not name.endswith("_second_encoder")
+        ]
+        return dict.fromkeys(named, encoder)
+
+    @classmethod
+    def on_random_clip(cls, folder: Path) -> dict[str, Any]:
+        """Return the arguments for a CLIP of random weights, which shows that a detector runs, and nothing more."""
+        return cls.with_encoder(str(folder))
+
     def require_usable(self) -> None:
         """Refuse what cannot be used whatever the data are, before anything is begun. By default nothing is.
 

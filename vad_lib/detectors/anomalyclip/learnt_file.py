@@ -63,6 +63,13 @@ class Learnt:
             )
 
 
+def random_prompts(width: int, blocks: int) -> Learnt:
+    """Return prompts that were learnt on nothing, for a text tower of this width and number of blocks."""
+    draw = torch.Generator().manual_seed(1)
+    deep = torch.randn(min(8, blocks - 1), 4, width, generator=draw)
+    return Learnt("prompts", {"ctx": torch.randn(2, 12, width, generator=draw), "deep": deep})
+
+
 def read_learnt(name: str, store: Path | None = None) -> Learnt:
     """Read what was learnt.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import field_validator
@@ -52,6 +53,18 @@ class AnomalyCLIPArguments(DetectorArguments):
         """Return the square of ``anomalyclip_image_side``, and why."""
         side = self.anomalyclip_image_side
         return (side, side), f"AnomalyCLIP takes squares of anomalyclip_image_side, {side} pixels"
+
+    @classmethod
+    def on_random_clip(cls, folder: Path) -> dict[str, Any]:
+        """Write random prompts beside the CLIP, and return the arguments for them and for its last block."""
+        from vad_lib.detectors.anomalyclip.learnt_file import random_prompts
+        from vad_lib.encoders.clip_folder import read_clip_folder
+
+        towers = read_clip_folder(folder, folder.name, "plan").model_config
+        file = folder / "random_prompts.safetensors"
+        random_prompts(towers["text_cfg"]["width"], towers["text_cfg"]["layers"]).save(file)
+        size = {"anomalyclip_levels": (towers["vision_cfg"]["layers"],), "anomalyclip_image_side": 64}
+        return {**cls.with_encoder(str(folder)), "anomalyclip_prompts": str(file), **size}
 
     @field_validator("anomalyclip_levels", mode="before")
     @classmethod
