@@ -88,7 +88,7 @@ def recall_table(results: Iterable[Compared]) -> pd.DataFrame:
                 groups[small] = known[known[column] <= known[column].median()]
                 groups[large] = known[known[column] > known[column].median()]
         found = {name: f"{int((rows['predicted'] == 'NG').sum())}/{len(rows)}" for name, rows in groups.items()}
-        rows.append({"set": one.images, "detector": one.candidate.detector, **found})
+        rows.append({"set": one.images, "detector": one.candidate.detector, "note": one.candidate.note, **found})
     return pd.DataFrame(rows).fillna("")
 
 
