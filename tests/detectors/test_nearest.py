@@ -56,7 +56,22 @@ def test_ruling_rows_out_first_changes_no_answer(given_cloud: tuple[torch.Tensor
     for way in (False, True):
         worst = MemoryBank(rows, screened=way).farthest(queries)
         assert abs(float(worst.distance) - float(exact.amin(1).max())) <= resolution
-        assert torch.equal(worst.distance, torch.linalg.vector_norm(queries[worst.query] - rows[worst.row]))
+        assert torch.allclose(
+            worst.distance, torch.linalg.vector_norm(queries[worst.query] - rows[worst.row]), rtol=1e-6
+        )
+
+
+def test_the_farthest_patch_has_the_same_bits_whichever_search_has_found_the_distances() -> None:
+    draw = torch.Generator().manual_seed(3)
+    rows, queries = torch.rand(2000, 48, generator=draw), torch.rand(300, 48, generator=draw)
+    full, screened = (MemoryBank(rows, screened=way) for way in (False, True))
+    found = [
+        full.farthest(queries),
+        screened.farthest(queries),
+        full.farthest_of(queries, full.nearest(queries)[0]),
+        screened.farthest_of(queries, screened.nearest(queries)[0]),
+    ]
+    assert all(torch.equal(each, first) for one in found for each, first in zip(one, found[0], strict=True))
 
 
 def test_patches_that_are_all_alike_are_searched_in_full() -> None:

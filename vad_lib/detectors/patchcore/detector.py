@@ -169,21 +169,15 @@ class PatchCore(Detector):
         embeddings, grid = self._embed(images)
         nearest = None
         if with_maps:
-            found = bank.nearest(embeddings.flatten(0, 1))
-            nearest = [each.view(len(images), -1) for each in found]
+            nearest = bank.nearest(embeddings.flatten(0, 1))[0].view(len(images), -1)
         scores = []
         for number, patches in enumerate(embeddings):
-            if nearest is None or bank.screened:
-                # Also beside maps, for which the same row may be found by other arithmetic: a score has the same bits
-                # whether maps are wanted or not.
-                worst = bank.farthest(patches)
-            else:
-                worst = bank.farthest_of(nearest[0][number], nearest[1][number])
+            worst = bank.farthest(patches) if nearest is None else bank.farthest_of(patches, nearest[number])
             scores.append(image_score(bank, patches, worst))
         maps = None
         if nearest is not None:
             size = (images.shape[2], images.shape[3])
-            maps = self.map_maker(nearest[0].view(len(images), *grid), size).cpu().numpy()
+            maps = self.map_maker(nearest.view(len(images), *grid), size).cpu().numpy()
         return Scores(torch.stack(scores).cpu().numpy(), maps)
 
     def _embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:

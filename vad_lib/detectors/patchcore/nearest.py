@@ -12,6 +12,11 @@ QUERIES = 256
 """Queries compared with the bank at once: 256 against 20,000 rows are 20 MiB."""
 MOST_CANDIDATES = 32
 """Candidates for each query above which the full search is faster: patches that are all alike, for instance."""
+BY_SUBTRACTION = "donot_use_mm_for_euclid_dist"
+RIM = 1e-4
+"""Share of the largest distance by which another patch may lie closer and still be looked at exactly."""
+MOST_EXACT = 8
+"""Patches at the rim that are looked at: more of them are copies of one another."""
 LARGEST_FINE_SCREEN = 100_000
 """Rows above which no second, finer copy of the bank is made for maps: it takes more memory than the bank."""
 
@@ -30,7 +35,7 @@ class MemoryBank:
     The nearest rows are found by a matrix product (|b|^2 - 2 q.b orders rows as their distance does); the distances
     returned are then computed by subtraction, so they have no cancellation error where a query is close to a row.
 
-    Where the processor multiplies bfloat16 in tiles, most rows are ruled out with these first (``screening``). The
+    Where that is measured to be faster on this machine, most rows are ruled out in bfloat16 first (``screening``). The
     answers are the same; ``screened`` switches it off.
 
     Args:
@@ -54,17 +59,25 @@ class MemoryBank:
     def farthest(self, queries: torch.Tensor) -> Farthest:
         """Return the query, of (N, D), whose nearest row is farthest; the first one where several are."""
         if not self.screened:
-            return self.farthest_of(*self._nearest(queries))
+            return self.farthest_of(queries, self._nearest(queries)[0])
         low, high = self._screen(1).bounds(queries)
         places = (high >= low.max()).nonzero()[:, 0]
-        found = self.farthest_of(*self._nearest(queries[places]))
+        found = self.farthest_of(queries[places], self._nearest(queries[places])[0])
         return found._replace(query=places[found.query])
 
-    @staticmethod
-    def farthest_of(distances: torch.Tensor, rows: torch.Tensor) -> Farthest:
-        """Return the same from what ``nearest`` gave."""
-        worst = distances.argmax()
-        return Farthest(worst, distances[worst], rows[worst])
+    def farthest_of(self, queries: torch.Tensor, distances: torch.Tensor) -> Farthest:
+        """Return the same where the distances (N,) to the nearest rows are known.
+
+        The few queries that may be the one are compared with all rows by subtraction, so that the answer has the same
+        bits whichever search has found the distances.
+        """
+        places = (distances >= distances.max() * (1 - RIM)).nonzero()[:MOST_EXACT, 0]
+        # one at a time: torch computes several by other arithmetic
+        exact = [
+            torch.cdist(queries[place][None], self.rows, compute_mode=BY_SUBTRACTION)[0].min(0) for place in places
+        ]
+        worst = torch.stack([found.values for found in exact]).argmax()
+        return Farthest(places[worst], exact[worst].values, exact[worst].indices)
 
     def nearest_rows(self, queries: torch.Tensor, count: int) -> torch.Tensor:
         """Return the indices (N, count) of the nearest rows, nearest first; at most as many as there are rows."""

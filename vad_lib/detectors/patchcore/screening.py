@@ -1,6 +1,7 @@
 """Which rows of a memory bank can be nearest, found in bfloat16 with a bound on its error; the rest is decided exactly.
 
-A processor with matrix tiles multiplies bfloat16 numbers some ten times as fast as float32 ones. Half the squared
+Some processors multiply bfloat16 numbers several times as fast as float32 ones; others need much longer for them, so
+which search is taken is measured. Half the squared
 distance k of a query q and a row b, both with the bank's mean taken off, comes out of one product whose columns also
 hold both half norms (each as a sum of three bfloat16 numbers): k = |q|^2/2 + |b|^2/2 - q.b. What it lies off by at most
 is known: with q' and b' the rounded vectors,
@@ -17,7 +18,11 @@ by a factor of some 250.
 
 from __future__ import annotations
 
+import functools
 import math
+import statistics
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -28,6 +33,10 @@ GROUP = 16
 """Rows whose smallest value is taken first; the smallest are then looked at row by row."""
 PRODUCT_BYTES = 2**26
 """Of the matrix of products that is held at once."""
+PROBES = 64
+MOST_PROBED_COLUMNS = 256
+LEAST_GAIN = 1.2
+"""Times faster that the products must be, since what they leave is searched as well."""
 LEAST_ROWS = 1024
 """Below it the full search is as fast."""
 _COLUMNS = 32
@@ -42,10 +51,28 @@ class Bounds(NamedTuple):
 
 
 def is_worthwhile(rows: torch.Tensor) -> bool:
-    """Tell whether screening is faster than the full search on this machine, for a bank (M, D)."""
+    """Tell whether screening is faster than the full search on this machine, for a bank (M, D); it is measured."""
     if rows.device.type != "cpu" or len(rows) < LEAST_ROWS:
         return False
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+    return _gain(min(rows.shape[1], MOST_PROBED_COLUMNS), torch.get_num_threads()) > LEAST_GAIN
+
+
+@functools.cache
+def _gain(columns: int, threads: int) -> float:
+    """Return how many times faster the products of screening are here than those of the full search."""
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn((LEAST_ROWS, columns), generator=draw)
+    queries = torch.randn((PROBES, columns), generator=draw)
+    screen = Screen(rows, 1)
+
+    def seconds(search: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        search()
+        return time.perf_counter() - start
+
+    # side by side, so that other work on the machine slows both down alike
+    ratios = [seconds(lambda: (queries @ rows.T).min(1)) / seconds(lambda: screen.bounds(queries)) for _ in range(9)]
+    return statistics.median(ratios)
 
 
 class Screen:
