@@ -107,3 +107,14 @@ def test_the_command_makes_images_tables_page_and_sorted_folders_and_a_run(
     ng = [file for file in sorted_ if file.parent.name == "anomaly"]
     assert len(ng) == int((table["tp"] + table["fp"]).sum())
     assert "In MLflow: http" in answer.output
+
+
+def test_few_images_of_a_large_set_are_spread_over_it(tmp_path: Path) -> None:
+    for number in range(30):
+        for folder in ("train/good", "test/good", "test/scratch"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / f"{number:02d}.png").touch()
+    images = folder_set(tmp_path, most_normal=10, most_of_each_kind=5)
+    assert sorted(int(file.stem) for file in images.fit + images.held_out) == list(range(0, 30, 3))
+    assert images.test.groupby("kind").size().to_dict() == {"good": 5, "scratch": 5}
+    assert [int(Path(file).stem) for file in images.test["file"][:5]] == [0, 6, 12, 18, 24]

@@ -76,6 +76,8 @@ def detectors_(
     encoders: Encoders = None,
     random_clip: RandomClip = False,
     drawn: Annotated[bool, typer.Option("--drawn", help="Add the drawn line of the demo.")] = False,
+    most_normal: Annotated[int, typer.Option(help="Most normal images of a folder to learn from; 0 takes all.")] = 0,
+    most_of_each_kind: Annotated[int, typer.Option(help="Most images of a kind to report on; 0 takes all.")] = 0,
     size: Size = 256,
     epochs: Epochs = 15,
     seed: Seed = 42,
@@ -84,7 +86,7 @@ def detectors_(
     from vad_lib.comparison.image_sets import drawn_set, folder_set
     from vad_lib.synthetic.demo_line import make_demo_line
 
-    sets = [folder_set(folder) for folder in folders]
+    sets = [folder_set(folder, most_normal, most_of_each_kind) for folder in folders]
     with tempfile.TemporaryDirectory() as temporary:
         if drawn:
             sets.append(drawn_set(make_demo_line(Path(temporary), seed)))

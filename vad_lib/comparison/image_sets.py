@@ -43,8 +43,13 @@ class ImageSet:
         )
 
 
-def folder_set(folder: Path) -> ImageSet:
+def folder_set(folder: Path, most_normal: int = 0, most_of_each_kind: int = 0) -> ImageSet:
     """Return a set with the folders of MVTec AD: ``train/good``, ``test/KIND``, ``ground_truth/KIND/STEM_mask.png``.
+
+    Args:
+        folder: of the set.
+        most_normal: images to learn from, spread evenly over those that there are; all where it is 0.
+        most_of_each_kind: images of each kind to report on, in the same way.
 
     Raises:
         InputError: there is no such folder.
@@ -53,10 +58,11 @@ def folder_set(folder: Path) -> ImageSet:
         raise InputError(f"{folder} is no image set: it needs the folders train/{NORMAL} and test.")
     rows = []
     for kind in sorted(kind for kind in (folder / "test").iterdir() if kind.is_dir()):
-        for file in _images(kind):
+        for file in _spread(_images(kind), most_of_each_kind):
             mask = folder / "ground_truth" / kind.name / f"{file.stem}_mask.png"
             rows.append((file, kind.name, kind.name != NORMAL, str(mask) if mask.is_file() else ""))
-    return _split(folder.name.replace("_", " "), _images(folder / "train" / NORMAL), _table(rows))
+    train = _spread(_images(folder / "train" / NORMAL), most_normal)
+    return _split(folder.name.replace("_", " "), train, _table(rows))
 
 
 def drawn_set(line: DemoLine) -> ImageSet:
@@ -94,6 +100,12 @@ def _split(name: str, train: list[Path], test: pd.DataFrame) -> ImageSet:
 def _table(rows: list[tuple[Path, str, bool, str]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["file", "kind", "is_anomalous", "mask"])
     return table.assign(file=table["file"].astype(str), contrast=float("nan"), area=float("nan"))
+
+
+def _spread(files: list[Path], most: int) -> list[Path]:
+    if not most or len(files) <= most:
+        return files
+    return [files[index * len(files) // most] for index in range(most)]
 
 
 def _images(folder: Path) -> list[Path]:

@@ -34,7 +34,7 @@ GROUP = 16
 PRODUCT_BYTES = 2**26
 """Of the matrix of products that is held at once."""
 PROBES, PROBED_ROWS, PROBED_COLUMNS, ROUNDS = 256, 8192, 384, 5
-"""Of the measurement, columns at most; much smaller matrices are multiplied by other code, which tells nothing of these."""
+"""Of the measurement, columns at most. Much smaller matrices are multiplied by other code, which tells nothing."""
 HOPELESS = 0.4
 """Ratio at which the measurement ends, since it takes long where bfloat16 is slow."""
 LEAST_GAIN = 1.2
