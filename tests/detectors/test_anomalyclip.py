@@ -72,7 +72,6 @@ def reference(reference_clip: BackboneWeights, checkpoint: Learnt) -> AnomalyCLI
     return AnomalyCLIP(reference_clip, "prompts", LEVELS, {}, checkpoint).fit(NO_IMAGES)
 
 
-@pytest.mark.spec("P3.01")
 @pytest.mark.parametrize("side", [56, 70])
 def test_each_number_is_that_of_the_published_code(
     reference: AnomalyCLIP, published: dict[str, torch.Tensor], side: int
@@ -96,7 +95,6 @@ def test_each_number_is_that_of_the_published_code(
     close(torch.from_numpy(scores.maps), "smoothed_map")
 
 
-@pytest.mark.spec("P3.01")
 def test_learning_takes_the_steps_of_the_published_code(
     reference: AnomalyCLIP,
     reference_clip: BackboneWeights,
@@ -114,7 +112,6 @@ def test_learning_takes_the_steps_of_the_published_code(
     assert not torch.allclose(head.context, checkpoint.tensors["ctx"], atol=1e-3)
 
 
-@pytest.mark.spec("P3.01")
 def test_an_image_has_its_own_probability_whatever_is_in_the_batch(
     reference: AnomalyCLIP, published: dict[str, torch.Tensor]
 ) -> None:

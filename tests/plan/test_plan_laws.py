@@ -41,6 +41,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "patchcore_layers": st.lists(
         st.from_regex(r"[a-z_.]{1,5}[0-9]", fullmatch=True), min_size=1, max_size=3, unique=True
     ).map(tuple),
+    "anomalyclip_levels": st.lists(st.integers(1, 48), min_size=1, max_size=3, unique=True).map(tuple),
     "owners": st.lists(st.sampled_from(["team:paint", "a@plant.org", "team:b-c"]), unique=True).map(tuple),
     "watch_folder": paths,
     "ignored_suffixes": st.lists(st.sampled_from([".xml", ".json", ".tar.gz"]), unique=True).map(tuple),
