@@ -97,7 +97,6 @@ def test_each_number_is_that_of_the_published_code(
     close(torch.from_numpy(scores.maps), "smoothed_map")
 
 
-@pytest.mark.spec("P3.01")
 def test_learning_takes_the_steps_of_the_published_code(
     reference: AnomalyCLIP,
     reference_clip: BackboneWeights,
@@ -115,7 +114,6 @@ def test_learning_takes_the_steps_of_the_published_code(
     assert not torch.allclose(head.context, checkpoint.tensors["ctx"], atol=1e-3)
 
 
-@pytest.mark.spec("P3.01")
 def test_an_image_has_its_own_probability_whatever_is_in_the_batch(
     reference: AnomalyCLIP, published: dict[str, torch.Tensor]
 ) -> None:

@@ -42,6 +42,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "img_size": sides | st.tuples(sides, sides),
     "augmentation_list": st.lists(st.sampled_from(get_args(Augmentation)), unique=True).map(tuple),
     "patchcore_layers": st.lists(layers, min_size=1, max_size=3, unique=True).map(tuple),
+    "anomalyclip_levels": st.lists(st.integers(1, 48), min_size=1, max_size=3, unique=True).map(tuple),
     "owners": st.lists(st.sampled_from(["team:paint", "a@plant.org", "team:b-c"]), unique=True).map(tuple),
     "watch_folder": paths,
     "ignored_suffixes": st.lists(st.sampled_from([".xml", ".json", ".tar.gz"]), unique=True).map(tuple),
