@@ -38,13 +38,23 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "encoding": st.sampled_from(["utf-8", "cp949", "latin-1"]),
     "img_size": sides | st.tuples(sides, sides),
     "augmentation_list": st.lists(st.sampled_from(get_args(Augmentation)), unique=True).map(tuple),
-    "patchcore_layers": st.lists(
-        st.from_regex(r"[a-z_.]{1,5}[0-9]", fullmatch=True), min_size=1, max_size=3, unique=True
-    ).map(tuple),
+    **dict.fromkeys(
+        ("winclip_normal_states", "winclip_abnormal_states", "winclip_templates"),
+        st.lists(st.sampled_from(["{}", "a fine {}.", "{}: torn"]), min_size=1, unique=True).map(tuple),
+    ),
     "owners": st.lists(st.sampled_from(["team:paint", "a@plant.org", "team:b-c"]), unique=True).map(tuple),
     "watch_folder": paths,
     "ignored_suffixes": st.lists(st.sampled_from([".xml", ".json", ".tar.gz"]), unique=True).map(tuple),
 }
+
+
+LISTS: dict[Any, st.SearchStrategy[Any]] = {
+    tuple[str, ...]: st.lists(
+        st.sampled_from(["layer2", "blocks.3", "_1", "0x1", "null"]), min_size=1, unique=True
+    ).map(tuple),
+    tuple[int, ...]: st.lists(st.integers(1, 24), min_size=1, max_size=3, unique=True).map(tuple),
+}
+"""By the type of an argument that is a list of anything."""
 
 
 def models(model: type[Arguments]) -> st.SearchStrategy[Any]:
@@ -58,6 +68,8 @@ def models(model: type[Arguments]) -> st.SearchStrategy[Any]:
             strategy = SPECIAL[name]
         elif choices(field):
             strategy = st.sampled_from(choices(field))
+        elif field.annotation in LISTS:
+            strategy = LISTS[field.annotation]
         elif get_origin(field.annotation) is not None:
             strategy = st.sampled_from(get_args(field.annotation))
         elif field.annotation is bool:
