@@ -28,11 +28,14 @@ from vad_lib.plan import (
     parse_plan,
 )
 from vad_lib.plan.arguments import LARGEST_SIDE, SMALLEST_SIDE, Augmentation
+from vad_lib.plan.folders import holds_escapes
 from vad_lib.plan.stages import OPERATION, STAGES
 
 # No surrogates (they are no text) and no control characters (YAML has none, not even quoted by hand).
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
-paths = words.map(str.strip).filter(lambda path: not path.lower().endswith((".csv", ".tsv", ".txt", ".json")))
+paths = words.map(str.strip).filter(
+    lambda path: not (path.lower().endswith((".csv", ".tsv", ".txt", ".json")) or holds_escapes(path))
+)
 sides = st.integers(SMALLEST_SIDE, LARGEST_SIDE)
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "encoding": st.sampled_from(["utf-8", "cp949", "latin-1"]),
