@@ -290,7 +290,9 @@ def test_two_encoders_have_half_of_the_weight_each(random_resnet: BackboneWeight
     tensors = {f"features.{name}": tensor for name, tensor in detector.features.state_dict().items()}
     again = ClipSimilarity.from_description(detector.describe(), {**tensors, "head.rows": joined})
     assert torch.equal(again.features(batch[:1]), joined)
-    assert ClipSimilarity(random_resnet, LAYERS, second=random_resnet).second is None
+    alone = ClipSimilarity(random_resnet, LAYERS, second=random_resnet)
+    assert alone.second is None
+    assert alone._notices() == ("Both encoders are resnet18, so its features stand alone.",)
 
 
 def test_references_are_training_images_or_other_files_and_anything_else_is_refused(

@@ -29,11 +29,14 @@ from vad_lib.plan import (
     parse_plan,
 )
 from vad_lib.plan.arguments import LARGEST_SIDE, SMALLEST_SIDE, Augmentation
+from vad_lib.plan.folders import holds_escapes
 from vad_lib.plan.stages import OPERATION, STAGES
 
 # No surrogates (they are no text) and no control characters (YAML has none, not even quoted by hand).
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
-paths = words.map(str.strip).filter(lambda path: not path.lower().endswith((".csv", ".tsv", ".txt", ".json")))
+paths = words.map(str.strip).filter(
+    lambda path: not (path.lower().endswith((".csv", ".tsv", ".txt", ".json")) or holds_escapes(path))
+)
 sides = st.integers(SMALLEST_SIDE, LARGEST_SIDE)
 # Not by a regular expression: hypothesis takes seconds to find out which letters of Unicode it may draw.
 layers = st.builds("{}{}".format, st.text(ascii_lowercase + "_.", min_size=1, max_size=5), st.integers(0, 9))
@@ -43,10 +46,23 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "augmentation_list": st.lists(st.sampled_from(get_args(Augmentation)), unique=True).map(tuple),
     "patchcore_layers": st.lists(layers, min_size=1, max_size=3, unique=True).map(tuple),
     "anomalyclip_levels": st.lists(st.integers(1, 48), min_size=1, max_size=3, unique=True).map(tuple),
+    **dict.fromkeys(
+        ("winclip_normal_states", "winclip_abnormal_states", "winclip_templates"),
+        st.lists(st.sampled_from(["{}", "a fine {}.", "{}: torn"]), min_size=1, unique=True).map(tuple),
+    ),
     "owners": st.lists(st.sampled_from(["team:paint", "a@plant.org", "team:b-c"]), unique=True).map(tuple),
     "watch_folder": paths,
     "ignored_suffixes": st.lists(st.sampled_from([".xml", ".json", ".tar.gz"]), unique=True).map(tuple),
 }
+
+
+LISTS: dict[Any, st.SearchStrategy[Any]] = {
+    tuple[str, ...]: st.lists(
+        st.sampled_from(["layer2", "blocks.3", "_1", "0x1", "null"]), min_size=1, unique=True
+    ).map(tuple),
+    tuple[int, ...]: st.lists(st.integers(1, 24), min_size=1, max_size=3, unique=True).map(tuple),
+}
+"""By the type of an argument that is a list of anything."""
 
 
 def models(model: type[Arguments]) -> st.SearchStrategy[Any]:
@@ -60,6 +76,8 @@ def models(model: type[Arguments]) -> st.SearchStrategy[Any]:
             strategy = SPECIAL[name]
         elif choices(field):
             strategy = st.sampled_from(choices(field))
+        elif field.annotation in LISTS:
+            strategy = LISTS[field.annotation]
         elif get_origin(field.annotation) is not None:
             strategy = st.sampled_from(get_args(field.annotation))
         elif field.annotation is bool:

@@ -46,7 +46,8 @@ class ClipSimilarity(EmbeddingDetector):
         **named: Any,
     ) -> None:
         given = BackboneWeights.from_json(second) if isinstance(second, dict) else second
-        self.second = None if given is None or _are_same(weights, given) else given
+        self._is_twice_the_same = given is not None and _are_same(weights, given)
+        self.second = None if self._is_twice_the_same else given
         self.second_layers = tuple(second_layers)
         if self.second is not None and not self.second_layers:
             self.second_layers = default_layers(self.second)
@@ -90,6 +91,8 @@ class ClipSimilarity(EmbeddingDetector):
         return head, replace(report, notices=(*self._notices(), *report.notices))
 
     def _notices(self) -> tuple[str, ...]:
+        if self._is_twice_the_same:
+            return (f"Both encoders are {self.weights.name}, so its features stand alone.",)
         if self.second is None or self.second.asked_for in ("", self.second.name) or self.second.source == "plan":
             return ()
         return (f"Instead of {self.second.asked_for}, {self.second.name} was used as the second encoder.",)
