@@ -1,6 +1,6 @@
 """The heads on embeddings and zero-shot text on real sets: image AUROC with its interval, and milliseconds an image.
 
-    python -m benchmarks.embedding_heads [--sets bottle,magnetic_tile,drawn] [--encoders resnet18,vadnet10]
+    python -m benchmarks.embedding_heads [--sets bottle,magnetic_tile,drawn] [--encoders resnet18,tf_efficientnet_lite0]
                                          [--heads clip_knn,…] [--train 100] [--test 150] [--size 224] [--data FOLDER]
 
 Each encoder reads each image once on each level, and all heads share what it gave. The interval holds 95 % of 1,000
@@ -130,7 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     heads = [name for name, row in registered().items() if issubclass(row.load_class(), EmbeddingDetector)]
     parser.add_argument("--sets", default="bottle,magnetic_tile,drawn")
-    parser.add_argument("--encoders", default="resnet18,vadnet10")
+    parser.add_argument("--encoders", default="resnet18,tf_efficientnet_lite0")
     parser.add_argument("--heads", default=",".join(heads))
     parser.add_argument("--train", type=int, default=100, help="most training images of a set")
     parser.add_argument("--test", type=int, default=150, help="most test images of a set")

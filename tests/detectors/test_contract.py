@@ -54,6 +54,8 @@ SMALL = {
     "anomalyclip_image_side": "48",
     "clip_similarity_second_encoder": "resnet10t",
     "clip_classifier_anomalies_per_image": "2",
+    "anomalygpt_encoder": "resnet18",
+    "anomalygpt_layers": "[layer1, layer2]",
     "winclip_encoder": "tiny_clip",
     **{f"{kind}_encoder": "resnet18" for kind in KINDS if kind.startswith("clip_")},
     **{f"{kind}_layers": "[layer1, layer2]" for kind in KINDS if kind.startswith("clip_")},

@@ -6,6 +6,7 @@ UniADet, https://arxiv.org/abs/2601.05552.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,12 +58,25 @@ class ClassVectors:
 
     def patch_probabilities(self, found: Embedding, size: tuple[int, int]) -> list[torch.Tensor]:
         """Return, for each level, the probability that each pixel is abnormal, (N, H, W)."""
-        maps = []
-        for patches, vectors in zip(found.patches, self.levels, strict=True):
-            cosine = torch.einsum("nchw,kc->nkhw", functional.normalize(patches, dim=1), functional.normalize(vectors))
-            abnormal = (cosine / TEMPERATURE).softmax(dim=1)[:, 1:]
-            maps.append(functional.interpolate(abnormal, size=size, mode="bilinear", align_corners=False)[:, 0])
-        return maps
+        return abnormal_maps(found.patches, self.levels, size)
+
+
+def abnormal_maps(
+    patches: Sequence[torch.Tensor], vectors: Sequence[torch.Tensor], size: tuple[int, int]
+) -> list[torch.Tensor]:
+    """Return, for each level, the probability that each pixel is abnormal, (N, H, W).
+
+    Args:
+        patches: (N, C, rows, columns) for each level.
+        vectors: (2, C) for each level, normal and abnormal.
+        size: (H, W).
+    """
+    maps = []
+    for level, pair in zip(patches, vectors, strict=True):
+        cosine = torch.einsum("nchw,kc->nkhw", functional.normalize(level, dim=1), functional.normalize(pair))
+        abnormal = (cosine / TEMPERATURE).softmax(dim=1)[:, 1:]
+        maps.append(functional.interpolate(abnormal, size=size, mode="bilinear", align_corners=False)[:, 0])
+    return maps
 
 
 class Blur(nn.Module):

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from vad_lib.augmentation import Augmentation
 from vad_lib.detectors.base import FitReport, FitSettings
+from vad_lib.detectors.drawn_defects import seed_of, with_defect
 from vad_lib.detectors.embedding.detector import EmbeddingDetector, draw_rows, report_of
 from vad_lib.detectors.embedding.heads import FOLDS, Head
 from vad_lib.detectors.embedding.plan_arguments import ClassifierArguments
@@ -26,7 +27,7 @@ from vad_lib.detectors.images import ImageDataset
 from vad_lib.errors import InputError
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.randomness import SEED_LIMIT, seeded
-from vad_lib.synthetic import DEFECT_KINDS, DefectKind, draw_defect
+from vad_lib.synthetic import DEFECT_KINDS, DefectKind
 
 HIDDEN = 256
 DROPOUT = 0.2
@@ -210,7 +211,7 @@ class ClipClassifier(EmbeddingDetector):
                 parts.append(self._example(image, None, index, anomalous=False))
                 parts += [self._example(made, mask, index) for made, mask in self._anomalies(image, index)]
                 if not self.patch_level:
-                    unseen.append(self._example(*_draw(image, UNSEEN, _seed(self.seed, index, 1000)), index))
+                    unseen.append(self._example(*with_defect(image, UNSEEN, seed_of(self.seed, index, 1000)), index))
             meter.advance(len(batch.indices))
         if not parts:
             raise InputError(f"None of the {len(images)} training images can be read; there is nothing to learn from.")
@@ -233,8 +234,8 @@ class ClipClassifier(EmbeddingDetector):
         change = Augmentation(COLOUR_AND_BLUR, len(COLOUR_AND_BLUR), 0.0, DEGREE, DEGREE, DEGREE, HUE, BLUR, self.seed)
         for number in range(self.options.get("anomalies_per_image", 4)):
             if drawing[number % len(drawing)]:
-                seed = _seed(self.seed, index, number)
-                yield _draw(image, SEEN[seed % len(SEEN)], seed)
+                seed = seed_of(self.seed, index, number)
+                yield with_defect(image, SEEN[seed % len(SEEN)], seed)
             else:
                 yield change.apply(image, index=index, epoch=number), None
 
@@ -250,22 +251,10 @@ class ClipClassifier(EmbeddingDetector):
         return Examples(rows, torch.full((len(rows),), anomalous), torch.full((len(rows),), index))
 
 
-def _draw(image: torch.Tensor, kind: DefectKind, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the image (3, H, W) with a drawn defect, and its mask (H, W)."""
-    pixels = (image * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    drawn = draw_defect(pixels, kind, seed)
-    mask = torch.from_numpy(drawn.mask)
-    return torch.where(mask, torch.from_numpy(drawn.image).permute(2, 0, 1).float() / 255, image), mask
-
-
 def _join(parts: list[Examples]) -> Examples:
     """Put examples together in the order of their images, whatever the order of reading was."""
     ordered = sorted(parts, key=lambda part: int(part.image[0]))
     return Examples(*(torch.cat([getattr(part, field.name) for part in ordered]) for field in fields(Examples)))
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.default_rng([abs(part) for part in parts]).integers(2**32))
 
 
 def _auroc(normal: torch.Tensor, anomalous: torch.Tensor) -> float:
