@@ -52,6 +52,7 @@ def fallback_backbone() -> BackboneWeights | None:
         std=tuple(facts["std"]),
         asked_for=NAME,
         in_order=facts["in_order"],
+        licence=facts["licence"],
     )
 
 

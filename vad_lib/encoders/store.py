@@ -34,6 +34,7 @@ KNOWN_FILES: dict[str, dict[str, Any]] = {
             "mean": [127 / 255] * 3,
             "std": [128 / 255] * 3,
             "in_order": True,
+            "licence": "Apache-2.0",
         }
         for number, stem in enumerate(
             ("efficientnet-lite0-57934424", "efficientnet-lite1-77cc7160", "efficientnet-lite2-9656183e")
