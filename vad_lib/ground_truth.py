@@ -128,6 +128,7 @@ def read_input(
     *,
     pipeline: Literal["train", "inference"],
     ignored_suffixes: tuple[str, ...] = (),
+    may_be_empty: bool = False,
 ) -> InputTable:
     """Read the ground truth of a folder.
 
@@ -140,6 +141,7 @@ def read_input(
         arguments: Of the plan's input step.
         pipeline: 'train' or 'inference'.
         ignored_suffixes: Of the plan's section operation; files that end so are no finding.
+        may_be_empty: Training goes on with an empty table where the folder holds neither a table nor an image.
 
     Raises:
         InputError: no folder, no table, no image, a file that cannot be read as ``encoding``, differing columns.
@@ -152,6 +154,8 @@ def read_input(
     listing.others[:] = [path for path in listing.others if not path.lower().endswith(ignored_suffixes)]
     findings = [finding for finding in (_other_formats(listing), _badly_named(listing), _masks(listing)) if finding]
     if not listing.tables:
+        if may_be_empty and not listing.images:
+            return no_images(folder, arguments)
         if pipeline == "train":
             raise InputError(_no_table_message(folder, listing, arguments))
         if not listing.images:
@@ -170,6 +174,8 @@ def read_input(
         named = _named_files(table, arguments.path_column, folder)
         told = _images_without_row(listing, named, folder), _rows_of_masks(listing, named, folder)
         findings += [finding for finding in told if finding]
+    if may_be_empty and table.empty:
+        findings.append(_no_training_images(folder))
     has_labels = arguments.y_column in table.columns or pipeline == "train"
     return InputTable(
         table=table,
@@ -180,6 +186,28 @@ def read_input(
         made_from_images=False,
         findings=tuple(findings),
         masks=listing.masks,
+    )
+
+
+def no_images(folder: Path, arguments: InputArguments) -> InputTable:
+    """Return the empty table of a line without training images; its finding says so.
+
+    Args:
+        folder: where the images would be.
+        arguments: Of the plan's input step.
+    """
+    path, label = arguments.path_column, arguments.y_column
+    return InputTable(_text_table([], [path, label]), folder, path, label, (), False, (_no_training_images(folder),))
+
+
+def _no_training_images(folder: Path) -> Finding:
+    return Finding(
+        rule="no_training_images",
+        severity="info",
+        message=f"There is no training image in {folder}, and the detector needs none. Without labelled images nothing "
+        "is known about misses and false alarms.",
+        advice="A table of some normal and defective images, all of them for validation, would tell.",
+        count=1,
     )
 
 
