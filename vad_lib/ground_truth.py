@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -141,7 +142,7 @@ def read_input(
         arguments: Of the plan's input step.
         pipeline: 'train' or 'inference'.
         ignored_suffixes: Of the plan's section operation; files that end so are no finding.
-        may_be_empty: Training goes on with an empty table where the folder holds neither a table nor an image.
+        may_be_empty: Training goes on with an empty table where the folder holds neither a row nor an image.
 
     Raises:
         InputError: no folder, no table, no image, a file that cannot be read as ``encoding``, differing columns.
@@ -169,7 +170,8 @@ def read_input(
     if deeper := _deeper_tables(listing):
         findings.append(deeper)
     wanted = (arguments.path_column, arguments.y_column)
-    table = _join([(name, read_csv_text(folder, name, arguments.encoding, wanted)) for name in listing.tables])
+    read = partial(read_csv_text, encoding=arguments.encoding, wanted=wanted, may_be_empty=may_be_empty)
+    table = _join([(name, read(folder, name)) for name in listing.tables])
     if arguments.path_column in table.columns:
         named = _named_files(table, arguments.path_column, folder)
         told = _images_without_row(listing, named, folder), _rows_of_masks(listing, named, folder)
@@ -204,7 +206,7 @@ def _no_training_images(folder: Path) -> Finding:
     return Finding(
         rule="no_training_images",
         severity="info",
-        message=f"There is no training image in {folder}, and the detector needs none. Without labelled images nothing "
+        message=f"No training image is named in {folder}, and the detector needs none. Without labelled images nothing "
         "is known about misses and false alarms.",
         advice="A table of some normal and defective images, all of them for validation, would tell.",
         count=1,

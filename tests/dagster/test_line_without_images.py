@@ -103,7 +103,8 @@ def test_the_next_training_takes_the_quantile_of_the_first_images_that_were_insp
     inspected = run(instance, "inspect_line", {"inference_outputs": {"folder": folder}}, line="sand")
     assert inspected.success, failure(inspected)
     assert _inputs_of(line, plan) != before
-    again = run(instance, "train_line", line="sand")
+    later = ["threshold_table", "model_evaluation", "champion_model"]
+    again = run(instance, "train_line", selection=later, line="sand")
     assert again.success, failure(again)
     scores = InspectionDatabase.of(home).predictions("sand")["raw_score"]
     learnt = metadata(again, "threshold_table")
@@ -114,8 +115,6 @@ def test_the_next_training_takes_the_quantile_of_the_first_images_that_were_insp
     assert waiting is not None
     assert (registry.champion().number, waiting.number) == ("1", "2")
     assert "a person decides" in metadata(again, "champion_model")["why"]
-    third = run(instance, "train_line", line="sand")
-    assert "made from the same" in metadata(third, "model_evaluation")["nothing new"]
 
 
 def test_inspected_images_have_heatmaps(
