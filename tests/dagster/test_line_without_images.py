@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import mlflow
 import pandas as pd
 import pytest
 from gravel_line import checks, draw_tile, failure, metadata, own_home, run
+from typer.testing import CliRunner
 
 from tests.detectors.tiny_prompts import write_tiny_prompts
+from vad_dagster.cli import app
 from vad_dagster.cli.lines import add_line
 from vad_dagster.registry import CHALLENGER, CHAMPION, LineRegistry
 from vad_dagster.resources import MLflowTracking
@@ -130,3 +133,26 @@ def test_inspected_images_have_heatmaps(
         line.plan_file.write_text(before)
     assert result.success, failure(result)
     assert "data:image/jpeg;base64," in metadata(result, "inference_outputs")["heatmaps"]
+
+
+def test_the_drift_report_knows_of_no_training_image(
+    trained: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
+) -> None:
+    result = run(instance, "watch_line", line="sand")
+    assert result.success, failure(result)
+    assert checks(result)["no_drift"].passed
+
+
+def test_a_dry_run_and_an_export_say_what_they_can_without_images(
+    trained: dg.ExecuteInProcessResult, tmp_path: Path
+) -> None:
+    before = dict(os.environ)
+    try:
+        told = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["train", "sand", "--dry-run"])
+        refused = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["export", "sand", "--to", str(tmp_path / "out")])
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    assert told.exit_code == 0, told.output
+    assert "inspecting an image" in told.output
+    assert "name a folder of images to compare on with --images" in " ".join(refused.output.split())
