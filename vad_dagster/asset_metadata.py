@@ -121,7 +121,8 @@ def score_metadata(fit: FitRecord, scores: pd.DataFrame) -> dict[str, Any]:
             names = ("lowest", "first quarter", "middle", "third quarter", "highest")
             numbers = {label: round(float(value), 6) for label, value in zip(names, quantiles, strict=True)}
             records.append(dg.TableRecord({"rows": name, "count": len(part), **numbers}))
-    metadata: dict[str, Any] = {"dagster/row_count": len(scores), "raw scores": dg.MetadataValue.table(records)}
+    told = dg.MetadataValue.table(records) if records else "none"
+    metadata: dict[str, Any] = {"dagster/row_count": len(scores), "raw scores": told}
     if (ms := scores.attrs.get("ms_per_image")) is not None:
         speed = [one for one in fit.comparisons(ms) if one.what == "ms per image"]
         metadata |= {"ms per image": ms, "forecast and actual": _comparison_table(speed)}
@@ -174,7 +175,7 @@ def extension_metadata(extension: Extension, champion: ChampionOnRows, notices: 
 
 def evaluation_numbers(evaluation: Evaluation) -> dict[str, Any]:
     """Return the defined numbers, those of most interest first; each is plotted over time under its name."""
-    return {**evaluation.headlines(), **evaluation.model_dump(exclude_none=True)}
+    return {**evaluation.headlines(), **evaluation.defined()}
 
 
 def beside_the_champion(evaluation: Evaluation, champion: ChampionOnRows) -> dg.MarkdownMetadataValue:
@@ -255,6 +256,8 @@ def _label_counts(table: InputTable) -> dg.TableMetadataValue | str:
     if column is None or column not in table.table:
         return "no column of labels"
     counts = table.table[column].fillna("(empty)").value_counts().head(20)
+    if counts.empty:
+        return "no row"
     return dg.MetadataValue.table(
         [dg.TableRecord({"label": str(label), "rows": int(count)}) for label, count in counts.items()]
     )

@@ -40,20 +40,44 @@ def _read(file: Path, base_folder: Path, mtime_ns: int, size: int) -> Experiment
     return read_plan(file, base_folder)
 
 
-def training_table(plan: ExperimentalPlan, folder: Path) -> tuple[InputTable, Finding | None]:
+def training_table(
+    plan: ExperimentalPlan, base_folder: Path, *, renew: bool = True
+) -> tuple[InputTable, Finding | None]:
     """Read what a training begins with: a folder of labels gets its table first; the finding says so where it did.
 
-    The schedule that asks whether there is anything new and the training itself have to see the same.
+    The schedule that asks whether there is anything new and the training itself have to see the same. Where the
+    detector needs no images, there may be no folder, or an empty one: the table is then empty.
+
+    Args:
+        plan: of the line.
+        base_folder: where its relative paths start.
+        renew: whether the table of a folder of labels is written.
 
     Raises:
         InputError: there is nothing to train from.
     """
-    from vad_lib.ground_truth import read_input
+    from vad_lib.ground_truth import no_images, read_input
     from vad_lib.labelled_folder import renew_table
 
-    renewed = renew_table(folder)
-    ignored = plan.operation.ignored_suffixes
-    return read_input(folder, plan.input, pipeline="train", ignored_suffixes=ignored), renewed
+    if (folder := plan.find_train_data(base_folder)) is None:
+        return no_images(base_folder.resolve(), plan.input), None
+    renewed = renew_table(folder) if renew else None
+    table = read_input(
+        folder,
+        plan.input,
+        pipeline="train",
+        ignored_suffixes=plan.operation.ignored_suffixes,
+        may_be_empty=not plan.train.needs_images,
+    )
+    return table, renewed
+
+
+def enough_inspected(line: Line, plan: ExperimentalPlan) -> bool:
+    """Say whether the line has inspected as many images as the plan's ``threshold_from_first`` waits for."""
+    from vad_lib.inspection_db import InspectionDatabase
+
+    wanted = plan.train.threshold_from_first
+    return wanted > 0 and InspectionDatabase.from_environment().count_predictions(line.name) >= wanted
 
 
 def watch_folder(line: Line, plan: ExperimentalPlan) -> Path:

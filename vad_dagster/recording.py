@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from vad_dagster.registry import CHAMPION, MADE_FROM, LineRegistry, Version
+from vad_dagster.registry import CHAMPION, MADE_FROM, SCORES_LIKE, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import TrackedRun, system_facts
 from vad_dagster.values import ChampionOnRows
@@ -70,6 +70,8 @@ def record_start(
     )
     columns = ["image_path", "label", "split", "sha256", "width", "height"]
     for rows, context in ((dataset.train_rows, "training"), (dataset.valid_rows, "validation")):
+        if rows.empty:
+            continue
         frame = rows[columns].astype({"width": float, "height": float})
         run.dataset(
             frame,
@@ -173,9 +175,9 @@ def register_training(
     version = registry.register(
         record.model_folder,
         run_id=run.run_id,
-        tags={**version_card.training_tags(record), MADE_FROM: record.made_from},
+        tags={**version_card.training_tags(record), MADE_FROM: record.made_from, SCORES_LIKE: record.scores_like},
         description=description,
-        example_image=Path(record.dataset.valid_rows["file"].iloc[0]),
+        example_image=next(map(Path, record.dataset.valid_rows["file"]), None),
     )
     return version, True
 

@@ -30,6 +30,8 @@ DECISION = "\n\n### Does it serve?\n"
 """The last heading in the description of a version."""
 MADE_FROM = "made_from"
 """Tag of a version: a digest of what it was made from, so that no twin of it is registered."""
+SCORES_LIKE = "scores_like"
+"""Tag of a version: a digest that versions share which give an image the same score, whatever their threshold."""
 DIGEST, THRESHOLD = "model_digest", "threshold"
 """Tags of a version: what its model folder must hold. The folder lies where more people may write than in MLflow."""
 MODEL_CODE = Path(__file__).with_name("mlflow_model.py")

@@ -10,7 +10,7 @@ import dagster as dg
 
 from vad_dagster.jobs import INPUTS_TAG, TRAIN_TAG, VERSION_TAG, train_line, training_tags, watch_line
 from vad_dagster.partitions import LINES_PARTITION
-from vad_dagster.plans import plan_of, training_table
+from vad_dagster.plans import enough_inspected, plan_of, training_table
 from vad_lib.errors import VadError
 from vad_lib.lines import Home, Line
 
@@ -67,8 +67,9 @@ def version_of_same(instance: dg.DagsterInstance, inputs: str) -> str:
 def _inputs_of(line: Line, plan: ExperimentalPlan) -> str:
     from vad_lib.training_inputs import digest_of_inputs
 
-    table, _ = training_table(plan, plan.train_data_folder(line.base_folder))
-    return digest_of_inputs(plan, table, Home.from_environment().weights_folder)
+    table, _ = training_table(plan, line.base_folder)
+    weights = Home.from_environment().weights_folder
+    return digest_of_inputs(plan, table, weights, enough_inspected=enough_inspected(line, plan))
 
 
 @dg.schedule(

@@ -27,7 +27,9 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _EMPTY_LINES = re.compile(r"(?:[ \t,;]*(?:\r\n|\r|\n))+")
 
 
-def read_csv_text(folder: Path, name: str, encoding: str, wanted: Collection[str] = ()) -> pd.DataFrame:
+def read_csv_text(
+    folder: Path, name: str, encoding: str, wanted: Collection[str] = (), *, may_be_empty: bool = False
+) -> pd.DataFrame:
     """Return one csv file as a table of text; empty cells are None, empty lines are passed over.
 
     The separator is the one under which the wanted columns appear: a comma, a semicolon or a tab, or what a first line
@@ -40,6 +42,7 @@ def read_csv_text(folder: Path, name: str, encoding: str, wanted: Collection[str
         encoding: A text encoding that Python knows; a byte-order mark is understood.
         wanted: Columns that tell the header; where none of them appears, the first line that is no comment and has
             several columns is the header.
+        may_be_empty: A header alone will do.
 
     Raises:
         InputError: not a regular file, not text in this encoding, broken quotes, too many fields in a line, a column
@@ -77,7 +80,7 @@ def read_csv_text(folder: Path, name: str, encoding: str, wanted: Collection[str
             rows.append(padded + [None] * (len(header) - len(fields)))
     except csv.Error as error:
         raise InputError(f"{name} line {above + reader.line_num} is not csv ({error}). Check its quotes.") from error
-    if not header or not rows:
+    if not header or not (rows or may_be_empty):
         what = "only a header" if header else "empty"
         raise InputError(f"{name} is {what}. It needs a header line and one line an image.")
     return pd.DataFrame(rows, columns=header, dtype=object)

@@ -241,8 +241,8 @@ def extend_model(
 def _learn_again(model: InspectionModel, scores: pd.DataFrame) -> tuple[Threshold, Calibration, str]:
     """Return the threshold in force after the extension, its calibration, and what was done in words."""
     old = model.threshold
-    if old.method == "chosen":
-        return old, model.calibration, f"The threshold {old.value:.6g}, which a person chose, was kept."
+    if old.method not in ("F1", "Percentile"):
+        return old, model.calibration, f"The threshold {old.value:.6g} ({old.method}) was kept."
     raw, flags = scores["raw_score"], scores["is_anomalous"]
     quantile = {} if old.percentile is None else {"percentile": old.percentile}
     threshold = learn_threshold(raw, flags, old.method, **quantile)

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -128,6 +129,7 @@ def read_input(
     *,
     pipeline: Literal["train", "inference"],
     ignored_suffixes: tuple[str, ...] = (),
+    may_be_empty: bool = False,
 ) -> InputTable:
     """Read the ground truth of a folder.
 
@@ -140,6 +142,7 @@ def read_input(
         arguments: Of the plan's input step.
         pipeline: 'train' or 'inference'.
         ignored_suffixes: Of the plan's section operation; files that end so are no finding.
+        may_be_empty: Training goes on with an empty table where the folder holds neither a row nor an image.
 
     Raises:
         InputError: no folder, no table, no image, a file that cannot be read as ``encoding``, differing columns.
@@ -152,6 +155,8 @@ def read_input(
     listing.others[:] = [path for path in listing.others if not path.lower().endswith(ignored_suffixes)]
     findings = [finding for finding in (_other_formats(listing), _badly_named(listing), _masks(listing)) if finding]
     if not listing.tables:
+        if may_be_empty and not listing.images:
+            return no_images(folder, arguments)
         if pipeline == "train":
             raise InputError(_no_table_message(folder, listing, arguments))
         if not listing.images:
@@ -165,11 +170,14 @@ def read_input(
     if deeper := _deeper_tables(listing):
         findings.append(deeper)
     wanted = (arguments.path_column, arguments.y_column)
-    table = _join([(name, read_csv_text(folder, name, arguments.encoding, wanted)) for name in listing.tables])
+    read = partial(read_csv_text, encoding=arguments.encoding, wanted=wanted, may_be_empty=may_be_empty)
+    table = _join([(name, read(folder, name)) for name in listing.tables])
     if arguments.path_column in table.columns:
         named = _named_files(table, arguments.path_column, folder)
         told = _images_without_row(listing, named, folder), _rows_of_masks(listing, named, folder)
         findings += [finding for finding in told if finding]
+    if may_be_empty and table.empty:
+        findings.append(_no_training_images(folder))
     has_labels = arguments.y_column in table.columns or pipeline == "train"
     return InputTable(
         table=table,
@@ -180,6 +188,28 @@ def read_input(
         made_from_images=False,
         findings=tuple(findings),
         masks=listing.masks,
+    )
+
+
+def no_images(folder: Path, arguments: InputArguments) -> InputTable:
+    """Return the empty table of a line without training images; its finding says so.
+
+    Args:
+        folder: where the images would be.
+        arguments: Of the plan's input step.
+    """
+    path, label = arguments.path_column, arguments.y_column
+    return InputTable(_text_table([], [path, label]), folder, path, label, (), False, (_no_training_images(folder),))
+
+
+def _no_training_images(folder: Path) -> Finding:
+    return Finding(
+        rule="no_training_images",
+        severity="info",
+        message=f"No training image is named in {folder}, and the detector needs none. Without labelled images nothing "
+        "is known about misses and false alarms.",
+        advice="A table of some normal and defective images, all of them for validation, would tell.",
+        count=1,
     )
 
 

@@ -58,6 +58,10 @@ class HeatmapScale(BaseModel):
         return np.clip((np.nan_to_num(values) - np.float32(self.low)) * spread, 0, 1, dtype=np.float32)
 
 
+PROBABILITIES = HeatmapScale(low=0.0, contour=0.5, high=1.0)
+"""The scale of a model that judges by probabilities, where there was no map to learn one from."""
+
+
 def learn_heatmap_scale(maps: Iterable[ArrayLike], is_ng: ArrayLike) -> HeatmapScale:
     """Learn the scale of a model version from the maps of its validation images.
 

@@ -57,17 +57,23 @@ class Evaluation(BaseModel):
     def has_anomalous(self) -> bool:
         return self.tp + self.fn > 0
 
+    def defined(self) -> dict[str, Any]:
+        """Return the defined numbers by name; without rows no miss and no false alarm was counted, so none is told."""
+        return self.model_dump(exclude_none=True) if self.n else {"n": 0}
+
     def numbers(self) -> dict[str, float]:
-        """Return the defined numbers by name, for metadata and trackers."""
-        return {name: float(value) for name, value in self.model_dump().items() if value is not None}
+        """Return the defined numbers by name as floats, for trackers."""
+        return {name: float(value) for name, value in self.defined().items()}
 
     def headlines(self) -> dict[str, float]:
         """Return those of the defined numbers that people compare by, the most telling first; counts are whole."""
-        numbers = self.model_dump(exclude_none=True)
+        numbers = self.defined()
         return {name: numbers[name] for name in HEADLINES if name in numbers}
 
     def in_words(self) -> str:
         """Say it in a sentence for those who do not read metrics."""
+        if not self.n:
+            return "No image was validated, so nothing is known yet about misses and false alarms."
         normal, anomalous = self.tn + self.fp, self.tp + self.fn
         alarms = f"{self.fp} of {normal} normal images would be false alarms."
         if normal:

@@ -19,7 +19,8 @@ class Performance(Protocol):
     @property
     def f1(self) -> float | None: ...
     @property
-    def accuracy(self) -> float | None: ...
+    def accuracy(self) -> float | None:
+        """None without rows."""
 
 
 class PromotionDecision(BaseModel):
@@ -46,9 +47,11 @@ def decide_promotion(
     """Decide whether the challenger becomes the champion.
 
     The first version of a line serves at once, since without it nothing could be inspected, unless its data are too
-    few to say anything about it. What a person chose stays until a person lifts that. A later version serves by itself
-    only where the plan says ``automatic_promotion``, and only if neither image AUROC nor F1 is lower than the
-    champion's on the same rows; with normal rows only, where both are undefined, the share of rows called OK counts.
+    few to say anything about it. Where it was measured on no row at all, as a detector that needs no images can be, the
+    plan's ``automatic_promotion`` says whether it serves all the same. What a person chose stays until a person lifts
+    that. A later version serves by itself only where the plan says ``automatic_promotion``, and only if it was measured
+    and neither image AUROC nor F1 is lower than the champion's on the same rows; with normal rows only, where both are
+    undefined, the share of rows called OK counts.
 
     Args:
         challenger: performance of the new model.
@@ -69,11 +72,24 @@ def decide_promotion(
         return PromotionDecision(promote=False, rule="chosen_by_person", reason=reason)
     if unmeasured:
         return PromotionDecision(promote=False, rule="person_decides", reason=unmeasured)
+    measured = challenger.accuracy is not None
+    if champion is None and automatic and not measured:
+        reason = (
+            "It is the line's first model. Nothing is known about its misses and false alarms, as there was no image "
+            "to validate on; the plan's automatic_promotion lets it serve."
+        )
+        return PromotionDecision(promote=True, rule="first_version", reason=reason)
     if champion is None and doubts:
         reason = f"It waits for a person. {' '.join(doubts)} Look at its report, then `vad model promote {line}`."
         return PromotionDecision(promote=False, rule="person_decides", reason=reason)
     if champion is None:
         return PromotionDecision(promote=True, rule="first_version", reason="It is the line's first model.")
+    if not measured:
+        reason = (
+            "There was no image to compare it with the champion on, so a person decides: "
+            f"`vad model promote {line}` lets it serve."
+        )
+        return PromotionDecision(promote=False, rule="person_decides", reason=reason)
     compared = []
     for name, new, old in (
         ("image AUROC", challenger.image_auroc, champion.image_auroc),

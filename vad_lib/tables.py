@@ -72,7 +72,7 @@ class ThresholdTable(pa.DataFrameModel):
 
     threshold: Series[float] = pa.Field(description="On the raw score; NG where raw_score >= threshold.")
     p: Series[float] = pa.Field(gt=0, lt=1, description="The same threshold on p: what inference_threshold takes.")
-    accuracy: Series[float] = pa.Field(ge=0, le=1)
+    accuracy: Series[float] = pa.Field(ge=0, le=1, nullable=True, description="Missing without rows.")
     precision: Series[float] = pa.Field(ge=0, le=1, nullable=True, description="Missing where nothing is NG.")
     recall: Series[float] = pa.Field(ge=0, le=1, nullable=True, description="Missing without anomalous rows.")
     f1: Series[float] = pa.Field(ge=0, le=1, nullable=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +90,12 @@ class TrainedModel:
     def preprocessing(self) -> Preprocessing:
         """From pixels to the detector's input."""
         return Preprocessing.from_json(self.fit.preprocessing)
+
+    @property
+    def scores_like(self) -> str:
+        """A sha256 of detector and preprocessing, without the threshold: equal ones give an image the same score."""
+        told = [self.detector.describe(), self.preprocessing.to_json()]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def with_threshold(self, learnt: LearntThreshold, scale: HeatmapScale | None = None) -> InspectionModel:
         """Return the model that inspects."""

@@ -116,7 +116,7 @@ def fit_detector(
     Raises:
         WeightsMissingError: the backbone's weights are not on this machine; before any image is read.
         PlanError: arguments that cannot be used on this machine or with this backbone.
-        ReadinessError: no training row.
+        ReadinessError: no training row, and the detector needs some.
         InputError: no training image can be read.
     """
     start = time.monotonic()
@@ -159,7 +159,7 @@ def prepare_fit(
     from vad_lib.encoders.clip_folder import warning_of
 
     rows, valid_rows = dataset.train_rows, dataset.valid_rows
-    if not len(rows):
+    if not len(rows) and train.needs_images:
         raise ReadinessError("There is no normal training image: nothing can be learnt.")
     own = find_detector(train.model_name).own(train.model_parameters)
     size, changes = resolve_image_size(train.img_size, *own.fixed_size())
@@ -312,7 +312,7 @@ def score_rows(
     Returns:
         ``tables.ValidationScores`` in the order of ``rows``. Rows whose image cannot be read any more are left out and
         listed in ``.attrs["unreadable"]`` as [{'row', 'image_path', 'reason'}]; ``.attrs["ms_per_image"]`` is the
-        time that reading and scoring took.
+        time that reading and scoring took, where there are rows.
 
     Raises:
         InputError: a row has no label, or none can be read.
@@ -339,7 +339,8 @@ def score_rows(
     table = rows[["row", "image_path", "file", "label", "is_anomalous"]].assign(raw_score=scores)[read]
     table = table.astype({"is_anomalous": bool}).reset_index(drop=True)
     validated = ValidationScores.validate(table)
-    validated.attrs["ms_per_image"] = round(1000 * (time.monotonic() - start) / max(1, len(table)), 3)
+    if len(table):
+        validated.attrs["ms_per_image"] = round(1000 * (time.monotonic() - start) / len(table), 3)
     validated.attrs["unreadable"] = [
         {"row": int(numbers[index]), "image_path": str(rows["image_path"].iloc[index]), "reason": reason}
         for index, reason in sorted(images.unreadable.items())

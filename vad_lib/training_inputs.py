@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from vad_lib.thresholds import Threshold
 
 
-def digest_of_inputs(plan: ExperimentalPlan, table: InputTable, weights_folder: Path) -> str:
+def digest_of_inputs(
+    plan: ExperimentalPlan, table: InputTable, weights_folder: Path, *, enough_inspected: bool = False
+) -> str:
     """Return a sha256 of the table, the files that it names, the plan's part in a training, the weights and the code.
 
     Args:
         plan: of the line, without what an operator entered.
         table: as it was read.
         weights_folder: the weights store.
+        enough_inspected: whether the line has inspected the images that ``threshold_from_first`` waits for.
     """
     backbone = find_detector(plan.train.model_name).own(plan.train.model_parameters).backbone()
     mine = [
@@ -49,6 +52,7 @@ def digest_of_inputs(plan: ExperimentalPlan, table: InputTable, weights_folder: 
             "plan": {name: getattr(plan, name).model_dump(mode="json") for name in ("input", "readiness", "train")},
             "weights": [[file.name, _facts_of(file)] for file in mine],
             "code": library_versions(),
+            "enough_inspected": enough_inspected,
         }
     )
 
@@ -56,7 +60,8 @@ def digest_of_inputs(plan: ExperimentalPlan, table: InputTable, weights_folder: 
 def digest_of_model(dataset: ValidatedDataset, train: TrainArguments, info: ModelInfo, threshold: Threshold) -> str:
     """Return a sha256 of everything that makes a model what it is. Two versions with the same one are twins.
 
-    A threshold that was learnt follows from the rest; one that a person chose is a thing of its own.
+    A threshold that was learnt follows from the rest; one that a person chose, or that comes from inspected images, is
+    a thing of its own.
 
     Args:
         dataset: that it was fitted and validated on.
@@ -64,7 +69,7 @@ def digest_of_model(dataset: ValidatedDataset, train: TrainArguments, info: Mode
         info: of the model; its weights and the versions of the code count.
         threshold: in force.
     """
-    chosen = threshold.value if threshold.method == "chosen" else None
+    chosen = None if threshold.method in ("F1", "Percentile") else threshold.value
     return _sha256(
         {
             "dataset": dataset.digest,

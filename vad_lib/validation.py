@@ -12,7 +12,7 @@ import pandas as pd
 
 from vad_lib.artifacts import TrainingRecord, TrainTree, write_train_tree
 from vad_lib.artifacts.pictures import rows_with_heatmaps
-from vad_lib.heatmaps import HeatmapScale, learn_heatmap_scale
+from vad_lib.heatmaps import PROBABILITIES, HeatmapScale, learn_heatmap_scale
 from vad_lib.metrics import Evaluation, evaluate
 from vad_lib.progress import Progress, silent
 from vad_lib.tables import NG
@@ -62,21 +62,23 @@ def publish_training(
         heatmaps=fit.train.save_validation_heatmap,
         progress=progress,
     )
+    scale = PROBABILITIES if judged.empty else maps.scale
     record = TrainingRecord(
         dataset=dataset,
         train=fit.train,
         rows=judged,
         learnt=learnt,
         model_folder=work / MODEL_FOLDER,
-        heatmap_scale=maps.scale,
+        heatmap_scale=scale,
         weights=fit.info.backbone,
         epochs=fit.epochs,
         facts={"line": line, "plan_digest": fit.plan_digest, "seconds": fit.info.fit_seconds, **fit.numbers},
         notices=fit.info.notices,
         comparisons=fit.comparisons(scores.attrs.get("ms_per_image")),
         made_from=digest_of_model(dataset, fit.train, fit.info, learnt.threshold),
+        scores_like=trained.scores_like,
     )
-    trained.with_threshold(learnt, maps.scale).save(record.model_folder)
+    trained.with_threshold(learnt, scale).save(record.model_folder)
     return record, write_train_tree(target, record, maps=maps, log_folder=log_folder, progress=progress)
 
 

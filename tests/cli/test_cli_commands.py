@@ -157,6 +157,22 @@ def test_a_folder_of_images_becomes_a_line_with_table_and_plan(vad: Vad, images:
     assert len((folder / "ground_truth.csv").read_text().splitlines()) == 1 + 8 + 5
 
 
+def test_a_detector_that_needs_no_images_becomes_a_line_without_any(vad: Vad) -> None:
+    answer = vad("line", "add", "own", "--model", "anomalyclip")
+    assert answer.exit_code == 0, answer.output
+    assert "the first version waits for `vad model promote own`" in " ".join(answer.output.split())
+    line = Home.from_environment().line("own")
+    plan = read_plan(line.plan_file, line.base_folder)
+    assert (plan.train.model_name, plan.train.percentile, plan.find_train_data()) == ("anomalyclip", 0.99, None)
+    assert line.inbox.is_dir()
+    assert "sample_data" not in vad("line", "list").output
+    refused = vad("line", "add", "other", "--model", "patchcore")
+    assert refused.exit_code == 1
+    assert "patchcore learns from images" in refused.output
+    assert "such as anomalyclip" in refused.output
+    assert not Home.from_environment().line("other").folder.exists()
+
+
 def test_folders_train_and_test_become_training_and_validation(vad: Vad, images: Path, tmp_path: Path) -> None:
     _copy_without_table(images, tmp_path / "set" / "train")
     (tmp_path / "set" / "train" / "box").rename(tmp_path / "set" / "box")

@@ -130,7 +130,7 @@ def test_a_version_describes_itself(trained: dg.ExecuteInProcessResult, gravel_h
         "threshold_method",
         "promoted_by",
     }
-    by_software = {"dataset_digest", "made_from", "model_digest"}
+    by_software = {"dataset_digest", "made_from", "model_digest", "scores_like"}
     assert set(version.tags) == by_person | by_software
     for heading in (
         "### Data",

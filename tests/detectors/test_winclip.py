@@ -171,3 +171,10 @@ def test_what_cannot_be_compared_with_texts_is_refused_with_what_to_do(tmp_path:
 def test_a_plan_names_words_of_its_own_and_one_without_a_place_is_a_fault() -> None:
     with pytest.raises(ValueError, match=r"has no \{\} in 'broken'"):
         WinClipArguments(winclip_abnormal_states=["broken"])
+
+
+def test_without_shots_neither_fit_nor_forecast_needs_an_image(folder: Path) -> None:
+    images = ImageDataset([], Preprocessing((32, 32)), shapes=[])
+    forecast = make(folder, winclip_shots=0).forecast(images, None, 2**40)
+    assert forecast.ms_per_image > 0
+    assert forecast.parts[0].seconds > 0

@@ -98,6 +98,20 @@ def test_a_label_counts_for_every_version_that_saw_the_same_image(rig: Rig) -> N
     assert agreement(rig.db, "caps").rate is None
 
 
+def test_first_scores_are_of_the_first_images_once_there_are_enough_and_of_versions_that_score_alike(rig: Rig) -> None:
+    first, second = rig.db.predictions("bottles")["raw_score"]
+    with rig.db.writing() as connection:
+        row = dict(find_prediction(rig.db, "bottles", "dark.png")._mapping)
+        del row["prediction_id"]
+        connection.execute(insert(predictions).values({**row, "model_version": "2"}))  # the same image once more
+        connection.execute(insert(predictions).values({**row, "sha256": "f" * 64, "model_version": "3"}))
+    assert rig.db.first_scores("bottles", ["1", "2"], 2) == [first, second]
+    assert rig.db.first_scores("bottles", ["1", "2"], 1) == [first]
+    assert rig.db.first_scores("bottles", ["1", "2"], 3) == []
+    assert len(rig.db.first_scores("bottles", ["1", "2", "3"], 3)) == 3
+    assert rig.db.first_scores("caps", ["1"], 1) == rig.db.first_scores("bottles", [], 1) == []
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from(["OK", "NG"])), max_size=12))
 def test_what_holds_is_the_last_word_on_each_image(

@@ -103,3 +103,9 @@ def test_an_f1_hardly_above_that_of_calling_everything_ng_is_a_warning() -> None
     assert "is hardly above 0.853" in useless.warning()
     assert evaluate(*decisions(tp=117, fn=2, fp=1, tn=40)).warning() == ""
     assert evaluate(*decisions(tp=0, fn=0, fp=3, tn=7)).warning() == ""  # nothing anomalous: F1 is unknown
+
+
+def test_without_rows_no_number_is_told_and_the_words_say_why() -> None:
+    nothing = evaluate([], [], [])
+    assert (nothing.defined(), nothing.numbers(), nothing.headlines()) == ({"n": 0}, {"n": 0.0}, {})
+    assert "nothing is known yet about misses and false alarms" in nothing.in_words()

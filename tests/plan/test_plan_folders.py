@@ -10,6 +10,7 @@ from vad_dagster.cli.lines import add_line
 from vad_lib.errors import InputError, PlanError
 from vad_lib.lines import Home
 from vad_lib.plan import ExperimentalPlan, parse_plan, read_plan
+from vad_lib.plan.arguments import TrainArguments, model_parameters
 
 
 def plan_with(base: Path, **paths: str) -> ExperimentalPlan:
@@ -156,3 +157,25 @@ def test_a_watch_folder_that_holds_the_home_is_refused(
 def test_the_model_path_of_the_other_tool_is_noticed(tmp_path: Path) -> None:
     assert any("load_model_path" in notice for notice in plan_with(tmp_path, load_model_path="m").notices)
     assert not any("load_model_path" in notice for notice in plan_with(tmp_path, load_model_path="").notices)
+
+
+def test_a_plan_names_no_training_data_only_where_its_detector_needs_none(tmp_path: Path) -> None:
+    text = "user_parameters:\n- train_pipeline:\n  - step: train\n    args:\n    - model_name: {}\n"
+    assert parse_plan(text.format("anomalyclip"), base_folder=tmp_path).find_train_data() is None
+    with pytest.raises(InputError, match="sample_data/train"):
+        parse_plan(text.format("patchcore"), base_folder=tmp_path).find_train_data()
+    (tmp_path / "sample_data" / "train").mkdir(parents=True)
+    assert parse_plan(text.format("anomalyclip"), base_folder=tmp_path).find_train_data() is not None
+    named = f"external_path:\n- load_train_data_path: ./typo\n{text}"
+    with pytest.raises(InputError, match="typo"):
+        parse_plan(named.format("anomalyclip"), base_folder=tmp_path).find_train_data()
+
+
+@pytest.mark.parametrize(
+    ("model_name", "shots", "needs"),
+    [("patchcore", 4, True), ("winclip", 4, True), ("winclip", 0, False), ("anomalyclip", 4, False)],
+)
+def test_which_detectors_need_images(model_name: str, shots: int, needs: bool) -> None:
+    train = TrainArguments(model_name=model_name, model_parameters=model_parameters(winclip_shots=shots))
+    assert train.needs_images is needs
+    assert train.threshold_without_images() == (None if needs else 0.5)

@@ -13,7 +13,7 @@ from vad_lib.promotion import decide_promotion
 class Performance:
     image_auroc: float | None
     f1: float | None
-    accuracy: float = 0.9
+    accuracy: float | None = 0.9
 
 
 def test_the_first_version_serves_at_once_even_without_automatic_promotion() -> None:
@@ -70,3 +70,18 @@ def test_a_first_version_that_learnt_from_next_to_nothing_waits_for_a_person() -
     assert not decision.promote
     assert decision.reason.startswith("It waits for a person. It learnt from 4 images.")
     assert "vad model promote" in decision.reason
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_a_first_version_that_was_not_measured_serves_where_the_plan_promotes_by_itself(automatic: bool) -> None:
+    nothing = Performance(None, None, accuracy=None)
+    decision = decide_promotion(nothing, None, automatic=automatic, doubts=["Too few."])
+    assert decision.promote is automatic
+    assert ("Nothing is known about its misses" in decision.reason) is automatic
+
+
+def test_a_later_version_that_was_not_measured_waits_for_a_person() -> None:
+    nothing = Performance(None, None, accuracy=None)
+    decision = decide_promotion(nothing, nothing, automatic=True, line="sand")
+    assert (decision.promote, decision.rule) == (False, "person_decides")
+    assert "`vad model promote sand`" in decision.reason

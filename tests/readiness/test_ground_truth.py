@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from vad_lib.errors import InputError, UnsafePathError
 from vad_lib.ground_truth import InputTable, read_input
@@ -331,3 +332,23 @@ def test_the_published_sample_is_read(shared_data: Path) -> None:
     assert train.findings == ()
     inference = read_input(folder / "inference", ARGUMENTS, pipeline="inference")
     assert len(inference.table) == 20
+
+
+@pytest.mark.parametrize("table", [None, "image_path,label\n"])
+def test_without_images_the_table_is_empty_where_that_is_allowed_and_an_error_elsewhere(
+    tmp_path: Path, table: str | None
+) -> None:
+    if table:
+        (tmp_path / "train.csv").write_text(table)
+    found = read_input(tmp_path, ARGUMENTS, pipeline="train", may_be_empty=True)
+    assert (len(found.table), list(found.table.columns)) == (0, ["image_path", "label"])
+    assert [(one.rule, one.severity) for one in found.findings] == [("no_training_images", "info")]
+    if not table:
+        with pytest.raises(InputError, match="holds no csv file, and training needs one"):
+            read(tmp_path)
+
+
+def test_images_without_a_table_are_an_error_even_where_none_are_needed(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="can write one for the 1 images there"):
+        read_input(tmp_path, ARGUMENTS, pipeline="train", may_be_empty=True)

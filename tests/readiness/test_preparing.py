@@ -15,7 +15,7 @@ from PIL import Image
 from tests.readiness.make_images import crop, write_images, write_set
 from vad_lib.errors import InputError, ReadinessError
 from vad_lib.findings import Finding
-from vad_lib.ground_truth import InputTable, read_input
+from vad_lib.ground_truth import InputTable, no_images, read_input
 from vad_lib.plan.arguments import InputArguments, ReadinessArguments, TrainArguments
 from vad_lib.readiness import RULES, ValidatedDataset, prepare_inference_data, prepare_training_data
 
@@ -607,3 +607,30 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
         "file not found: elsewhere/x.png",
     ]
     assert "(the nearest is '4.png')" in finding(dataset, "missing_file").message
+
+
+WITHOUT_IMAGES = TrainArguments(model_name="anomalyclip")
+
+
+def test_no_row_is_no_error_for_a_detector_that_needs_none_and_one_for_all_others(tmp_path: Path) -> None:
+    table = no_images(tmp_path, InputArguments())
+    dataset = prepare_training_data(table, ReadinessArguments(ok_class="fine"), WITHOUT_IMAGES)
+    assert rules(dataset) == {"no_training_images"}
+    dataset.save(tmp_path / "saved")
+    loaded = ValidatedDataset.load(tmp_path / "saved")
+    assert (len(loaded.rows), loaded.ok_class, loaded.digest) == (0, "fine", dataset.digest)
+    assert loaded.normal_facts.empty
+    with pytest.raises(ReadinessError) as caught:
+        prepare_training_data(table, ReadinessArguments(), TrainArguments())
+    assert finding(caught.value, "no_rows_left").blocking
+
+
+def test_all_rows_may_be_for_validation_where_the_detector_needs_no_images(tmp_path: Path) -> None:
+    write_table(tmp_path, write_set(tmp_path, 12, 4).assign(use="valid"))
+    table = read_input(tmp_path, InputArguments(), pipeline="train")
+    arguments = ReadinessArguments(train_validate_column="use")
+    dataset = prepare_training_data(table, arguments, WITHOUT_IMAGES)
+    assert (len(dataset.train_rows), len(dataset.valid_rows)) == (0, 16)
+    assert (len(dataset.doubts()), dataset.doubts(fits=False)) == (1, ())
+    with pytest.raises(ReadinessError, match="0 normal rows to train with"):
+        prepare_training_data(table, arguments, TrainArguments())

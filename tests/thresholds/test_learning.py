@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -10,7 +12,14 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import precision_recall_curve
 
 from vad_lib.tables import NG, OK
-from vad_lib.thresholds import DecisionRule, Threshold, choose_threshold, learn_calibration, learn_threshold
+from vad_lib.thresholds import (
+    DecisionRule,
+    LearntThreshold,
+    Threshold,
+    choose_threshold,
+    learn_calibration,
+    learn_threshold,
+)
 
 N, A = False, True
 F32 = np.float32
@@ -178,3 +187,31 @@ def test_six_anomalous_rows_make_a_better_threshold_than_none(seed: int) -> None
     with_them = ((unseen >= learn_threshold(scores, flags).value) == truth).mean()
     without = ((unseen >= learn_threshold(scores[~flags], flags[~flags]).value) == truth).mean()
     assert with_them > without
+
+
+def test_without_rows_the_threshold_is_the_detectors_own_and_says_so() -> None:
+    learnt = LearntThreshold.without_rows(0.5, [], 0.9)
+    assert (learnt.threshold.value, learnt.threshold.method, learnt.threshold.percentile) == (0.5, "Fixed", None)
+    assert "nothing is known about misses and false alarms" in learnt.threshold.note
+    assert learnt.calibration([0.0, 0.5, 1.0]).round(3).tolist() == [0.1, 0.5, 0.9]
+    assert learnt.table["chosen"].tolist() == [True]
+    assert learnt.table["accuracy"].isna().all()
+    assert DecisionRule(learnt.calibration).judge([0.499, 0.5]).predicted.tolist() == ["OK", "NG"]
+
+
+def test_of_inspected_images_the_threshold_is_the_quantile_and_nobody_called_them_normal(tmp_path: Path) -> None:
+    scores = np.linspace(0.2, 0.4, 201)
+    learnt = LearntThreshold.without_rows(0.5, scores.tolist(), 0.99)
+    threshold = learnt.threshold
+    assert threshold.value == learn_threshold(scores, np.zeros(201, bool), "Percentile", 0.99).value
+    assert (threshold.method, threshold.percentile, threshold.n_normal) == ("FirstInspected", 0.99, 0)
+    assert "first 201 images" in threshold.note
+    assert float(learnt.calibration(threshold.value)) == 0.5
+    learnt.save(tmp_path)
+    assert LearntThreshold.load(tmp_path).threshold == threshold
+
+
+def test_without_rows_a_person_may_choose_the_threshold() -> None:
+    learnt = LearntThreshold.without_rows(0.5, [], 0.9, chosen=0.7, note="As Kim found.")
+    assert (learnt.threshold.value, learnt.threshold.method, learnt.threshold.note) == (0.7, "chosen", "As Kim found.")
+    assert learnt.calibration.belongs_to(learnt.threshold)

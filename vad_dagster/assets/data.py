@@ -13,7 +13,7 @@ from vad_dagster.checks import check_spec, plain_result, result_of_rule, schema_
 from vad_dagster.configuration import ReadinessConfig, plan_of_run
 from vad_dagster.jobs import INPUTS_TAG
 from vad_dagster.partitions import lines
-from vad_dagster.plans import line_of, plan_of, training_table
+from vad_dagster.plans import enough_inspected, line_of, plan_of, training_table
 from vad_dagster.table_schemas import schema_metadata
 from vad_lib.errors import InputError, ReadinessError
 from vad_lib.findings import Finding
@@ -27,6 +27,7 @@ READABLE = "readable_table"
 INPUT_RULES = (
     "other_formats",
     "undecodable_names",
+    "no_training_images",
     "masks",
     "mask_rows",
     "tables_in_subfolders",
@@ -70,15 +71,16 @@ def ground_truth(
     line = line_of(context)
     with step(context, line):
         plan = plan_of(line)
+        asked = plan_of_run(plan, context.run.run_config)
         # What a later step would refuse is refused before minutes are spent on the images.
-        require_usable(plan_of_run(plan, context.run.run_config).train)
-        folder = plan.train_data_folder(line.base_folder)
+        require_usable(asked.train)
         try:
-            table, renewed = training_table(plan, folder)
+            table, renewed = training_table(asked, line.base_folder)
         except InputError as error:
             yield plain_result("ground_truth", READABLE, error)
             raise
-        inputs = digest_of_inputs(plan, table, Home.from_environment().weights_folder)
+        weights = Home.from_environment().weights_folder
+        inputs = digest_of_inputs(plan, table, weights, enough_inspected=enough_inspected(line, plan))
         context.instance.add_run_tags(context.run.run_id, {INPUTS_TAG: inputs})
     yield plain_result("ground_truth", READABLE, None, fine=f"{len(table.table)} rows were read.")
     if renewed:
@@ -115,7 +117,9 @@ def validated_dataset(
     with step(context, line):
         plan = plan_of(line).with_operator_arguments("readiness", config.arguments())
         try:
-            dataset = prepare_training_data(ground_truth, plan.readiness, plan.train, log_progress(context))
+            asked = plan_of_run(plan, context.run.run_config).train.model_name
+            train = plan.train.model_copy(update={"model_name": asked})
+            dataset = prepare_training_data(ground_truth, plan.readiness, train, log_progress(context))
         except ReadinessError as error:
             for name in READINESS_RULES:
                 yield result_of_rule("validated_dataset", name, error.findings)

@@ -19,7 +19,7 @@ from vad_dagster.configuration import ThresholdConfig, TrainConfig
 from vad_dagster.jobs import VERSION_TAG
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
-from vad_dagster.registry import LineRegistry, Version
+from vad_dagster.registry import SCORES_LIKE, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import TrackedRun
 from vad_dagster.table_schemas import schema_metadata
@@ -27,6 +27,7 @@ from vad_dagster.values import ModelEvaluation
 from vad_lib.artifacts import TrainTree
 from vad_lib.errors import WeightsMissingError
 from vad_lib.forecast import Forecast
+from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home, Line
 from vad_lib.plan import ExperimentalPlan, TrainArguments
 from vad_lib.readiness import ValidatedDataset
@@ -167,6 +168,9 @@ def validation_scores(
             trained_model.fit.train.batch_size,
             log_progress(context),
         )
+        if scores.empty:  # the threshold then depends on the detector
+            scores.attrs["threshold"] = trained_model.fit.train.threshold_without_images()
+            scores.attrs["scores_like"] = trained_model.scores_like
     yield schema_result("validation_scores", SCORES_SCHEMA, ValidationScores, scores)
     yield dg.MaterializeResult(value=scores, metadata=asset_metadata.score_metadata(trained_model.fit, scores))
 
@@ -190,18 +194,31 @@ def threshold_table(
     config: ThresholdConfig,
     validation_scores: pd.DataFrame,
     validated_dataset: ValidatedDataset,
+    tracking: MLflowTracking,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[LearntThreshold]]:
     line = line_of(context)
+    chosen: Any = {"chosen": config.chosen_threshold, "note": config.note}
     with step(context, line):
         plan = plan_of(line).with_operator_arguments("train", config.arguments())
-    method: Any = validated_dataset.threshold_method
-    learnt = LearntThreshold.learn(
-        validation_scores, method, plan.train.percentile, chosen=config.chosen_threshold, note=config.note
-    )
+        percentile = plan.train.percentile
+        if validation_scores.empty:
+            scores = _first_inspected(LineRegistry(tracking, line.name), validation_scores, plan)
+            learnt = LearntThreshold.without_rows(validation_scores.attrs["threshold"], scores, percentile, **chosen)
+        else:
+            method: Any = validated_dataset.threshold_method
+            learnt = LearntThreshold.learn(validation_scores, method, percentile, **chosen)
     yield schema_result("threshold_table", TABLE_SCHEMA, ThresholdTable, learnt.table)
     yield dg.MaterializeResult(
         value=learnt, metadata={**asset_metadata.threshold_metadata(learnt), **asset_metadata.plan_metadata(plan)}
     )
+
+
+def _first_inspected(registry: LineRegistry, scores: pd.DataFrame, plan: ExperimentalPlan) -> list[float]:
+    """Return the raw scores that the plan's ``threshold_from_first`` asks for; none before there are so many."""
+    if not (wanted := plan.train.threshold_from_first):
+        return []
+    alike = [one.label for one in registry.versions() if one.tags.get(SCORES_LIKE) == scores.attrs["scores_like"]]
+    return InspectionDatabase.from_environment().first_scores(registry.line, alike, wanted)
 
 
 @dg.asset(
@@ -251,7 +268,7 @@ def model_evaluation(
         evaluation=record.evaluation,
         champion=champion,
         automatic_promotion=plan.operation.automatic_promotion,
-        doubts=validated_dataset.doubts(),
+        doubts=validated_dataset.doubts(fits=train.needs_images),
     )
     return dg.MaterializeResult(
         value=value,

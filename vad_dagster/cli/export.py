@@ -96,6 +96,7 @@ def _images(line: Line, folder: Path | None) -> list[Path]:
             )
         found = [Path(file) for file in dataset.valid_rows["file"]]
     if not found:
-        raise InputError(f"There is no {FORMATS_TEXT} image in {folder}.")
+        place = folder or "the validation rows: name a folder of images to compare on with --images"
+        raise InputError(f"There is no {FORMATS_TEXT} image in {place}.")
     step = -(-len(found) // MOST_IMAGES)
     return found[::step]

@@ -23,9 +23,8 @@ def forecast_line(line: Line, run_config: Mapping[str, Any]) -> None:
         VadError: whatever would stop the training itself.
     """
     from vad_dagster.configuration import plan_of_run
-    from vad_dagster.plans import plan_of
+    from vad_dagster.plans import plan_of, training_table
     from vad_lib.forecast import forecast_training, require_fit
-    from vad_lib.ground_truth import read_input
     from vad_lib.progress import ProgressUpdate
     from vad_lib.readiness import prepare_training_data
     from vad_lib.training import require_usable
@@ -37,7 +36,7 @@ def forecast_line(line: Line, run_config: Mapping[str, Any]) -> None:
         def show(update: ProgressUpdate) -> None:
             status.update(escape(f"dry run {line.name}: {update}"))
 
-        table = read_input(plan.train_data_folder(line.base_folder), plan.input, pipeline="train")
+        table, _ = training_table(plan, line.base_folder, renew=False)
         dataset = prepare_training_data(table, plan.readiness, plan.train, show)
         status.update(escape(f"dry run {line.name}: probing"))
         forecast = forecast_training(

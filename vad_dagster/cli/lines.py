@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -54,12 +54,21 @@ def add(
     ok_class: Annotated[
         str, typer.Option(help="With --images: the folder of normal images, if it is not good, ok or normal.")
     ] = "",
-    model: Annotated[str, typer.Option(help="With --images: the detector, as a plan's model_name.")] = FIRST_CHOICE,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Instead of a plan: the detector, as a plan's model_name. One that needs no images is enough without "
+            f"--images; with them {FIRST_CHOICE} is taken where nothing is said."
+        ),
+    ] = "",
     replace: Annotated[bool, typer.Option("--replace", help="Replace the plan of a line that exists.")] = False,
 ) -> None:
-    """Make a line from a plan, or from a folder of images. The plan is checked first; a wrong one changes nothing."""
-    if (plan is None) == (images is None):
-        raise InputError("Give either --plan FILE or --images FOLDER.")
+    """Make a line from a plan, from a folder of images, or from a detector that needs none. The plan is checked first;
+    a wrong one changes nothing."""
+    if (plan is not None) == (images is not None or bool(model)):
+        raise InputError(
+            "Give either --plan FILE or --images FOLDER, or without images --model with a detector that needs none."
+        )
     line = Home.from_environment().line(name)
     if line.plan_file.exists() and not replace:
         raise InputError(f"Line {name!r} exists: {line.plan_file}. Give --replace to replace its plan.")
@@ -72,51 +81,71 @@ def add(
 
 
 def add_line(
-    line: Line, *, plan: Path | None = None, images: Path | None = None, ok_class: str = "", model: str = FIRST_CHOICE
+    line: Line, *, plan: Path | None = None, images: Path | None = None, ok_class: str = "", model: str = ""
 ) -> tuple[str, ...]:
     """Write the line's folder and plan, and return what the user should know.
+
+    Without ``plan`` and ``images`` the plan is that of ``model``, a detector that needs no images.
 
     Raises:
         PlanError, InputError: the plan or the folder cannot be used; nothing was written to the line's folder.
     """
     from vad_lib.plan.reading import read_plan
 
-    notes: tuple[str, ...] = ()
     if plan is not None:
         if not plan.is_file():
             raise InputError(f"There is no plan {plan}.")
         base = plan.resolve().parent
         read = read_plan(plan, base)
-        read.train_data_folder(base)
+        read.find_train_data(base)
         read.watch_folder(line.inbox, base)
-        notes = read.notices
         line.inbox.mkdir(parents=True, exist_ok=True)
         if plan.resolve() != line.plan_file.resolve():
             write_whole(line.plan_file, plan.read_bytes())
             line.remember_base_folder(base)
-    elif images is not None:
-        from vad_lib.labelled_folder import label_folder
-        from vad_lib.plan.writing import dump_plan, write_plan_for_folder
+        return read.notices
+    choices = find_detector(model or FIRST_CHOICE).arguments.recommended() | {"model_name": model or FIRST_CHOICE}
+    return _from_images(line, images, ok_class, choices) if images is not None else _without_images(line, choices)
 
-        labelled = label_folder(images, ok_class=ok_class)
-        partial = line.folder / ".plan.partial"
-        line.inbox.mkdir(parents=True, exist_ok=True)
+
+def _from_images(line: Line, images: Path, ok_class: str, choices: dict[str, Any]) -> tuple[str, ...]:
+    from vad_lib.labelled_folder import label_folder
+    from vad_lib.plan.reading import read_plan
+    from vad_lib.plan.writing import dump_plan, write_plan_for_folder
+
+    labelled = label_folder(images, ok_class=ok_class)
+    partial = line.folder / ".plan.partial"
+    line.inbox.mkdir(parents=True, exist_ok=True)
+    partial.unlink(missing_ok=True)
+    try:
+        written = write_plan_for_folder(labelled.folder, partial, **{**choices, **labelled.choices})
+        if labelled.split_column:
+            # train/ and test/ together are the training data: one fits, the other validates
+            paths = written.paths.model_copy(update={"train_data": str(labelled.folder)})
+            text = dump_plan(written.model_copy(update={"paths": paths}), comments=True)
+            partial.write_text(text, encoding="utf-8")
+        read_plan(partial, line.folder)
+        partial.replace(line.plan_file)
+    finally:
         partial.unlink(missing_ok=True)
-        try:
-            choices = find_detector(model).arguments.recommended() | labelled.choices
-            written = write_plan_for_folder(labelled.folder, partial, model_name=model, **choices)
-            if labelled.split_column:
-                # train/ and test/ together are the training data: one fits, the other validates
-                paths = written.paths.model_copy(update={"train_data": str(labelled.folder)})
-                text = dump_plan(written.model_copy(update={"paths": paths}), comments=True)
-                partial.write_text(text, encoding="utf-8")
-            read_plan(partial, line.folder)
-            partial.replace(line.plan_file)
-        finally:
-            partial.unlink(missing_ok=True)
-        line.remember_base_folder(labelled.folder)
-        notes = labelled.notices
-    return notes
+    line.remember_base_folder(labelled.folder)
+    return labelled.notices
+
+
+def _without_images(line: Line, choices: dict[str, Any]) -> tuple[str, ...]:
+    from vad_lib.labelled_folder import ONLY_NORMAL_PERCENTILE
+    from vad_lib.plan.writing import dump_plan, plan_without_images
+
+    plan = plan_without_images(line.name, **{**choices, "percentile": ONLY_NORMAL_PERCENTILE})
+    line.inbox.mkdir(parents=True, exist_ok=True)
+    write_whole(line.plan_file, dump_plan(plan, comments=True).encode())
+    line.remember_base_folder(line.folder)
+    return (
+        "There are no training images, so nothing will be known about misses and false alarms: the first version waits "
+        f"for `vad model promote {line.name}`, or serves at once with automatic_promotion: true in the plan's section "
+        "operation.",
+        f"Images to inspect arrive in {line.inbox}.",
+    )
 
 
 def register(line: Line) -> None:
@@ -156,7 +185,8 @@ def _row(home: Home, line: Line, counted: Mapping[str, DecisionCounts]) -> list[
     try:
         plan = read_plan(line.plan_file, line.base_folder)
         model = plan.train.model_name
-        images = str(_count_images(plan.train_data_folder(line.base_folder)))
+        folder = plan.find_train_data(line.base_folder)
+        images = str(_count_images(folder) if folder else 0)
     except VadError as error:
         fault = str(error).splitlines()[0]
     found = counted.get(line.name)

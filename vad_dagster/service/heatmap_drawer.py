@@ -78,6 +78,8 @@ def _drawn(record: Row[Any], data: bytes, model: InTurn, scale: Any) -> bytes:
 
     image = decode_bytes(data, record.path, sha256=record.sha256)
     (result,) = model.predict_pixels([image.values], with_maps=True)
+    if result.map is None:
+        raise NoHeatmapError(f"The model {record.model_version} makes no heatmaps.")
     picture = draw_heatmap(
         image.pixels,
         result.map,

@@ -35,6 +35,7 @@ class TrainingRecord:
         notices: what the user should know about the fit.
         comparisons: what the fit was forecast to take, beside what it took.
         made_from: a digest of what the model was made from; see `training_inputs.digest_of_model`.
+        scores_like: a digest that models with the same scores have; see `TrainedModel.scores_like`.
     """
 
     dataset: ValidatedDataset
@@ -49,6 +50,7 @@ class TrainingRecord:
     notices: Sequence[str] = ()
     comparisons: Sequence[Comparison] = ()
     made_from: str = ""
+    scores_like: str = ""
 
     @property
     def model_name(self) -> str:

@@ -64,7 +64,8 @@ def training_report(
 
 def _head(record: TrainingRecord) -> str:
     facts, evaluation, threshold = record.facts, record.evaluation, record.learnt.threshold
-    trained = f"{escape(record.model_name)} trained on {len(record.dataset.train_rows)} normal images"
+    fitted = len(record.dataset.train_rows)
+    trained = f"{escape(record.model_name)} trained on {f'{fitted} normal' if fitted else 'no'} images"
     version = f", version {escape(str(facts['model_version']))}" if facts.get("model_version") else ""
     seconds = f" in {format_seconds(float(facts['seconds']))}" if facts.get("seconds") is not None else ""
     date = f"{threshold.created_at:%Y-%m-%d %H:%M} UTC"
@@ -78,18 +79,21 @@ def _head(record: TrainingRecord) -> str:
         ("validation images", str(evaluation.n), ""),
     ]
     if not evaluation.has_anomalous:
+        cards = [("validation images", "0", "")]
+    if evaluation.n and not evaluation.has_anomalous:
         cards = [
             ("false alarm rate", number(evaluation.false_alarm_rate), ""),
             ("false alarms (fp)", str(evaluation.fp), "odd" if evaluation.fp else ""),
             ("validation images, all normal", str(evaluation.n), ""),
         ]
     shown = "".join(f'<div class="card {kind}"><b>{value}</b><span>{name}</span></div>' for name, value, kind in cards)
-    unknown = (
-        ""
-        if evaluation.has_anomalous
-        else '<div class="warn">No anomalous image was validated, so nothing is known about what this model finds. '
-        "Ten examples of each kind of defect are enough to tell.</div>"
-    )
+    unknown = ""
+    if not evaluation.has_anomalous:
+        told = "No anomalous image was validated, so nothing is known about what this model finds."
+        unknown = (
+            f'<div class="warn">{told if evaluation.n else evaluation.in_words()} '
+            "Ten examples of each kind of defect are enough to tell.</div>"
+        )
     return (
         f'<h1>Training report: {escape(record.line)}</h1><p class="faint">{trained}{version}{seconds}, {date}. '
         f'Threshold {threshold.value:.6g} ({threshold.method}).</p><div class="cards">{shown}</div>{unknown}'
@@ -117,6 +121,8 @@ def _weights(record: TrainingRecord) -> str:
 
 
 def _errors(rows: pd.DataFrame, heatmaps: Sequence[SavedHeatmap], heatmap_folder: str) -> str:
+    if rows.empty:
+        return ""
     by_row = {one.row: one for one in heatmaps}
     pictures = []
     for row in rows["row"]:
@@ -150,9 +156,12 @@ def _errors(rows: pd.DataFrame, heatmaps: Sequence[SavedHeatmap], heatmap_folder
 def _threshold(record: TrainingRecord, graph: Path | None) -> str:
     threshold = record.learnt.threshold
     quantile = f" {threshold.percentile:g}" if threshold.percentile is not None else ""
+    learnt_from_rows = threshold.n_normal + threshold.n_anomalous > 0
     how = (
         f"Learnt by {threshold.method}{quantile} on {threshold.n_normal} normal and {threshold.n_anomalous} anomalous "
         f"validation images; version <code>{threshold.version}</code>. {escape(threshold.note)}"
+        if learnt_from_rows
+        else f"{threshold.method}{quantile}; version <code>{threshold.version}</code>. {escape(threshold.note)}"
     )
     if threshold.method == "Percentile" and threshold.percentile is not None:
         how += (
@@ -175,6 +184,7 @@ def _threshold(record: TrainingRecord, graph: Path | None) -> str:
                 number(row["f1"]),
             )
             for name, row in _choices(record.learnt.table, record.evaluation)
+            if learnt_from_rows
         ],
         numbers=(1, 2, 3, 4, 5),
     )
@@ -222,6 +232,8 @@ def _confusion(evaluation: Evaluation, rows: pd.DataFrame) -> str:
 
 def _data(record: TrainingRecord) -> str:
     dataset = record.dataset
+    if dataset.rows.empty:
+        return "<h2>What it was trained on</h2><p>There was no image of this line: the detector needs none.</p>"
     counts = dataset.rows.groupby(["split", "label"], dropna=False).size()
     sizes = dataset.rows.groupby(["width", "height", "channels"]).size().sort_values(ascending=False)
     told = [

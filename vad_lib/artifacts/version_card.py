@@ -31,7 +31,7 @@ def evaluations_table(columns: Mapping[str, Evaluation]) -> str:
     """
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, called in HEADLINES.items():
-        values = [getattr(evaluation, name) for evaluation in columns.values()]
+        values = [evaluation.defined().get(name) for evaluation in columns.values()]
         if any(value is not None for value in values):
             lines.append(f"| {called} | {' | '.join(map(_number, values))} |")
     return "\n".join(lines)
@@ -88,8 +88,7 @@ def training_description(record: TrainingRecord, plan_digest: str, links: Mappin
             "### On the validation rows",
             record.evaluation.in_words(),
             "",
-            evaluations_table({"this model": record.evaluation}),
-            "",
+            *([evaluations_table({"this model": record.evaluation}), ""] if record.evaluation.n else []),
             "### Threshold",
             f"NG from a raw score of {threshold.value:.6g} on, by {threshold.method} (version "
             f"`{threshold.version}`). {threshold.note}",

@@ -279,7 +279,7 @@ class Detector(ABC):
             fit_seconds = (time.perf_counter() - start) / max(1, len(sample))
             score_seconds = seconds_an_image(sample, self.device, lambda batch: self.score(batch, with_maps=False))
         return FitForecast(
-            parts=(Part.of("reading images and learning", len(images) * fit_seconds),),
+            parts=(Part.of("reading images and learning", max(1, len(images)) * fit_seconds),),
             ms_per_image=1000 * score_seconds,
             peak_memory_bytes=peak.peak_bytes,
             model_bytes=bytes_of(self.state_dict()),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PROBE_IMAGES = 16
 """Images that are tried before a fit."""
 PROBE_BATCH = 4
+PLAIN_SIDE = 256
+"""Pixels of a side of the plain image that is timed where there are no images."""
 
 
 class Part(BaseModel):
@@ -113,7 +115,7 @@ def seconds_an_image(
     """Return the time of reading and ``work`` per image, overlapped as in a fit, after a first batch to warm up.
 
     Args:
-        images: a sample.
+        images: a sample; where it has none, ``work`` is timed with a plain grey image, without the reading.
         device: where ``work`` computes.
         work: done with each batch on that device.
         batch_size: images at once.
@@ -122,6 +124,11 @@ def seconds_an_image(
     Raises:
         InputError: none of the images can be read.
     """
+    if not len(images):
+        import torch
+
+        plain = torch.full((1, 3, *images.preprocessing.shape_for(PLAIN_SIDE, PLAIN_SIDE)), 0.5, device=device)
+        return seconds_of(device, lambda: work(plain), 1)
     for batch in images.batches(1):
         work(batch.images.to(device))
         break

@@ -45,6 +45,13 @@ class DetectorArguments(Arguments):
         """Return the name or path of the backbone that these arguments ask for; empty where there is none."""
         return ""
 
+    def threshold_without_images(self) -> float | None:
+        """Return the raw score from which on an image is NG where there is no image to learn from.
+
+        By default there is none: the detector learns from images, and cannot do without.
+        """
+        return None
+
     def fixed_size(self) -> tuple[tuple[int, int] | None, str]:
         """Return the (height, width) that the detector insists on, or None, and why."""
         return None, ""

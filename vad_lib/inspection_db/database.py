@@ -239,6 +239,22 @@ class InspectionDatabase:
             counted = select(func.count()).select_from(predictions).where(predictions.c.line == line)
             return int(connection.execute(counted).scalar_one())
 
+    def first_scores(self, line: str, model_versions: Sequence[str], count: int) -> list[float]:
+        """Return raw scores of the first ``count`` image contents that these versions inspected; none before so many.
+
+        Args:
+            line: its name.
+            model_versions: labels of versions that score alike.
+            count: how many are wanted.
+        """
+        columns = predictions.c
+        first = func.min(columns.prediction_id)
+        chosen = select(func.min(columns.raw_score)).where(columns.line == line).group_by(columns.sha256)
+        chosen = chosen.where(columns.model_version.in_(model_versions)).order_by(first).limit(count)
+        with self.reading() as connection:
+            scores = [float(score) for score in connection.execute(chosen).scalars()]
+        return scores if len(scores) == count else []
+
     def decision_counts(self) -> dict[str, DecisionCounts]:
         """Return what was decided on each line that has a prediction, by runs and by inference services together."""
         columns = predictions.c

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import SerializeAsAny, field_validator
 
 from vad_lib.argument_fields import Arguments, allowed_text, argument, words_of
-from vad_lib.detectors.registry import GUIDE_DEFAULT, detector_names, parameters_model
+from vad_lib.detectors.registry import GUIDE_DEFAULT, detector_names, find_detector, parameters_model
 from vad_lib.images.paths import is_image_name
 from vad_lib.plan.folders import holds_escapes
 from vad_lib.plan.tree import BACKSLASHES
@@ -137,6 +137,14 @@ class TrainArguments(Arguments):
         ge=0,
         le=1,
     )
+    threshold_from_first: int = argument(
+        0,
+        "Without validation images: take the percentile of the raw scores of the first so many images that the line "
+        "has inspected, at the next training; 0 keeps the detector's own threshold.",
+        kind="own",
+        ge=0,
+        le=100_000,
+    )
     augmentation_list: tuple[Augmentation, ...] = argument(
         (),
         "Random changes that training images may get; none where empty.",
@@ -164,6 +172,15 @@ class TrainArguments(Arguments):
     model_parameters: SerializeAsAny[Arguments] = argument(
         model_parameters, "Arguments of the detectors themselves.", allowed="a map of model parameters"
     )
+
+    def threshold_without_images(self) -> float | None:
+        """Return the threshold of the detector where there are no images; None where it needs some."""
+        return find_detector(self.model_name).own(self.model_parameters).threshold_without_images()
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the detector learns from images of the line."""
+        return self.threshold_without_images() is None
 
     @field_validator("model_name")
     @classmethod

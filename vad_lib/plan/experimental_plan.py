@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from vad_lib.argument_fields import Arguments, argument
-from vad_lib.errors import PlanError
+from vad_lib.errors import InputError, PlanError
 from vad_lib.findings import ArgumentChange
 from vad_lib.lines import Home
 from vad_lib.plan import folders
@@ -154,6 +154,15 @@ class ExperimentalPlan(BaseModel):
         return folders.data_folder(
             "load_train_data_path", [given] if given else ["./sample_data/train/"], self._base(base), self.source
         )
+
+    def find_train_data(self, base: Path | None = None) -> Path | None:
+        """Return ``train_data_folder``; None where the plan names none, and its detector needs no images."""
+        if self.paths.train_data or self.train.needs_images:
+            return self.train_data_folder(base)
+        try:
+            return self.train_data_folder(base)
+        except InputError:
+            return None
 
     def inference_data_folder(self, base: Path | None = None) -> Path:
         """Return the folder of the inference data; as ``train_data_folder``."""

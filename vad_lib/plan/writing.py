@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from vad_lib.argument_fields import Arguments, allowed_text, default_of, extra, limits
 from vad_lib.argument_fields import choices as allowed_words
-from vad_lib.detectors.registry import parameters_model
+from vad_lib.detectors.registry import parameters_model, registered
 from vad_lib.errors import InputError, PlanError
 from vad_lib.images.paths import is_image_name, is_table_name
 from vad_lib.plan.checking import check_arguments
@@ -79,15 +79,38 @@ def write_plan_for_folder(image_folder: Path, plan_file: Path, **choices: Any) -
     paths = ExternalPath(
         train_data=_written_path(train, start), inference_data=_written_path(inference, start) if inference else ""
     )
-    plan = ExperimentalPlan.assemble(
-        name=folder.name,
+    _write_new(file, dump_plan(_new_plan(folder.name, paths, choices), comments=True))
+    return read_plan(file)
+
+
+def plan_without_images(name: str, **choices: Any) -> ExperimentalPlan:
+    """Return a first plan of a line without training images.
+
+    Args:
+        name: of the line.
+        choices: as for ``write_plan_for_folder``; a ``model_name`` that needs no images is one of them.
+
+    Raises:
+        PlanError: a choice is wrong, or the detector needs images.
+    """
+    plan = _new_plan(name, ExternalPath(), choices)
+    if plan.train.needs_images:
+        none = [name for name, row in registered().items() if row.arguments().threshold_without_images() is not None]
+        raise PlanError(
+            f"The detector {plan.train.model_name} learns from images: give a folder of them, or take a detector that "
+            f"needs none, such as {' or '.join(none)}."
+        )
+    return plan
+
+
+def _new_plan(name: str, paths: ExternalPath, choices: dict[str, Any]) -> ExperimentalPlan:
+    return ExperimentalPlan.assemble(
+        name=name,
         version="1.0.0",
         paths=paths,
         ui_args=frozenset(name for stage in STAGES for name in operator_arguments(stage.model)),
         **_chosen(choices),
     )
-    _write_new(file, dump_plan(plan, comments=True))
-    return read_plan(file)
 
 
 def _chosen(choices: dict[str, Any]) -> dict[str, Any]:

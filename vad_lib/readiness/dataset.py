@@ -83,15 +83,18 @@ class ValidatedDataset:
         rows = self.rows[["sha256", "is_anomalous", "split"]].astype(str).sort_values(["sha256", "split"])
         return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
 
-    def doubts(self) -> tuple[str, ...]:
+    def doubts(self, *, fits: bool = True) -> tuple[str, ...]:
         """Say in sentences why a model of these rows can hardly be trusted; empty where nothing speaks against it.
+
+        Args:
+            fits: whether the detector learns from the training rows.
 
         Only what makes its numbers meaningless counts: so few normal images that they say next to nothing.
         """
         fitted = len(self.train_rows)
         validated = int((~self.valid_rows["is_anomalous"].astype(bool)).sum())
         told = []
-        if fitted < LEAST_TO_FIT:
+        if fits and fitted < LEAST_TO_FIT:
             told.append(f"It learnt from {fitted} normal images; fewer than {LEAST_TO_FIT} do not show what is normal.")
         if validated < LEAST_TO_VALIDATE:
             told.append(

@@ -41,7 +41,7 @@ def prepare_training_data(
     Args:
         input_table: From ``ground_truth.read_input`` with pipeline 'train'.
         arguments: Of the readiness step.
-        train: Of the train step; experiment_seed and monitor_metric are used.
+        train: Of the train step; experiment_seed and monitor_metric are used, and whether its detector needs images.
         progress: Of the checking of images.
         workers: Threads for it.
 
@@ -53,6 +53,21 @@ def prepare_training_data(
     column = arguments.train_validate_column.strip()
     gathered.note(table_rules.missing_columns(input_table, column))
     gathered.stop_if_blocked()
+    given = {
+        "readiness": arguments.model_dump(mode="json"),
+        "train": train.model_dump(mode="json", include={"experiment_seed", "monitor_metric"}),
+    }
+    if input_table.table.empty and not train.needs_images:
+        nothing = pd.DataFrame(columns=list(ValidatedRows.to_schema().columns))
+        method, metric = arguments.threshold_method, train.monitor_metric
+        return gathered.dataset(
+            nothing,
+            ok_class=arguments.ok_class,
+            threshold_method=method,
+            monitor_metric=metric,
+            changes=(),
+            arguments=given,
+        )
     table = _usable_images(gathered, column, input_table.label_column, progress, workers)
     gathered.stop_if_blocked()
 
@@ -77,7 +92,7 @@ def prepare_training_data(
     normal = table[~table["is_anomalous"]]
     gathered.note_all(
         [
-            splitting.normal_rows_to_split(table, column),
+            splitting.normal_rows_to_split(table, column, fits=train.needs_images),
             image_rules.normal_image_count(len(normal), arguments.allow_small_dataset),
             label_rules.mostly_anomalous(table),
             label_rules.only_normal_images(table),
@@ -99,10 +114,7 @@ def prepare_training_data(
         threshold_method=choice.threshold_method,
         monitor_metric=choice.monitor_metric,
         changes=choice.changes,
-        arguments={
-            "readiness": arguments.model_dump(mode="json"),
-            "train": train.model_dump(mode="json", include={"experiment_seed", "monitor_metric"}),
-        },
+        arguments=given,
     )
 
 

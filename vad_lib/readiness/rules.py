@@ -36,6 +36,7 @@ class Rule:
 RULES: tuple[Rule, ...] = (
     Rule("other_formats", "warn", "Files of other formats in the data folder are listed and passed over."),
     Rule("undecodable_names", "warn", "Files whose names are not UTF-8 are listed and passed over."),
+    Rule("no_training_images", "info", "There are training images, or the detector needs none."),
     Rule("masks", "info", "Pictures named as masks of other images are kept as masks, and are no images of parts."),
     Rule("mask_rows", "warn", "No row of the table names a mask of another image."),
     Rule("tables_in_subfolders", "info", "Tables are read from the data folder itself, not from its sub-folders."),

@@ -129,11 +129,11 @@ def near_duplicates_across_split(table: pd.DataFrame) -> Finding | None:
     )
 
 
-def normal_rows_to_split(table: pd.DataFrame, split_column: str) -> Finding | None:
-    """At least one normal row in train and one in valid."""
+def normal_rows_to_split(table: pd.DataFrame, split_column: str, *, fits: bool = True) -> Finding | None:
+    """At least one normal row in valid, and one in train where the detector ``fits`` to images."""
     normal = table[~table["is_anomalous"].astype(bool)]
     train, valid = int((normal["split"] == "train").sum()), int((normal["split"] == "valid").sum())
-    if train and valid:
+    if valid and (train or not fits):
         return None
     advice = "Add normal images: at least two different ones are needed, and 100 or more are advised."
     if split_column and len(normal) > 1:

@@ -76,6 +76,34 @@ def learn_threshold(
     )
 
 
+def fixed_threshold(value: float) -> Threshold:
+    """Return the threshold of a detector that needs no images, where there is no row to learn another one from."""
+    nobody = np.empty(0)
+    return Threshold(
+        value=value,
+        method="Fixed",
+        n_normal=0,
+        n_anomalous=0,
+        rows_digest=rows_digest(nobody, nobody.astype(bool)),
+        note="The detector's own, as there was no validation image: nothing is known about misses and false alarms.",
+    )
+
+
+def threshold_of_inspected(scores: ArrayLike, percentile: float) -> Threshold:
+    """Return the quantile of the scores of images that were inspected and that nobody has labelled.
+
+    Args:
+        scores: raw scores, shape (N,), N >= 1.
+        percentile: a quantile, in 0..1.
+    """
+    learnt = learn_threshold(scores, np.zeros(len(as_scores(scores)), bool), "Percentile", percentile)
+    note = (
+        f"The quantile {percentile:g} of the raw scores of the first {learnt.n_normal} images that the line inspected, "
+        "as there was no validation image: nothing is known about misses and false alarms."
+    )
+    return learnt.model_copy(update={"method": "FirstInspected", "n_normal": 0, "note": note})
+
+
 def choose_threshold(value: float, instead_of: Threshold, note: str = "") -> Threshold:
     """Return a threshold that a person chose, for example from the threshold table, in place of a learnt one."""
     return Threshold(

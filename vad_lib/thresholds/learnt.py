@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,12 @@ from vad_lib.json_record import JsonRecord
 from vad_lib.tables import ValidationScores
 from vad_lib.thresholds.calibration import Calibration, learn_calibration
 from vad_lib.thresholds.decision import DecisionRule
-from vad_lib.thresholds.learning import choose_threshold, learn_threshold
+from vad_lib.thresholds.learning import (
+    choose_threshold,
+    fixed_threshold,
+    learn_threshold,
+    threshold_of_inspected,
+)
 from vad_lib.thresholds.records import Threshold
 from vad_lib.thresholds.table import threshold_table
 
@@ -60,6 +66,33 @@ class LearntThreshold:
             threshold = choose_threshold(chosen, threshold, note)
         calibration = learn_calibration(raw, flags, threshold)
         return cls(threshold, calibration, threshold_table(raw, flags, threshold, calibration))
+
+    @classmethod
+    def without_rows(
+        cls,
+        fixed: float,
+        inspected: Sequence[float],
+        percentile: float,
+        *,
+        chosen: float | None = None,
+        note: str = "",
+    ) -> LearntThreshold:
+        """Make the threshold of a line without validation rows.
+
+        Args:
+            fixed: a probability, the detector's own threshold.
+            inspected: raw scores of the first images that the line inspected; none takes ``fixed``.
+            percentile: the quantile of these.
+            chosen: a threshold on the raw score that a person chose instead.
+            note: why it was chosen.
+        """
+        threshold = threshold_of_inspected(inspected, percentile) if len(inspected) else fixed_threshold(fixed)
+        if chosen is not None:
+            threshold = choose_threshold(chosen, threshold, note)
+        # without any score, the ends of a probability stand for what is sure
+        scores, flags = (inspected, [False] * len(inspected)) if len(inspected) else ([0.0, 1.0], [False, True])
+        calibration = learn_calibration(scores, flags, threshold)
+        return cls(threshold, calibration, threshold_table([], [], threshold, calibration))
 
     def judged(self, scores: pd.DataFrame) -> pd.DataFrame:
         """Return ``tables.ValidationScores`` with the columns p, certainty and predicted."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-ThresholdMethod = Literal["F1", "Percentile", "chosen"]
+ThresholdMethod = Literal["F1", "Percentile", "chosen", "Fixed", "FirstInspected"]
 
 LARGEST_SCORE = float(np.finfo(np.float32).max)
 ABOVE_ALL_SCORES = float(np.nextafter(LARGEST_SCORE, np.inf))
@@ -28,8 +28,11 @@ class Threshold(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     value: float = Field(allow_inf_nan=False, description="On the raw score.")
-    method: ThresholdMethod = Field(description="How it was found; 'chosen' means by a person.")
-    percentile: float | None = Field(default=None, ge=0, le=1, description="With method Percentile: the quantile used.")
+    method: ThresholdMethod = Field(
+        description="How it was found. 'chosen' means by a person, 'Fixed' by the detector, which needs no images, and "
+        "'FirstInspected' the quantile of the first images that the line inspected, which nobody has labelled."
+    )
+    percentile: float | None = Field(default=None, ge=0, le=1, description="The quantile, where the method takes one.")
     n_normal: int = Field(ge=0, description="Normal rows that it was learnt on.")
     n_anomalous: int = Field(ge=0, description="Anomalous rows that it was learnt on.")
     rows_digest: str = Field(description="sha256 of the scores and labels of those rows, in any order.")

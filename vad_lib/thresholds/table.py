@@ -30,8 +30,10 @@ def threshold_table(
     Beyond ``most_rows`` rows are left out evenly (so at quantiles of the distinct scores), never the first, the last or
     the chosen one.
 
+    Without any score there is one row: the threshold, of which nothing is known.
+
     Args:
-        scores: raw scores, shape (N,), N >= 1.
+        scores: raw scores, shape (N,).
         is_anomalous: shape (N,), boolean.
         threshold: the learnt threshold, to mark.
         calibration: for the column ``p``.
@@ -40,7 +42,8 @@ def threshold_table(
     values = as_scores(scores)
     flags = as_flags(is_anomalous, len(values))
     if not len(values):
-        raise ValueError("no validation score to make a threshold table from")
+        cuts, nothing = np.array([threshold.value]), np.zeros(1, np.int64)
+        return _with_rates(cuts, calibration(cuts), nothing, nothing, flags, np.ones(1, bool))
     distinct, anomalous_above, all_above = counts_at_or_above(values, flags)
     cuts = np.array(
         [distinct[0], *map(midpoint, distinct[:-1], distinct[1:]), next_above(float(distinct[-1]))], dtype=np.float64
@@ -89,7 +92,7 @@ def _with_rates(
         {
             "threshold": cuts,
             "p": p,
-            "accuracy": (tp + tn) / len(flags),
+            "accuracy": _ratio(tp + tn, len(flags)),
             "precision": _ratio(tp, tp + fp),
             "recall": recall,
             # Without anomalous rows nothing can be found, so nothing is said.

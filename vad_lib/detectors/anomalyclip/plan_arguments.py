@@ -49,6 +49,10 @@ class AnomalyCLIPArguments(DetectorArguments):
         """Return the name or path of the encoder."""
         return self.anomalyclip_encoder
 
+    def threshold_without_images(self) -> float:
+        """Return the probability from which on abnormal is more probable than normal."""
+        return 0.5
+
     def fixed_size(self) -> tuple[tuple[int, int] | None, str]:
         """Return the square of ``anomalyclip_image_side``, and why."""
         side = self.anomalyclip_image_side

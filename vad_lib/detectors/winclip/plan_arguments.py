@@ -87,6 +87,10 @@ class WinClipArguments(DetectorArguments):
         """Return the name or path of the encoder."""
         return self.winclip_encoder
 
+    def threshold_without_images(self) -> float | None:
+        """Return the probability from which on abnormal is more probable than normal, where the words alone judge."""
+        return None if self.winclip_shots else 0.5
+
     def sentences(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return all sentences that describe a normal object, and all that describe an abnormal one."""
         normal, abnormal = (
