@@ -137,7 +137,7 @@ class AnomalyGPT(Detector):
         normals = self._look_at(images, progress)
         held_out, rest = hold_back(normals.readable)
         decoder = self._new_decoder(normals) if self.map_name != "memory" else None
-        memory = self._new_memory(images, rest) if self.map_name != "decoder" else None
+        memory = self._new_memory(images, normals, rest) if self.map_name != "decoder" else None
         network = MapNetwork(self.encoder, decoder, memory).to(self.device).eval()
         epochs = [] if decoder is None else self._train(decoder, images, normals, rest, held_out, progress)
         numbers, notices = self._calibrate(network, images, normals, held_out)
@@ -191,13 +191,11 @@ class AnomalyGPT(Detector):
             level.load_state_dict({"mean": mean, "deviation": deviation}, strict=False)
         return decoder.to(self.device)
 
-    @torch.no_grad()
-    def _new_memory(self, images: ImageDataset, rest: Sequence[int]) -> Memory:
+    def _new_memory(self, images: ImageDataset, normals: Normals, rest: Sequence[int]) -> Memory:
         """Remember the patches of a few images, evenly spread over those that are learnt from."""
-        rows: list[list[torch.Tensor]] = []
-        for batch in images.batches(1, order=spread_evenly(rest, self.shots)):
-            rows.append([level[0].flatten(1).T for level in self._encode(batch.images)])
-        return Memory([functional.normalize(torch.cat(level), dim=1) for level in zip(*rows, strict=True)])
+        chosen = [levels for _, _, levels in self._batches(images, spread_evenly(rest, self.shots), normals)]
+        rows = [torch.cat([one.movedim(1, -1).flatten(0, 2) for one in level]) for level in zip(*chosen, strict=True)]
+        return Memory([functional.normalize(level, dim=1) for level in rows])
 
     def _train(
         self,
