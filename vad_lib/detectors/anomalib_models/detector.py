@@ -128,7 +128,10 @@ class AnomalibDetector(Detector):
             ) from error
 
     def _use(self, module: Any, size: tuple[int, int]) -> None:
-        self.module_, self.input_size = module.to(self.device).eval(), size
+        module.to(self.device).eval()
+        for tensor in (*module.model.parameters(), *module.model.buffers()):
+            tensor.data = tensor.data.contiguous()  # as in a loaded model: another layout gives other last bits
+        self.module_, self.input_size = module, size
         self.normalise.to(self.device)
 
     @torch.inference_mode()
