@@ -54,7 +54,7 @@ def build_module(
         ModelFormatError: see ``weights_of_the_store``.
     """
     from anomalib.pre_processing import PreProcessor
-    from torchvision.transforms.v2 import Resize
+    from torchvision.transforms.v2 import Compose, Normalize, Resize
 
     options = dict(model.options)
     if model.backbone_argument:
@@ -71,10 +71,11 @@ def build_module(
     with weights_of_the_store(weights):
         module = module_class(
             **options,
-            pre_processor=PreProcessor(Resize(size)),  # some read the size of images from it
+            # some read from it how images are prepared
+            pre_processor=PreProcessor(Compose([Resize(size), Normalize(weights.mean, weights.std)])),
             post_processor=False,
             evaluator=False,
             visualizer=False,
         )
-    module.pre_processor = None  # images come prepared
+    module.pre_processor = None  # for images come prepared
     return module

@@ -11,6 +11,7 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -138,18 +139,17 @@ def fit_module(
     return tuple(watch.epochs)
 
 
-class _quiet(warnings.catch_warnings):
-    """Keeps the trainer's advice on machines and loggers from the user, who can follow none of it."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        warnings.simplefilter("ignore")
-        self.loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "anomalib")]
-        self.levels = [logger.level for logger in self.loggers]
-        for logger in self.loggers:
-            logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *error: object) -> None:
-        for logger, level in zip(self.loggers, self.levels, strict=True):
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the trainer's advice on machines and loggers from the user, who can follow none of it."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "anomalib")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        super().__exit__(*error)
