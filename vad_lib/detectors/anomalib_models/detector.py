@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from torch.nn import functional
+from torch import nn
 
 from vad_lib.detectors.anomalib_models.building import build_module
 from vad_lib.detectors.anomalib_models.plan_arguments import AnomalibArguments
@@ -143,23 +143,16 @@ class AnomalibDetector(Detector):
             ValueError: not of the size that it was fitted on.
         """
         require_batch(batch)
-        network = self._module().model
+        self._module()
         if tuple(batch.shape[2:]) != self.input_size:
             raise ValueError(
                 f"This model takes images of {self.input_size} (height, width), not {tuple(batch.shape[2:])}."
             )
+        network = self.graph() if self.runner is None else self.runner
         parts = []
         for image in batch.split(1):
-            found = network(self.normalise(image.to(self.device)))
-            maps = found.anomaly_map.view(1, 1, *found.anomaly_map.shape[-2:]) if with_maps else None
-            if maps is not None and maps.shape[2:] != image.shape[2:]:
-                maps = functional.interpolate(maps, size=image.shape[2:], mode="bilinear")
-            parts.append(
-                Scores(
-                    found.pred_score.reshape(1).float().cpu().numpy(),
-                    None if maps is None else maps[:, 0].float().cpu().numpy(),
-                )
-            )
+            scores, maps = network(image.to(self.device))
+            parts.append(Scores(scores.cpu().numpy(), maps.cpu().numpy() if with_maps else None))
         return join_scores(parts)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -220,7 +213,25 @@ class AnomalibDetector(Detector):
             ),
         )
 
+    def graph(self) -> nn.Module:
+        """Return anomalib's network with the normalisation before it; see ``base.Detector.graph``."""
+        return AnomalibGraph(self.normalise, self._module().model)
+
     def _module(self) -> Any:
         if self.module_ is None:
             raise ModelFormatError(f"This {self.model.name} has not been fitted: fit or load it first.")
         return self.module_
+
+
+class AnomalibGraph(nn.Module):
+    """A fitted model: float32 (N, 3, H, W) in 0..1 to scores (N,) and maps (N, H, W)."""
+
+    def __init__(self, normalise: nn.Module, model: nn.Module) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self.model(self.normalise(images))
+        maps = found.anomaly_map
+        return found.pred_score.flatten(), maps if maps.ndim == 3 else maps[:, 0]

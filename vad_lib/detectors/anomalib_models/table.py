@@ -179,14 +179,17 @@ NOT_BUILT = {
 def models_markdown() -> str:
     """Return both tables: what can be trained, a row each, and what cannot, with the reason."""
     rows = [
-        "| `anomalib_model` | weights (by default) | layers | epochs | GPU | maps | tested |",
-        "|---|---|---|---|---|---|---|",
+        "| `anomalib_model` | paper | weights (by default) | layers | epochs | GPU | maps | tested |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for model in BUILT.values():
         weights = f"`{model.backbone}`" + ("" if model.backbone_argument else ", no other")
         layers = ", ".join(f"`{layer}`" for layer in model.layers) or "its own"
         tested = "in every run of the tests" if model.quick else "in the slow tests"
-        rows.append(f"| `{model.name}` | {weights} | {layers} | {model.epochs} | {model.gpu} | yes | {tested} |")
+        rows.append(
+            f"| `{model.name}` | [paper]({model.paper}) | {weights} | {layers} | {model.epochs} | {model.gpu} | yes "
+            f"| {tested} |"
+        )
     rows += ["", "| not trained here | because it |", "|---|---|"]
     rows += [f"| `{name}` | {reason} |" for name, reason in NOT_BUILT.items()]
     return "\n".join(rows)
