@@ -23,7 +23,8 @@ from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.registry import load_detector
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.encoders.weights import resolve_backbone_weights
-from vad_lib.errors import InputError, ModelFormatError, PlanError, TrainingStopped
+from vad_lib.errors import InputError, ModelFormatError, PlanError, TrainingStopped, VadError
+from vad_lib.export.formats import trace
 from vad_lib.plan import parse_plan
 from vad_lib.preprocessing import Preprocessing
 
@@ -88,6 +89,24 @@ def test_scores_and_maps_are_anomalibs_own_on_the_saved_tensors_whatever_else_is
         np.testing.assert_array_equal(alone.maps[0], found.maps[place])
         np.testing.assert_allclose(found.maps[place], expected.anomaly_map.squeeze().numpy(), atol=1e-4, rtol=1e-4)
     assert loaded.score(batch, with_maps=False).maps is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", BUILT)
+def test_torch_traces_the_network_where_the_table_says_that_it_is_exported(model: str, few_tiles: pd.DataFrame) -> None:
+    detector = detector_of(model).fit(images_of(few_tiles[:8], model))
+    assert detector.input_size is not None
+    unseen = images_of(few_tiles[7:], model)
+    batch = torch.stack([unseen[number] for number in range(3)])
+    found = detector.score(batch)
+    if not BUILT[model].exported:
+        with pytest.raises(VadError, match="cannot be traced, so it cannot be exported"):
+            trace(detector.graph(), detector.input_size)
+        np.testing.assert_array_equal(detector.score(batch).scores, found.scores)
+        return
+    scores, maps = trace(detector.graph(), detector.input_size).module()(batch)
+    np.testing.assert_allclose(scores.detach().numpy(), found.scores, rtol=1e-4)
+    np.testing.assert_allclose(maps.detach().numpy(), found.maps, atol=1e-4, rtol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_one_another(

@@ -20,6 +20,7 @@ from vad_lib.detectors.registry import load_detector
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.errors import PlanError
+from vad_lib.export.formats import trace, write_onnx
 from vad_lib.plan import parse_plan
 from vad_lib.preprocessing import Preprocessing
 from vad_lib.randomness import seeded
@@ -97,6 +98,21 @@ def test_the_exported_network_gives_the_same_scores_and_maps(fitted: PatchCore, 
         scores, maps = fitted.graph()(unseen)
     np.testing.assert_allclose(scores.numpy(), found.scores, atol=1e-6)
     np.testing.assert_allclose(maps.numpy(), found.maps, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_onnx_file_gives_the_same_scores_and_maps_in_batches_of_any_size(
+    fitted: PatchCore, unseen: torch.Tensor, tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    write_onnx(trace(fitted.graph(), (56, 70)), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    for batch in (unseen, unseen[:1]):
+        found = fitted.score(batch)
+        scores, maps = session.run(None, {"images": batch.numpy()})
+        np.testing.assert_allclose(scores, found.scores, atol=1e-5)
+        np.testing.assert_allclose(maps, found.maps, atol=1e-5)
 
 
 def test_the_preset_brings_backbone_layer_and_whole_patches_where_the_plan_keeps_the_defaults() -> None:

@@ -29,6 +29,7 @@ class BuiltModel:
         epochs: passes over the images, in words.
         gpu: whether one is wanted, in words.
         quick: whether its test is in the quick suite; else it is marked slow.
+        exported: whether torch can trace the network, so that it can be exported and compiled.
     """
 
     name: str
@@ -44,6 +45,7 @@ class BuiltModel:
     epochs: str = "max_epochs"
     gpu: str = "advised"
     quick: bool = False
+    exported: bool = True
 
     @property
     def is_transformer(self) -> bool:
@@ -97,7 +99,15 @@ BUILT = {
         BuiltModel(
             "l2bt", "L2BT", "https://ieeexplore.ieee.org/document/11048772", _DINOV2, "", gpu="needed in practice"
         ),
-        BuiltModel("rad", "Rad", "https://arxiv.org/abs/2601.22763", "vit_base_patch16_dinov3", epochs="1", gpu="no"),
+        BuiltModel(
+            "rad",
+            "Rad",
+            "https://arxiv.org/abs/2601.22763",
+            "vit_base_patch16_dinov3",
+            epochs="1",
+            gpu="no",
+            exported=False,
+        ),
         BuiltModel(
             "padim",
             "Padim",
@@ -129,6 +139,7 @@ BUILT = {
             "https://arxiv.org/abs/2107.12571",
             "wide_resnet50_2",
             layers=("layer2", "layer3", "layer4"),
+            exported=False,
         ),
         BuiltModel(
             "glass",
@@ -138,8 +149,9 @@ BUILT = {
             layers=("layer2", "layer3"),
             size_argument="input_shape",
             gpu="needed in practice",
+            exported=False,
         ),
-        BuiltModel("dfm", "Dfm", "https://arxiv.org/abs/1909.11786", "resnet50", epochs="1", gpu="no"),
+        BuiltModel("dfm", "Dfm", "https://arxiv.org/abs/1909.11786", "resnet50", epochs="1", gpu="no", exported=False),
         BuiltModel(
             "mh_patchcore",
             "MHPatchcore",
@@ -148,6 +160,7 @@ BUILT = {
             layers=("layer2", "layer3"),
             epochs="3",
             gpu="no",
+            exported=False,
         ),
         BuiltModel("patchflow", "Patchflow", "https://arxiv.org/abs/2602.05238", "tf_efficientnet_b5"),
         BuiltModel("uflow", "Uflow", "https://arxiv.org/abs/2211.12353", "resnet18"),
@@ -179,8 +192,8 @@ NOT_BUILT = {
 def models_markdown() -> str:
     """Return both tables: what can be trained, a row each, and what cannot, with the reason."""
     rows = [
-        "| `anomalib_model` | paper | weights (by default) | layers | epochs | GPU | maps | tested |",
-        "|---|---|---|---|---|---|---|---|",
+        "| `anomalib_model` | paper | weights (by default) | layers | epochs | GPU | maps | export | tested |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for model in BUILT.values():
         weights = f"`{model.backbone}`" + ("" if model.backbone_argument else ", no other")
@@ -188,7 +201,7 @@ def models_markdown() -> str:
         tested = "in every run of the tests" if model.quick else "in the slow tests"
         rows.append(
             f"| `{model.name}` | [paper]({model.paper}) | {weights} | {layers} | {model.epochs} | {model.gpu} | yes "
-            f"| {tested} |"
+            f"| {'yes' if model.exported else 'no'} | {tested} |"
         )
     rows += ["", "| not trained here | because it |", "|---|---|"]
     rows += [f"| `{name}` | {reason} |" for name, reason in NOT_BUILT.items()]
