@@ -94,6 +94,7 @@ class ThresholdConfig(OperatorConfig):
     NOT_ARGUMENTS: ClassVar[tuple[str, ...]] = ("chosen_threshold", "note")
 
     percentile: float | None = _argument(TrainArguments, "percentile")
+    threshold_from_first: int | None = _argument(TrainArguments, "threshold_from_first")
     chosen_threshold: float | None = Field(
         default=None,
         description="A threshold on the raw score, picked from the threshold table (column threshold) for the sake of "
