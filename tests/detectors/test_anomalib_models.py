@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,16 @@ def test_progress_is_told_stops_the_fit_and_what_cannot_be_read_is_passed_over(
         Path(file).write_bytes(b"no image")
     with pytest.raises(InputError, match="None of the 6 training images can be read"):
         detector.fit(images_of(rows, "padim"))
+
+
+def test_a_ctrl_c_stops_the_fit_as_one_and_later_ones_are_heard(few_tiles: pd.DataFrame) -> None:
+    def interrupt(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        detector_of("padim").fit(images_of(few_tiles[:8], "padim"), progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_forecast_counts_the_epochs_and_images_of_the_whole_fit(few_tiles: pd.DataFrame) -> None:

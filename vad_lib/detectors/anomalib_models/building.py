@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,9 @@ from vad_lib.detectors.anomalib_models.table import BuiltModel
 from vad_lib.encoders.build import load_weights
 from vad_lib.encoders.weight_file import BackboneWeights
 
+_ONE_AT_A_TIME = threading.RLock()
+"""Two threads that replace a function of timm would each restore what the other one had put there."""
+
 
 @contextmanager
 def weights_of_the_store(weights: BackboneWeights) -> Iterator[None]:
@@ -25,7 +29,6 @@ def weights_of_the_store(weights: BackboneWeights) -> Iterator[None]:
     Raises:
         ModelFormatError: the file lacks weights that the network needs, or has them in other shapes.
     """
-    create = timm.create_model
 
     def create_with_weights(model_name: str, pretrained: bool = False, **options: Any) -> nn.Module:
         given = weights.create_kwargs if pretrained else {}
@@ -34,8 +37,10 @@ def weights_of_the_store(weights: BackboneWeights) -> Iterator[None]:
             load_weights(network, weights)
         return network
 
-    with mock.patch.object(timm, "create_model", create_with_weights):
-        yield
+    with _ONE_AT_A_TIME:
+        create = timm.create_model
+        with mock.patch.object(timm, "create_model", create_with_weights):
+            yield
 
 
 def build_module(
