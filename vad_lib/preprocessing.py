@@ -124,16 +124,16 @@ class Preprocessing:
 
 
 def resolve_image_size(
-    asked: ImageSize, fixed: tuple[int, int] | None, reason: str = ""
+    asked: ImageSize, fixed: ImageSize | None, reason: str = ""
 ) -> tuple[ImageSize, tuple[ArgumentChange, ...]]:
     """Return the image size in force and the change that led to it.
 
     Args:
         asked: ``img_size`` of the plan.
-        fixed: (height, width) where the model takes one size only, else None.
-        reason: why it is fixed.
+        fixed: the size that the model takes instead; None where it takes any.
+        reason: why it takes another.
     """
     if fixed is None or asked == fixed:
         return asked, ()
-    shown = asked if isinstance(asked, int) else list(asked)
-    return fixed, (ArgumentChange(argument="img_size", old=shown, new=list(fixed), reason=reason),)
+    old, new = (size if isinstance(size, int) else list(size) for size in (asked, fixed))
+    return fixed, (ArgumentChange(argument="img_size", old=old, new=new, reason=reason),)

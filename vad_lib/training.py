@@ -162,7 +162,7 @@ def prepare_fit(
     if not len(rows):
         raise ReadinessError("There is no normal training image: nothing can be learnt.")
     own = find_detector(train.model_name).own(train.model_parameters)
-    size, changes = resolve_image_size(train.img_size, *own.fixed_size())
+    size, changes = resolve_image_size(train.img_size, *own.size_for(train.img_size))
     arguments = train.model_copy(update={"img_size": size, "monitor_metric": dataset.monitor_metric})
     detector = create_detector(
         arguments, weights_store=weights_store, work_folder=work_folder, cache_folder=cache_folder

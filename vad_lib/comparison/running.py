@@ -121,7 +121,7 @@ def _compare(
     )
     own = find_detector(candidate.detector).own(train.model_parameters)
     require_usable(train)
-    in_force, _ = resolve_image_size(train.img_size, *own.fixed_size())
+    in_force, _ = resolve_image_size(train.img_size, *own.size_for(train.img_size))
     preprocessing = Preprocessing(in_force)
     detector = create_detector(train, weights_store=weights_store)
     begun = time.perf_counter()

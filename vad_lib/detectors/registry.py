@@ -12,6 +12,7 @@ import functools
 import importlib
 import logging
 import pkgutil
+import re
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,6 +25,7 @@ from vad_lib.argument_fields import Arguments
 from vad_lib.detectors.storage import read_model_folder
 from vad_lib.errors import ModelFormatError, PlanError
 from vad_lib.machine import resolve_device
+from vad_lib.preprocessing import ImageSize
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +50,14 @@ class DetectorArguments(Arguments):
     def fixed_size(self) -> tuple[tuple[int, int] | None, str]:
         """Return the (height, width) that the detector insists on, or None, and why."""
         return None, ""
+
+    def size_for(self, asked: ImageSize) -> tuple[ImageSize, str]:
+        """Return the image size in force where a plan asks for this one, and why it differs.
+
+        By default that of ``fixed_size``, and the plan's where there is none.
+        """
+        size, reason = self.fixed_size()
+        return (asked, "") if size is None else (size, reason)
 
     @classmethod
     def recommended(cls) -> dict[str, Any]:
@@ -91,6 +101,25 @@ class RegisteredDetector:
 
 DETECTORS: dict[str, RegisteredDetector] = {}
 """What has registered itself so far; ``registered`` looks for all packages first."""
+
+
+def whole_patches(asked: ImageSize, backbone: str) -> tuple[ImageSize, str]:
+    """Return the largest sides up to those asked for that are whole patches of a transformer, and why.
+
+    Args:
+        asked: the plan's ``img_size``; one number becomes a square.
+        backbone: whose name tells its patch, as ``vit_small_patch14_dinov2``; others take any size.
+
+    >>> whole_patches((256, 300), "vit_small_patch14_dinov2")
+    ((252, 294), 'vit_small_patch14_dinov2 takes sides that are multiples of 14 pixels')
+    """
+    found = re.search(r"patch(\d+)", backbone)
+    if found is None:
+        return asked, ""
+    patch = int(found.group(1))
+    height, width = (asked, asked) if isinstance(asked, int) else asked
+    size = (max(patch, height // patch * patch), max(patch, width // patch * patch))
+    return size, f"{Path(backbone).name} takes sides that are multiples of {patch} pixels"
 
 
 def register(

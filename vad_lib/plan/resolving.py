@@ -10,12 +10,12 @@ from vad_lib.plan.arguments import TrainArguments
 def resolve_train(written: TrainArguments) -> tuple[TrainArguments, tuple[ArgumentChange, ...]]:
     """Return the train arguments in force, and what was changed and why.
 
-    ``img_size`` becomes the one size of a detector that has one; ``augmentation_choice`` is capped at the length of
+    ``img_size`` becomes a size that the detector takes; ``augmentation_choice`` is capped at the length of
     ``augmentation_list``.
     """
     changes: list[ArgumentChange] = []
-    size, reason = find_detector(written.model_name).own(written.model_parameters).fixed_size()
-    if size is not None and written.img_size != size:
+    size, reason = find_detector(written.model_name).own(written.model_parameters).size_for(written.img_size)
+    if written.img_size != size:
         changes.append(ArgumentChange(argument="img_size", old=written.img_size, new=size, reason=reason))
     listed = len(written.augmentation_list)
     if 0 < listed < written.augmentation_choice:

@@ -38,9 +38,9 @@ from vad_lib.detectors.patchcore.exported_network import PatchCoreGraph, PatchEm
 from vad_lib.detectors.patchcore.extension import select_new_rows
 from vad_lib.detectors.patchcore.fit_cost import forecast_fit
 from vad_lib.detectors.patchcore.nearest import MemoryBank
-from vad_lib.detectors.patchcore.network import MapMaker, PatchEmbedder, image_score
+from vad_lib.detectors.patchcore.network import MapMaker, PatchEmbedder, cosine_distances, image_score, top_percent
 from vad_lib.detectors.patchcore.patches import PatchSource
-from vad_lib.detectors.patchcore.plan_arguments import PatchCoreArguments
+from vad_lib.detectors.patchcore.plan_arguments import PatchCoreArguments, Preset
 from vad_lib.encoders.build import fitting_layers
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError, ModelFormatError
@@ -64,6 +64,8 @@ class PatchCore(Detector):
         work_folder: where a streaming fit keeps what it has done, to go on after a kill; nowhere by default.
         feature_cache: of features that earlier fits extracted. It has no effect on any result, and none at all with
             augmentation or with random weights.
+        preset: 'patchcore' as in its paper, or 'dinov2': patches are compared by the cosine, and the score of an image
+            is the mean of its strangest hundredth, as in AnomalyDINO.
 
     Attributes:
         bank_: the memory after ``fit`` or loading; rows (M, D).
@@ -85,6 +87,7 @@ class PatchCore(Detector):
         bank_cap_rows: int = CAP_ROWS,
         work_folder: Path | None = None,
         feature_cache: FeatureCache | None = None,
+        preset: Preset = "patchcore",
     ) -> None:
         super().__init__(weights, accelerator)
         self.layers = fitting_layers(weights, layers)
@@ -97,8 +100,9 @@ class PatchCore(Detector):
         self.bank_cap_rows = bank_cap_rows
         self.work_folder = work_folder
         self.feature_cache = feature_cache
+        self.preset: Preset = preset
         with seeded(seed):  # random weights, where they are allowed, come from the seed too
-            self.embedder = PatchEmbedder(weights, self.layers).to(self.device)
+            self.embedder = PatchEmbedder(weights, self.layers, cosine=preset == "dinov2").to(self.device)
         self.map_maker = MapMaker().to(self.device)
         self.bank_: MemoryBank | None = None
         self.bank_record: dict[str, Any] = {}
@@ -108,7 +112,7 @@ class PatchCore(Detector):
         """Make the unfitted detector that a plan asks for; see ``base.Detector.create``."""
         return cls(
             settings.weights,
-            arguments.patchcore_layers,
+            arguments.layers(),
             arguments.patchcore_coreset_sampling_ratio,
             settings.seed,
             settings.batch_size,
@@ -118,6 +122,7 @@ class PatchCore(Detector):
             bank_cap_rows=arguments.patchcore_bank_cap_rows,
             work_folder=settings.work_folder,
             feature_cache=settings.feature_cache,
+            preset=arguments.patchcore_preset,
         )
 
     def fit(self, images: ImageDataset, *, validation: ImageDataset | None = None, progress: Progress = silent) -> Self:
@@ -136,7 +141,7 @@ class PatchCore(Detector):
                 plan,
                 self.coreset_sampling_ratio,
                 self.seed,
-                {**facts, "seed": self.seed},
+                {**facts, "seed": self.seed, "preset": self.preset},
                 self.work_folder,
                 progress,
             )
@@ -167,6 +172,8 @@ class PatchCore(Detector):
 
     def _score(self, images: torch.Tensor, bank: MemoryBank, with_maps: bool) -> Scores:
         embeddings, grid = self._embed(images)
+        if self.embedder.cosine:
+            return self._score_by_cosine(images, embeddings, grid, bank, with_maps)
         nearest = None
         if with_maps:
             found = bank.nearest(embeddings.flatten(0, 1))
@@ -185,6 +192,21 @@ class PatchCore(Detector):
             size = (images.shape[2], images.shape[3])
             maps = self.map_maker(nearest[0].view(len(images), *grid), size).cpu().numpy()
         return Scores(torch.stack(scores).cpu().numpy(), maps)
+
+    def _score_by_cosine(
+        self,
+        images: torch.Tensor,
+        embeddings: torch.Tensor,
+        grid: tuple[int, int],
+        bank: MemoryBank,
+        with_maps: bool,
+    ) -> Scores:
+        distances = cosine_distances(bank.nearest(embeddings.flatten(0, 1))[0]).view(len(images), -1)
+        maps = None
+        if with_maps:
+            size = (images.shape[2], images.shape[3])
+            maps = self.map_maker(distances.view(len(images), *grid), size).cpu().numpy()
+        return Scores(top_percent(distances).cpu().numpy(), maps)
 
     def _embed(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         if self.runner is None:
@@ -225,6 +247,7 @@ class PatchCore(Detector):
             "memory_bank": self.memory_bank,
             "memory_budget_gib": self.memory_budget_gib,
             "bank_cap_rows": self.bank_cap_rows,
+            "preset": self.preset,
         }
 
     def describe(self) -> dict[str, Any]:

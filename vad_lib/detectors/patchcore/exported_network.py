@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from vad_lib.detectors.patchcore.nearest import MemoryBank
-from vad_lib.detectors.patchcore.network import NUM_NEIGHBOURS, MapMaker, PatchEmbedder
+from vad_lib.detectors.patchcore.network import NUM_NEIGHBOURS, MapMaker, PatchEmbedder, cosine_distances, top_percent
 
 
 class PatchCoreGraph(nn.Module):
@@ -31,6 +31,10 @@ class PatchCoreGraph(nn.Module):
         embedding, (rows, columns) = self.embedder.embed(images)
         nearest = self._order_key(embedding).argmin(2)
         distances = torch.linalg.vector_norm(embedding - self.rows[nearest], dim=2)
+        size = (images.shape[2], images.shape[3])
+        if self.embedder.cosine:
+            distances = cosine_distances(distances)
+            return top_percent(distances), self.map_maker(distances.unflatten(1, (rows, columns)), size)
         score, worst = distances.max(1)
         # of each image, its worst patch and the row nearest to that
         patch = embedding.gather(1, worst[:, None, None].expand(-1, 1, embedding.shape[2]))
@@ -38,7 +42,7 @@ class PatchCoreGraph(nn.Module):
         support = self._order_key(row).topk(self.neighbours, dim=1, largest=False).indices
         to_support = torch.linalg.vector_norm(patch - self.rows[support], dim=2)
         weight = 1.0 - functional.softmax(to_support, dim=1)[:, 0]
-        maps = self.map_maker(distances.unflatten(1, (rows, columns)), (images.shape[2], images.shape[3]))
+        maps = self.map_maker(distances.unflatten(1, (rows, columns)), size)
         return weight * score, maps
 
     def _order_key(self, queries: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,10 @@ class PatchEmbedder(nn.Module):
     anomalib's ``PatchcoreModel``. A test holds the two equal; going without its import starts an inspection 3 s sooner.
     The shallowest layer sets the resolution of the patches, in whatever order the plan names the layers.
 
+    With ``cosine`` patches are compared by their direction alone, as anomalib's ``AnomalyDINOModel`` does: nothing is
+    averaged, since a patch of a transformer has seen its neighbours, and each patch is brought to length 1. Half the
+    square of the distance of two such patches is one less their cosine.
+
     One image at a time costs nothing on the CPU (measured: 38 ms an image alone, 41 in batches of 8, resnet18 at 256
     pixels, one thread), and makes the result of an image independent of its neighbours to the last bit.
 
@@ -34,9 +38,10 @@ class PatchEmbedder(nn.Module):
         ModelFormatError: the file lacks weights that these layers need.
     """
 
-    def __init__(self, weights: BackboneWeights, layers: Sequence[str]) -> None:
+    def __init__(self, weights: BackboneWeights, layers: Sequence[str], *, cosine: bool = False) -> None:
         super().__init__()
         self.name = weights.name
+        self.cosine = cosine
         self.backbone = create_backbone(weights, layers)
         self.pool = nn.AvgPool2d(3, stride=1, padding=1)
         self.normalise = Normalise(weights)
@@ -73,10 +78,11 @@ class PatchEmbedder(nn.Module):
 
     def join_layers(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, tuple[int, int]]:
         """Turn what ``layer_features`` returned into what ``embed`` returns."""
-        pooled = [self.pool(feature) for feature in features]
+        pooled = features if self.cosine else [self.pool(feature) for feature in features]
         grid = (pooled[0].shape[2], pooled[0].shape[3])
         enlarged = [functional.interpolate(feature, size=grid, mode="bilinear") for feature in pooled[1:]]
-        return torch.cat([pooled[0], *enlarged], 1).flatten(2).transpose(1, 2), grid
+        patches = torch.cat([pooled[0], *enlarged], 1).flatten(2).transpose(1, 2)
+        return (functional.normalize(patches, dim=2) if self.cosine else patches), grid
 
 
 class MapMaker(nn.Module):
@@ -101,6 +107,20 @@ class MapMaker(nn.Module):
         padded = functional.pad(large, (reach, reach, reach, reach), mode="reflect")
         across = functional.conv2d(padded, self.line.view(1, 1, 1, -1))
         return functional.conv2d(across, self.line.view(1, 1, -1, 1))[:, 0]
+
+
+def cosine_distances(distances: torch.Tensor) -> torch.Tensor:
+    """Return one less the cosine, 0..2, for distances of vectors of length 1; any shape."""
+    return distances.square() / 2
+
+
+def top_percent(distances: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the largest hundredth of distances (N, patches), at least of one; (N,).
+
+    Paper: Damm et al., "AnomalyDINO: Boosting Patch-based Few-shot Anomaly Detection with DINOv2", equation 4,
+    https://arxiv.org/abs/2405.14529
+    """
+    return distances.topk(max(1, distances.shape[1] // 100), dim=1).values.mean(1)
 
 
 def image_score(bank: MemoryBank, patches: torch.Tensor, worst: Farthest) -> torch.Tensor:

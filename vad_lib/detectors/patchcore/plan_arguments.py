@@ -10,12 +10,17 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from vad_lib.argument_fields import argument, words_of
-from vad_lib.detectors.registry import DetectorArguments
+from vad_lib.detectors.registry import DetectorArguments, whole_patches
 from vad_lib.encoders.store import SUFFIXES, find_in_store
 from vad_lib.errors import PlanError
 from vad_lib.lines import Home
+from vad_lib.preprocessing import ImageSize
 
 RESNET = re.compile(r"(wide_)?resne[x]?t\d+(d|_2|_32x4d|_32x8d)?(\.\w+)?")
+Preset = Literal["patchcore", "dinov2"]
+DINOV2 = "vit_small_patch14_dinov2"
+LAST_BLOCK = {"large": 23, "giant": 39}
+"""Of DINOv2's networks, by a word of the name; of the smaller ones it is block 11."""
 LAYERS_OF_RESNET = ("act1", "layer1", "layer2", "layer3", "layer4")
 """Known without timm, whose import takes seconds; a test holds the two equal."""
 
@@ -58,9 +63,31 @@ class PatchCoreArguments(DetectorArguments):
         allowed="a list of layer names of the backbone, such as [layer2, layer3]",
     )
 
+    patchcore_preset: Preset = argument(
+        "patchcore",
+        "How PatchCore compares patches: patchcore as in its paper; dinov2 as in AnomalyDINO, by the cosine, with the "
+        f"score as the mean of an image's strangest hundredth. With dinov2 the backbone is {DINOV2} and the layer its "
+        "last block where the plan keeps the defaults of both, and img_size becomes a multiple of the patch.",
+        kind="own",
+    )
+
     def backbone(self) -> str:
         """Return the name or path of the backbone."""
-        return self.patchcore_backbone
+        return DINOV2 if self._keeps_default("patchcore_backbone") else self.patchcore_backbone
+
+    def layers(self) -> tuple[str, ...]:
+        """Return the names of the layers that are read."""
+        if not self._keeps_default("patchcore_layers"):
+            return self.patchcore_layers
+        last = next((block for word, block in LAST_BLOCK.items() if word in self.backbone()), 11)
+        return (f"blocks.{last}",)
+
+    def size_for(self, asked: ImageSize) -> tuple[ImageSize, str]:
+        """Return the sides in whole patches of the transformer, and why."""
+        return whole_patches(asked, self.backbone()) if self.patchcore_preset == "dinov2" else (asked, "")
+
+    def _keeps_default(self, name: str) -> bool:
+        return self.patchcore_preset == "dinov2" and getattr(self, name) == type(self).model_fields[name].default
 
     @classmethod
     def recommended(cls) -> dict[str, Any]:
@@ -78,7 +105,7 @@ class PatchCoreArguments(DetectorArguments):
         Raises:
             PlanError: it has no such layer; lists those it has.
         """
-        name = self.patchcore_backbone
+        name = self.backbone()
         if "/" in name or Path(name).suffix in SUFFIXES:
             return
         if RESNET.fullmatch(name):
@@ -88,7 +115,7 @@ class PatchCoreArguments(DetectorArguments):
             from vad_lib.encoders.weight_file import BackboneWeights
 
             names = layer_names(BackboneWeights(name, None, "none", ""))
-        if missing := [layer for layer in self.patchcore_layers if layer not in names]:
+        if missing := [layer for layer in self.layers() if layer not in names]:
             raise PlanError(
                 f"patchcore_layers names {', '.join(missing)}, but the layers of {name} are {', '.join(names)} "
                 "(shallowest first)."
