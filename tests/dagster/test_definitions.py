@@ -15,6 +15,7 @@ import pytest
 import vad_dagster.assets
 from vad_dagster.configuration import InspectionConfig, ReadinessConfig, ThresholdConfig, TrainConfig, plan_of_run
 from vad_dagster.definitions import build_defs, defs
+from vad_lib.detectors.registry import detector_names
 from vad_lib.errors import PlanError
 from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments, parse_plan
 
@@ -120,7 +121,7 @@ def test_the_launchpad_explains_each_field() -> None:
     job = defs.resolve_job_def("train_line")
     fields = job.run_config_schema.config_type.fields["ops"].config_type.fields["trained_model"].config_type.fields
     model_name = fields["config"].config_type.fields["model_name"]
-    assert "fastflow or patchcore" in (model_name.description or "")
+    assert all(name in (model_name.description or "") for name in detector_names())
     assert not model_name.is_required
 
 
