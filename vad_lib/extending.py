@@ -242,7 +242,8 @@ def _learn_again(model: InspectionModel, scores: pd.DataFrame) -> tuple[Threshol
     """Return the threshold in force after the extension, its calibration, and what was done in words."""
     old = model.threshold
     if old.method not in ("F1", "Percentile"):
-        return old, model.calibration, f"The threshold {old.value:.6g} ({old.method}) was kept."
+        kept = "a person chose it" if old.method == "chosen" else f"its method is {old.method}"
+        return old, model.calibration, f"The threshold {old.value:.6g} was kept: {kept}."
     raw, flags = scores["raw_score"], scores["is_anomalous"]
     quantile = {} if old.percentile is None else {"percentile": old.percentile}
     threshold = learn_threshold(raw, flags, old.method, **quantile)

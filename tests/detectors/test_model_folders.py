@@ -71,9 +71,7 @@ def test_a_folder_of_an_unknown_detector_is_refused(tmp_path: Path) -> None:
     backbone = {"name": "resnet18", "source": "store", "sha256": "", "create_kwargs": {}, "mean": [0], "std": [1]}
     description = {"name": "crystal_ball", "backbone": {**backbone, "asked_for": "resnet18"}, "arguments": {}}
     write_model_folder(tmp_path, {"a": torch.zeros(1)}, {"detector": description})
-    with pytest.raises(
-        ModelFormatError, match="'crystal_ball', which is not installed here; there are fastflow, patchcore"
-    ):
+    with pytest.raises(ModelFormatError, match=r"'crystal_ball', which is not installed here; there are .*patchcore"):
         load_detector(tmp_path)
 
 

@@ -27,7 +27,7 @@ from vad_lib.models import InspectionModel
 from vad_lib.preprocessing import Preprocessing
 from vad_lib.thresholds import Calibration
 
-QUICK = {("patchcore", "onnx"), ("fastflow", "openvino")}
+QUICK = {("patchcore", "onnx")}
 
 
 @pytest.mark.parametrize(

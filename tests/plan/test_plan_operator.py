@@ -53,7 +53,7 @@ def test_nothing_given_changes_nothing() -> None:
     [
         ("train", {"batch_size": 8}, "the plan lists under ui_args: model_name"),
         ("train", {"modle_name": "patchcore"}, "Did you mean model_name?"),
-        ("train", {"model_name": "padim"}, f"it must be {' or '.join(detector_names())}"),
+        ("train", {"model_name": "padim"}, f"it must be {', '.join(detector_names()[:-1])} or {detector_names()[-1]}"),
         ("readiness", {"ok_class": "good"}, "An operator may not change it"),
         ("trian", {"model_name": "patchcore"}, "Did you mean train?"),
     ],
@@ -62,7 +62,7 @@ def test_what_an_operator_may_not_do_is_refused_with_advice(step: str, values: d
     plan = parse_plan(plan_text(ui="[model_name]"))
     with pytest.raises(PlanError) as caught:
         plan.with_operator_arguments(step, values)
-    assert said in str(caught.value)
+    assert said in " ".join(str(caught.value).split())
 
 
 @pytest.mark.spec("V13.08")
