@@ -11,7 +11,6 @@ from tests.detectors.tile_images import write_tiles
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.encoders.weights import resolve_backbone_weights
 
-
 TRACED = (
     "test_it_is_exported_with_the_same_decisions_or_refused_in_a_sentence",
     "test_a_compiled_backend_scores_alike_or_torch_does_and_the_reason_is_told",
