@@ -56,7 +56,7 @@ def paintings(
     made = make_paintings(out / "images", read_photographs(photos), seed, train=images)
     sets = list(painting_sets(made))
     results = _run(
-        _candidates(detectors, encoders, out / "random_clip" if random_clip else None), sets, size, epochs, seed
+        _candidates(detectors, encoders, out / "random_clip" if random_clip else None), sets, size, epochs, seed, out
     )
     more = {"Means over the paintings": mean_table(results), "The study that this protocol follows": FIGURES}
     told = [*(one.described() for one in sets), NOTE]
@@ -91,7 +91,12 @@ def detectors_(
         if drawn:
             sets.append(drawn_set(make_demo_line(Path(temporary), seed)))
         results = _run(
-            _candidates(detectors, encoders, out / "random_clip" if random_clip else None), sets, size, epochs, seed
+            _candidates(detectors, encoders, out / "random_clip" if random_clip else None),
+            sets,
+            size,
+            epochs,
+            seed,
+            out,
         )
         _tell("Detectors beside one another", [one.described() for one in sets], results, {}, out)
     _track("bench-detectors", results, out)
@@ -120,8 +125,10 @@ def _candidates(
 
 
 def _run(
-    candidates: Sequence[Candidate], sets: Sequence[ImageSet], size: int, epochs: int, seed: int
+    candidates: Sequence[Candidate], sets: Sequence[ImageSet], size: int, epochs: int, seed: int, out: Path
 ) -> list[Compared]:
+    """Run all, and keep what there is after each: a run that is stopped has not worked for nothing."""
+    from vad_lib.comparison.pages import result_table
     from vad_lib.comparison.running import compare
     from vad_lib.progress import format_seconds
 
@@ -135,6 +142,8 @@ def _run(
             with stderr.status(f"{len(results)} of {total}{estimate}: {candidate.detector} on {images.name}"):
                 one = compare(candidate, images, size=size, max_epochs=epochs, seed=seed)
             results.append(one)
+            out.mkdir(parents=True, exist_ok=True)
+            result_table(results).to_csv(out / "results.csv", index=False)
             found = f"image AUROC {one.evaluation.image_auroc:.3f}" if one.evaluation else f"not run: {one.reason}"
             stderr.print(f"{candidate.detector} on {images.name}: {found}", markup=False)
     return results
@@ -146,8 +155,6 @@ def _tell(
     from vad_lib.comparison.pages import as_markdown, comparison_page, recall_table, result_table
 
     tables = {"Results": result_table(results), "Found, of all anomalous images": recall_table(results), **more}
-    out.mkdir(parents=True, exist_ok=True)
-    tables["Results"].to_csv(out / "results.csv", index=False)
     text = "\n\n".join((*told, *(f"{name}\n\n{as_markdown(table)}" for name, table in tables.items())))
     write_whole(out / "results.md", f"{text}\n".encode())
     write_whole(out / "index.html", comparison_page(title, told, results, tables).encode())
