@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.real_data import add_data_argument
-from vad_lib.detectors.images import ImageDataset
+from vad_lib.comparison.running import dataset_of
 from vad_lib.detectors.patchcore.detector import PatchCore
 from vad_lib.encoders import fallback
 from vad_lib.encoders.build import create_backbone
@@ -56,12 +56,6 @@ class Measured:
     rows: int
 
 
-def images_of(files: list[Path], size: int) -> ImageDataset:
-    """Return files as images of ``size`` x ``size`` pixels."""
-    shapes = [Image.open(file).size[::-1] for file in files]
-    return ImageDataset(files, Preprocessing((size, size)), shapes=shapes)
-
-
 def half_of(folder: Path, half: str) -> list[Path]:
     """Return every other file of a folder."""
     return sorted(folder.iterdir())[half == "odd" :: 2]
@@ -72,12 +66,13 @@ def measure(folder: Path, half: str, backbone: str, layers: tuple[str, ...], siz
     detector = PatchCore(
         resolve_backbone_weights(backbone, store), layers=layers, coreset_sampling_ratio=RATIO, seed=SEED
     )
-    detector.fit(images_of(half_of(folder / "train" / "good", half), size))
+    preprocessing = Preprocessing((size, size))
+    detector.fit(dataset_of(half_of(folder / "train" / "good", half), preprocessing))
     kinds = sorted(kind for kind in (folder / "test").iterdir())
     files = [(file, kind.name) for kind in kinds for file in half_of(kind, half)]
     masks = [folder / "ground_truth" / kind / f"{file.stem}_mask.png" for file, kind in files]
     flags = np.array([kind != "good" for _, kind in files])
-    images = images_of([file for file, _ in files], size)
+    images = dataset_of([file for file, _ in files], preprocessing)
     scores, pixels = np.full(len(files), np.nan), []
     has_masks = any(mask.is_file() for mask in masks)
     for batch in images.batches(8):

@@ -19,12 +19,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.real_data import add_data_argument
+from vad_lib.comparison.running import dataset_of
 from vad_lib.detectors.embedding.detector import EmbeddingDetector
-from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.registry import registered
 from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.errors import VadError
@@ -55,11 +54,6 @@ def some(files: list[Path], most: int) -> list[int]:
     return np.unique(np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)).tolist()
 
 
-def dataset(files: list[Path], size: int) -> ImageDataset:
-    """Return files as a detector reads them."""
-    return ImageDataset(files, Preprocessing((size, size)), shapes=[Image.open(file).size[::-1] for file in files])
-
-
 def remembering(
     encode: Callable[[torch.Tensor], torch.Tensor], known: dict[bytes, torch.Tensor]
 ) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
@@ -87,6 +81,7 @@ def interval(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
 
 def rows(options: argparse.Namespace, work: Path) -> Iterator[str]:
     """Yield the rows of the table as they are measured."""
+    preprocessing = Preprocessing((options.size, options.size))
     for name in options.sets.split(","):
         train, test, anomalous = files_of(name, options.data, work)
         train = [train[place] for place in some(train, options.train)]
@@ -100,10 +95,10 @@ def rows(options: argparse.Namespace, work: Path) -> Iterator[str]:
                     if isinstance(detector, EmbeddingDetector) and len(detector.features.encoders) == 1:
                         detector.runner = remembering(detector.features, known[level])
                     start = time.perf_counter()
-                    detector.fit(dataset(train, options.size))
+                    detector.fit(dataset_of(train, preprocessing))
                     fitted = time.perf_counter()
                     scores = np.zeros(len(test))
-                    for batch in dataset(test, options.size).batches(4):
+                    for batch in dataset_of(test, preprocessing).batches(4):
                         scores[batch.indices] = detector.score(batch.images, with_maps=False).scores
                     seconds = time.perf_counter() - fitted
                     low, high = interval(labels, scores)

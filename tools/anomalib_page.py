@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tools.generated_part import with_part
 from vad_lib.detectors import anomalib_models
 from vad_lib.detectors.anomalib_models.table import models_markdown
 
 PAGE = Path(anomalib_models.__file__).with_name("README.md")
-BEGIN, END = "<!-- models: begin (python -m tools.anomalib_page) -->", "<!-- models: end -->"
 
 
 def with_models(text: str) -> str:
     """Return the page with the tables between its two marks as ``table`` says they are."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{models_markdown()}\n{END}{after}"
+    return with_part(text, "models", "tools.anomalib_page", models_markdown())
 
 
 if __name__ == "__main__":

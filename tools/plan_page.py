@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tools.generated_part import with_part
 from vad_lib.plan import arguments_markdown
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "plan.md"
-BEGIN, END = "<!-- plan arguments: begin (python -m tools.plan_page) -->", "<!-- plan arguments: end -->"
 
 
 def with_arguments(text: str) -> str:
     """Return the page with the table between its two marks as the plan's models say it is."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{arguments_markdown().strip()}\n{END}{after}"
+    return with_part(text, "plan arguments", "tools.plan_page", arguments_markdown().strip())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from vad_lib.detectors.anomalygpt.plan_arguments import AnomalyGPTArguments
 from vad_lib.detectors.base import FitSettings
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.registry import load_detector
-from vad_lib.detectors.winclip.detector import text_vectors
+from vad_lib.detectors.winclip.detector import class_vectors
 from vad_lib.encoders.fallback import NAME
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.encoders.weights import resolve_backbone_weights
@@ -202,10 +202,10 @@ def test_texts_give_the_vectors_where_the_encoder_has_a_text_tower_and_they_stay
 
     def recorded(weights: BackboneWeights, sentences: tuple[tuple[str, ...], tuple[str, ...]]) -> torch.Tensor:
         found["sentences"] = sentences = (sentences[0][:3], sentences[1][:3])  # all of them take seconds
-        found["vectors"] = text_vectors(weights, sentences)
+        found["vectors"] = class_vectors(weights, sentences)
         return found["vectors"]
 
-    monkeypatch.setattr(module, "text_vectors", recorded)
+    monkeypatch.setattr(module, "class_vectors", recorded)
     write_random_clip(tmp_path / "clip")
     detector = make(resolve_backbone_weights(str(tmp_path / "clip")), epochs=1, object="brick").fit(normal)
     state = detector.state_dict()

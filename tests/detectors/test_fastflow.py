@@ -13,8 +13,8 @@ import torch
 from tests.detectors.tile_images import as_dataset
 from vad_lib.augmentation import Augmentation
 from vad_lib.detectors.base import Epoch
+from vad_lib.detectors.epochs import BestEpoch, monitored_value
 from vad_lib.detectors.fastflow.detector import FastFlow
-from vad_lib.detectors.fastflow.epochs import BestEpoch, monitored_value
 from vad_lib.detectors.fastflow.network import FlowNetwork
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.registry import load_detector

@@ -125,7 +125,7 @@ def _compare(
     preprocessing = Preprocessing(in_force)
     detector = create_detector(train, weights_store=weights_store)
     begun = time.perf_counter()
-    detector.fit(_dataset(images.fit, preprocessing), progress=progress)
+    detector.fit(dataset_of(images.fit, preprocessing), progress=progress)
     fit_seconds = time.perf_counter() - begun
 
     held_out, _ = _score(detector, images.held_out, preprocessing)
@@ -149,12 +149,13 @@ def _compare(
         maps=maps,
         fit_seconds=fit_seconds,
         ms_per_image=1000 * seconds / len(scores),
-        megabytes=bytes_of(detector.state_dict()) / 1e6,
+        megabytes=bytes_of(detector.state_dict().values()) / 1e6,
         notices=detector.report.notices,
     )
 
 
-def _dataset(files: Sequence[Path], preprocessing: Preprocessing) -> ImageDataset:
+def dataset_of(files: Sequence[Path], preprocessing: Preprocessing) -> ImageDataset:
+    """Return files as a detector reads them."""
     from vad_lib.detectors.images import ImageDataset
 
     shapes = []
@@ -172,7 +173,7 @@ def _score(
     Raises:
         InputError: one of the images cannot be read.
     """
-    images = _dataset(files, preprocessing)
+    images = dataset_of(files, preprocessing)
     scores, maps = np.full(len(files), np.nan), {}
     for batch in images.batches(8):
         found = detector.score(batch.images, with_maps=with_maps)

@@ -282,7 +282,7 @@ class Detector(ABC):
             parts=(Part.of("reading images and learning", max(1, len(images)) * fit_seconds),),
             ms_per_image=1000 * score_seconds,
             peak_memory_bytes=peak.peak_bytes,
-            model_bytes=bytes_of(self.state_dict()),
+            model_bytes=bytes_of(self.state_dict().values()),
             problems=memory_problems(f"{self.name} needs {{}} of memory", peak.peak_bytes, memory_bytes),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,11 +78,17 @@ def memory_problems(what: str, expected: int, memory_bytes: int) -> tuple[str, .
     return (f"{what.format(size_text(expected))}, and the machine has {size_text(memory_bytes)} left.",)
 
 
+def spread_evenly(positions: Sequence[int], most: int) -> list[int]:
+    """Return ``most`` of the positions, evenly spread over them, or all where there are fewer."""
+    places = np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int)
+    return [positions[place] for place in places]
+
+
 def sample_of(images: ImageDataset, count: int = PROBE_IMAGES) -> ImageDataset:
     """Return up to ``count`` of the images, evenly spread over all of them, prepared in the same way."""
     from vad_lib.detectors.images import ImageDataset
 
-    chosen = sorted(set(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int).tolist()))
+    chosen = spread_evenly(range(len(images)), count)
     labels = images.is_anomalous
     return ImageDataset(
         [images.files[index] for index in chosen],
@@ -152,6 +158,6 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def bytes_of(tensors: Mapping[str, torch.Tensor]) -> int:
-    """Return the bytes of tensors by name."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

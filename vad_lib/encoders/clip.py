@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from vad_lib.encoders.build import Normalise, freeze, layer_names
 from vad_lib.encoders.protocol import Embedding, Encoder
-from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weight_file import BackboneWeights, part_of
 from vad_lib.errors import ModelFormatError, PlanError
 
 CLIP_WORDS = 49_408
@@ -94,8 +94,17 @@ class OpenClipEncoder(Encoder):
         """See ``Encoder.encode_text``."""
         if self.text is None:
             return super().encode_text(texts)
-        tokens = tokenizer_of(self.weights)(list(texts)).to(next(self.text.parameters()).device)
-        return functional.normalize(self.text(tokens), dim=-1)
+        return text_vectors(self.weights, self.text, texts)
+
+
+def text_vectors(weights: BackboneWeights, tower: nn.Module, texts: Sequence[str]) -> torch.Tensor:
+    """Return one vector of length 1 for each text, float32 (M, D), by the text tower of these weights.
+
+    Raises:
+        PlanError: the tower has a vocabulary of its own, and its tokenizer is not in the folder or cannot be read.
+    """
+    tokens = tokenizer_of(weights)(list(texts)).to(next(tower.parameters()).device)
+    return functional.normalize(tower(tokens), dim=-1)
 
 
 def clip_layer_names(weights: BackboneWeights) -> list[str]:
@@ -141,14 +150,16 @@ def build_image_tower(weights: BackboneWeights, tensors: dict[str, torch.Tensor]
     trunk = getattr(tower, "trunk", None)
     if hasattr(trunk, "dynamic_img_size"):
         _take_any_size(trunk)
-    return _load(tower, weights, _part_of(tensors, "visual."))
+    return _load(tower, weights, None if tensors is None else part_of(tensors, "visual."))
 
 
 def build_text_tower(weights: BackboneWeights, tensors: dict[str, torch.Tensor] | None) -> nn.Module:
     """Build the text tower, frozen, float32; it maps tokens (M, length) to vectors (M, D) that are not normalised."""
     tower = _build(weights, "_build_text_tower", "text_cfg")
-    own = _part_of(tensors, "text.")
-    if tensors is not None and not own:  # CLIP's own layout: the parts of the text tower have no name before them
+    if tensors is None:
+        return _load(tower, weights, None)
+    own = part_of(tensors, "text.")
+    if not own:  # CLIP's own layout: the parts of the text tower have no name before them
         own = {key: value for key, value in tensors.items() if key.startswith(_TEXT_PARTS)}
     return _load(tower, weights, own)
 
@@ -221,9 +232,3 @@ def _load(tower: nn.Module, weights: BackboneWeights, tensors: dict[str, torch.T
                 "Copy the folder again."
             )
     return freeze(tower)
-
-
-def _part_of(tensors: dict[str, torch.Tensor] | None, prefix: str) -> dict[str, torch.Tensor] | None:
-    if tensors is None:
-        return None
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

@@ -139,6 +139,11 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, int | float) or (isinstance(value, str) and bool(_NAME.fullmatch(value)))
 
 
+def part_of(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
     """Read a file of tensors by name, without unpickling anything else.
 

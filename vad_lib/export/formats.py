@@ -12,18 +12,17 @@ openvino   model.xml, model.bin   OpenVINO; float32 weights, not compressed to 1
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vad_lib.errors import VadError
+from vad_lib.quietness import quiet
 
 OPSET = 18
 """The first ONNX operator set that has all that is needed; the runtimes of the last years read it."""
+EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir")
+"""Loggers that tell about the exporters themselves."""
 INPUT, OUTPUTS = "images", ("scores", "maps")
 
 
@@ -47,7 +46,7 @@ def trace(network: Any, size: tuple[int, int], *, any_size: bool = False, one_im
         shape |= {2: Dim.AUTO, 3: Dim.AUTO}
     example = torch.rand(1 if one_image else 2, 3, *size, generator=torch.Generator().manual_seed(0))
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(*EXPORTERS), torch.no_grad():
             program = torch.export.export(network, (example,), dynamic_shapes=None if one_image else (shape,))
     except Exception as error:  # the exporter raises many kinds
         raise VadError(f"This detector cannot be traced, so it cannot be exported or compiled: {error}") from error
@@ -73,7 +72,7 @@ def write_onnx(program: Any, file: Path, *, named: bool = True) -> None:
     import torch
 
     try:
-        with _quiet():
+        with quiet(*EXPORTERS):
             torch.onnx.export(
                 program,
                 f=file,
@@ -106,19 +105,3 @@ def _writes(node: Any) -> bool:
     """Tell whether an operation changes one of its inputs (its name ends in one underscore)."""
     name = getattr(node.target, "_opname", "_")
     return name.endswith("_") and not name.endswith("__")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what the exporters tell about themselves."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -207,7 +207,7 @@ class AnomalibDetector(Detector):
             parts=(Part.of("making the network", starting), Part.of(f"training, {own} epochs", training)),
             ms_per_image=1000 * score_seconds,
             peak_memory_bytes=peak.peak_bytes,
-            model_bytes=bytes_of(self.state_dict()),
+            model_bytes=bytes_of(self.state_dict().values()),
             problems=memory_problems(
                 f"anomalib's {self.model.name} needs {{}} of memory", peak.peak_bytes, memory_bytes
             ),

@@ -6,12 +6,9 @@ images, their order, the number of epochs and who is told of the progress are ou
 
 from __future__ import annotations
 
-import logging
 import signal
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,6 +21,10 @@ from vad_lib.detectors.base import Epoch
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.errors import InputError, PlanError, VadError
 from vad_lib.progress import Progress, ProgressMeter
+from vad_lib.quietness import quiet
+
+TRAINERS = ("lightning.pytorch", "lightning.fabric", "anomalib")
+"""Loggers whose advice on machines and loggers a user cannot follow."""
 
 
 class TrainingBatches:
@@ -111,7 +112,7 @@ def fit_module(
     meter = ProgressMeter(progress, f"Training {module.name}", arguments["max_epochs"] * len(images.images))
     watch = _Watch(images.images, meter)
     interrupt = signal.getsignal(signal.SIGINT)
-    with _quiet():
+    with quiet(*TRAINERS):
         trainer = Trainer(
             **{
                 "accelerator": accelerator,
@@ -137,19 +138,3 @@ def fit_module(
                 "batch_size, anomalib_backbone or anomalib_layers."
             ) from error
     return tuple(watch.epochs)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the trainer's advice on machines and loggers from the user, who can follow none of it."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "anomalib")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

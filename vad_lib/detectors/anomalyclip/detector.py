@@ -21,7 +21,7 @@ from vad_lib.detectors.anomalyclip.tower import create_tower
 from vad_lib.detectors.base import Detector, FitReport, FitSettings, Scores, join_scores, require_batch
 from vad_lib.detectors.fit_forecast import FitForecast, Part, bytes_of, memory_problems, sample_of, seconds_an_image
 from vad_lib.detectors.images import ImageDataset
-from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weight_file import BackboneWeights, part_of
 from vad_lib.errors import ModelFormatError
 from vad_lib.machine import PeakMemory
 from vad_lib.progress import Progress, silent
@@ -157,10 +157,8 @@ class AnomalyCLIP(Detector):
         Raises:
             ModelFormatError: they are not of such a detector.
         """
-        prefix = "class_vectors."
         try:
-            own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            self.network.set_vectors(ClassVectors.of(own))
+            self.network.set_vectors(ClassVectors.of(part_of(tensors, "class_vectors.")))
             self.network.load_state_dict(tensors)
         except (KeyError, RuntimeError) as error:
             raise ModelFormatError(f"The tensors are not those of this AnomalyCLIP: {error}") from error
@@ -187,7 +185,7 @@ class AnomalyCLIP(Detector):
             parts=(Part.of("vectors of the prompts", fit_seconds),),
             ms_per_image=1000 * seconds,
             peak_memory_bytes=peak.peak_bytes,
-            model_bytes=bytes_of(self.state_dict()),
+            model_bytes=bytes_of(self.state_dict().values()),
             problems=memory_problems("AnomalyCLIP needs about {} of memory", peak.peak_bytes, memory_bytes),
         )
 

@@ -21,10 +21,18 @@ from vad_lib.detectors.anomalygpt.network import ImageDecoder, MapNetwork, Memor
 from vad_lib.detectors.anomalygpt.plan_arguments import AnomalyGPTArguments, MapName
 from vad_lib.detectors.base import Detector, Epoch, FitReport, FitSettings, Scores, join_scores, require_batch
 from vad_lib.detectors.drawn_defects import seed_of, with_defect
-from vad_lib.detectors.fastflow.epochs import PATIENCE, BestEpoch
-from vad_lib.detectors.fit_forecast import FitForecast, Part, bytes_of, memory_problems, sample_of, seconds_an_image
+from vad_lib.detectors.epochs import PATIENCE, BestEpoch
+from vad_lib.detectors.fit_forecast import (
+    FitForecast,
+    Part,
+    bytes_of,
+    memory_problems,
+    sample_of,
+    seconds_an_image,
+    spread_evenly,
+)
 from vad_lib.detectors.images import ImageDataset, group_by_shape
-from vad_lib.detectors.winclip.detector import text_vectors
+from vad_lib.detectors.winclip.detector import class_vectors
 from vad_lib.detectors.winclip.plan_arguments import WinClipArguments
 from vad_lib.encoders.build import fitting_layers
 from vad_lib.encoders.encoder import create_encoder, default_layers
@@ -168,7 +176,7 @@ class AnomalyGPT(Detector):
             sums = moments if not sums else [total + one for total, one in zip(sums, moments, strict=True)]
             for index, image, *one in zip(batch.indices, batch.images, *levels, strict=True):
                 readable.append(index)
-                room -= bytes_of_all(image, *one)
+                room -= bytes_of((image, *one))
                 # a file that was changed since it was checked may have another shape now: it is read anew
                 if room >= 0 and tuple(image.shape[1:]) == images.prepared_shapes[index]:
                     kept[index] = image.clone(), [level.clone() for level in one]
@@ -183,7 +191,7 @@ class AnomalyGPT(Detector):
         has_texts = self.weights.library == "open_clip"
         if has_texts:
             with torch.no_grad():
-                vectors = text_vectors(self.weights, WinClipArguments(winclip_object=self.object_name).sentences())
+                vectors = class_vectors(self.weights, WinClipArguments(winclip_object=self.object_name).sentences())
         else:
             vectors = functional.normalize(torch.randn(2, WIDTH), dim=1)
         decoder = ImageDecoder([len(mean) for mean in normals.mean], vectors, learnt=not has_texts)
@@ -378,7 +386,7 @@ class AnomalyGPT(Detector):
         epoch = found[-1].seconds * len(images) / len(sample) if found else 0.0
         with torch.no_grad():
             blank = torch.zeros((1, 3, *images.prepared_shapes[0]))
-            kept = min(FEATURE_BUDGET, len(images) * bytes_of_all(blank, *self._encode(blank)))
+            kept = min(FEATURE_BUDGET, len(images) * bytes_of((blank, *self._encode(blank))))
         expected = peak.peak_bytes + (kept if self.device.type == "cpu" and images.augmentation is None else 0)
         name = f"training the image decoder, {epochs} epochs at most"
         least = min(epochs, PATIENCE + 1) * epoch
@@ -389,7 +397,7 @@ class AnomalyGPT(Detector):
             ),
             ms_per_image=1000 * score_seconds,
             peak_memory_bytes=expected,
-            model_bytes=bytes_of(self.state_dict()),
+            model_bytes=bytes_of(self.state_dict().values()),
             problems=memory_problems("AnomalyGPT needs about {} of memory", expected, memory_bytes),
         )
 
@@ -407,12 +415,6 @@ def hold_back(readable: Sequence[int]) -> tuple[list[int], list[int]]:
     count = min(HELD_OUT_MOST, max(HELD_OUT_LEAST, round(HELD_OUT_SHARE * len(readable))))
     held_out = spread_evenly(readable, count)
     return held_out, [one for one in readable if one not in set(held_out)]
-
-
-def spread_evenly(positions: Sequence[int], count: int) -> list[int]:
-    """Return ``count`` of the positions, or all where there are fewer."""
-    places = np.linspace(0, len(positions) - 1, min(count, len(positions))).round().astype(int)
-    return [positions[place] for place in places]
 
 
 def compare_decisions(normal: torch.Tensor, damaged: torch.Tensor) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -446,11 +448,6 @@ def compare_decisions(normal: torch.Tensor, damaged: torch.Tensor) -> tuple[dict
         "defects of a production."
     )
     return numbers | {f"held_out_{name}": float(count) for name, count in counts.items()}, (said,)
-
-
-def bytes_of_all(*tensors: torch.Tensor) -> int:
-    """Return the bytes of some tensors."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _size_of(masks: torch.Tensor) -> tuple[int, int]:

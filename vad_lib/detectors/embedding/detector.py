@@ -23,7 +23,7 @@ from vad_lib.detectors.patchcore.k_centre_greedy import coreset_indices
 from vad_lib.detectors.patchcore.network import MapMaker
 from vad_lib.encoders.build import fitting_layers
 from vad_lib.encoders.encoder import Encoder, create_encoder, default_layers
-from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weight_file import BackboneWeights, part_of
 from vad_lib.errors import InputError, ModelFormatError
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.randomness import seeded
@@ -189,13 +189,9 @@ class EmbeddingDetector(Detector):
         Raises:
             ModelFormatError: they are not of such a detector.
         """
-        parts: dict[str, dict[str, torch.Tensor]] = {"features": {}, "head": {}}
-        for name, tensor in tensors.items():
-            part, _, key = name.partition(".")
-            parts.setdefault(part, {})[key] = tensor
         try:
-            self.features.load_state_dict(parts["features"])
-            self.head_ = self.new_head().load(parts["head"])
+            self.features.load_state_dict(part_of(tensors, "features."))
+            self.head_ = self.new_head().load(part_of(tensors, "head."))
         except (KeyError, RuntimeError) as error:
             raise ModelFormatError(f"The tensors are not those of this {self.name}: {error}") from error
         return self

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vad_lib.detectors.base import Detector, Epoch, FitReport, FitSettings, Scores, join_scores, require_batch
-from vad_lib.detectors.fastflow.epochs import PATIENCE, BestEpoch, monitored_value
+from vad_lib.detectors.epochs import PATIENCE, BestEpoch, monitored_value
 from vad_lib.detectors.fastflow.features import FEATURE_BUDGET, FeatureSource
 from vad_lib.detectors.fastflow.network import FlowGraph, FlowNetwork
 from vad_lib.detectors.fastflow.plan_arguments import FastFlowArguments
@@ -298,7 +298,7 @@ class FastFlow(Detector):
             ),
             ms_per_image=1000 * score_seconds,
             peak_memory_bytes=expected,
-            model_bytes=bytes_of(self.network.state_dict()),
+            model_bytes=bytes_of(self.network.state_dict().values()),
             problems=problems,
             advice=("a smaller batch_size", "another model_name") if problems else (),
         )

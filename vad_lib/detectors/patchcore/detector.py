@@ -42,7 +42,7 @@ from vad_lib.detectors.patchcore.network import MapMaker, PatchEmbedder, cosine_
 from vad_lib.detectors.patchcore.patches import PatchSource
 from vad_lib.detectors.patchcore.plan_arguments import PatchCoreArguments, Preset
 from vad_lib.encoders.build import fitting_layers
-from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weight_file import BackboneWeights, part_of
 from vad_lib.errors import InputError, ModelFormatError
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.randomness import seeded
@@ -223,10 +223,8 @@ class PatchCore(Detector):
         Raises:
             ModelFormatError: they are not of a PatchCore with this backbone and these layers.
         """
-        prefix = "feature_extractor."
-        backbone = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         try:
-            self.embedder.backbone.load_state_dict(backbone)
+            self.embedder.backbone.load_state_dict(part_of(tensors, "feature_extractor."))
             self.bank_ = MemoryBank(tensors["memory_bank"].to(self.device))
         except (KeyError, RuntimeError) as error:
             raise ModelFormatError(f"The tensors are not those of this PatchCore: {error}") from error

@@ -88,7 +88,7 @@ def forecast_fit(source: PatchSource, sizes: dict[str, Any], seed: int, score: S
         ),
         ms_per_image=1000 * (probe.feature_seconds + plan.rows * probe.search_seconds_per_row),
         peak_memory_bytes=expected,
-        model_bytes=bytes_of(source.embedder.state_dict()) + plan.bank_bytes,
+        model_bytes=bytes_of(source.embedder.state_dict().values()) + plan.bank_bytes,
         method=plan.method,
         sizes=bank_sizes(plan.rows, plan.bank_bytes),
         notes=(("memory bank", chosen),),

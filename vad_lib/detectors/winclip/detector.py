@@ -17,9 +17,9 @@ from vad_lib.detectors.fit_forecast import sample_of
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.winclip.plan_arguments import WinClipArguments
 from vad_lib.detectors.winclip.windows import SCALES, Seen, WindowEncoder, few_shot, zero_shot
-from vad_lib.encoders.clip import OpenClipEncoder
+from vad_lib.encoders.clip import OpenClipEncoder, build_text_tower, tensors_of, text_vectors
 from vad_lib.encoders.encoder import create_encoder
-from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weight_file import BackboneWeights, part_of
 from vad_lib.errors import InputError, ModelFormatError, PlanError
 from vad_lib.progress import Progress, ProgressMeter, silent
 
@@ -80,7 +80,7 @@ class WinClip(Detector):
             InputError: images are wanted and none can be read.
             PlanError: the folder has no text tower that can be used.
         """
-        texts = text_vectors(self.weights, self.sentences).to(self.device)
+        texts = class_vectors(self.weights, self.sentences).to(self.device)
         chosen = sample_of(images, self.shots) if self.shots and len(images) else None
         seen = [] if chosen is None else self._look_at(chosen, progress)
         if chosen is not None:
@@ -138,16 +138,12 @@ class WinClip(Detector):
         Raises:
             ModelFormatError: they are not of a WinCLIP with this encoder.
         """
-
-        def part(prefix: str) -> dict[str, torch.Tensor]:
-            return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
         try:
-            self.network.visual.load_state_dict(part("visual."))
+            self.network.visual.load_state_dict(part_of(tensors, "visual."))
             self.texts_ = tensors["texts"].to(self.device)
         except (KeyError, RuntimeError) as error:
             raise ModelFormatError(f"The tensors are not those of this WinCLIP: {error}") from error
-        self.memory_ = {name: value.to(self.device) for name, value in part("memory.").items()}
+        self.memory_ = {name: value.to(self.device) for name, value in part_of(tensors, "memory.").items()}
         return self
 
     def init_arguments(self) -> dict[str, Any]:
@@ -160,17 +156,17 @@ class WinClip(Detector):
         return self.texts_
 
 
-def text_vectors(weights: BackboneWeights, sentences: Sequence[Sequence[str]]) -> torch.Tensor:
+def class_vectors(weights: BackboneWeights, sentences: Sequence[Sequence[str]]) -> torch.Tensor:
     """Return the mean vector of the texts of each class, (classes, D), of the texts' vectors of length 1.
 
     Raises:
         PlanError: the folder has no text tower that can be used.
     """
-    encoder = create_encoder(weights, (), text=True)
-    parts = [
-        torch.cat([encoder.encode_text(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]).mean(0)
-        for texts in sentences
-    ]
+    tower = build_text_tower(weights, tensors_of(weights))
+    parts = []
+    for texts in sentences:
+        chunks = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
+        parts.append(torch.cat([text_vectors(weights, tower, chunk) for chunk in chunks]).mean(0))
     return torch.stack(parts)
 
 
