@@ -88,7 +88,9 @@ def test_a_large_picture_is_not_overtaken_by_smaller_ones_for_ever() -> None:
     with shared.hold(LARGE):
         first = threading.Thread(target=take, args=("large", 3 * LARGE))
         first.start()
+        deadline = time.monotonic() + 30
         while len(shared._waiting) < 1 and first.is_alive():
+            assert time.monotonic() < deadline, "the first one does not wait"
             time.sleep(0.01)
         second = threading.Thread(target=take, args=("smaller", LARGE))
         second.start()

@@ -254,8 +254,9 @@ def test_many_workers_at_once_never_have_the_same_file(rig: Rig) -> None:
         db, worker = InspectionDatabase(url), shared if number < 2 else new_worker()
         try:
             barrier.wait(30)
-            idle = 0
+            idle, deadline = 0, time.monotonic() + 100
             while idle < 3:
+                assert time.monotonic() < deadline, "files are leased for ever"
                 expire(db)
                 renew(db, worker)
                 found = 0
@@ -294,8 +295,10 @@ def test_predictions_of_a_line_become_visible_in_the_order_of_their_numbers(rig:
 
     def work() -> None:
         db, worker = InspectionDatabase(url), new_worker()
+        deadline = time.monotonic() + 100
         try:
             while files := lease(db, "bottles", worker, 3).files:
+                assert time.monotonic() < deadline, "files are leased for ever"
                 finish(
                     db, "bottles", worker, [done(each.file_id, f"{each.file_id:064}") for each in files], source="batch"
                 )
