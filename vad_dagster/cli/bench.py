@@ -89,7 +89,7 @@ def detectors_(
     sets = [folder_set(folder, most_normal, most_of_each_kind) for folder in folders]
     with tempfile.TemporaryDirectory() as temporary:
         if drawn:
-            sets.append(drawn_set(make_demo_line(Path(temporary), seed)))
+            sets.append(drawn_set(make_demo_line(Path(temporary), seed), most_normal, most_of_each_kind))
         results = _run(
             _candidates(detectors, encoders, out / "random_clip" if random_clip else None),
             sets,

@@ -65,16 +65,17 @@ def folder_set(folder: Path, most_normal: int = 0, most_of_each_kind: int = 0) -
     return _split(folder.name.replace("_", " "), train, _table(rows))
 
 
-def drawn_set(line: DemoLine) -> ImageSet:
-    """Return the drawn line: fitted on its training rows, reported on its validation rows."""
+def drawn_set(line: DemoLine, most_normal: int = 0, most_of_each_kind: int = 0) -> ImageSet:
+    """Return the drawn line: fitted on its training rows, reported on its validation rows; bounds as ``folder_set``."""
     table = pd.read_csv(line.train_folder / "train.csv")
-    files = [line.train_folder / path for path in table["image_path"]]
+    files = table["image_path"].map(lambda path: line.train_folder / path)
     rows = []
-    for file, label, split in zip(files, table["label"], table["train_val_split"], strict=True):
-        if split == "valid":
+    for label in table["label"].drop_duplicates():
+        of_kind = (table["label"] == label) & (table["train_val_split"] == "valid")
+        for file in _spread(list(files[of_kind]), most_of_each_kind):
             mask = line.masks_folder / label / f"{file.stem}_mask.png"
             rows.append((file, label, label != NORMAL, str(mask) if mask.is_file() else ""))
-    train = [file for file, split in zip(files, table["train_val_split"], strict=True) if split == "train"]
+    train = _spread(list(files[table["train_val_split"] == "train"]), most_normal)
     return _split("drawn line", train, _table(rows))
 
 
