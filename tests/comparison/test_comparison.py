@@ -118,3 +118,12 @@ def test_few_images_of_a_large_set_are_spread_over_it(tmp_path: Path) -> None:
     assert sorted(int(file.stem) for file in images.fit + images.held_out) == list(range(0, 30, 3))
     assert images.test.groupby("kind").size().to_dict() == {"good": 5, "scratch": 5}
     assert [int(Path(file).stem) for file in images.test["file"][:5]] == [0, 6, 12, 18, 24]
+
+
+def test_arguments_that_are_set_go_to_the_detectors_that_have_them_and_are_checked_as_in_a_plan(tmp_path: Path) -> None:
+    said = ["bench", "detectors", str(tmp_path), "--detector", "patchcore", "--set"]
+    unknown = CliRunner().invoke(app, [*said, "winclip_shots=1"])
+    assert "None of the detectors that run has an argument 'winclip_shots'" in unknown.output
+    wrong = CliRunner().invoke(app, [*said, "patchcore_coreset_sampling_ratio=7"])
+    assert "patchcore_coreset_sampling_ratio" in wrong.output
+    assert "is refused" in wrong.output

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vad_lib.detectors.anomalyclip.head import Blur, ClassVectors, PromptHead, VectorHead
-from vad_lib.detectors.anomalyclip.learnt_file import FOLDER, KINDS, Learnt, read_checkpoint, read_learnt
+from vad_lib.detectors.anomalyclip.learnt_file import KINDS, Learnt, file_in_store, read_checkpoint, read_learnt
 from vad_lib.detectors.anomalyclip.plan_arguments import AnomalyCLIPArguments
 from vad_lib.detectors.anomalyclip.tower import create_tower
 from vad_lib.detectors.base import Detector, FitReport, FitSettings, Scores, join_scores, require_batch
@@ -84,10 +84,10 @@ class AnomalyCLIP(Detector):
         """Bring the authors' checkpoint into the store; see ``base.Detector.add_file``.
 
         Raises:
-            InputError: no such file.
+            InputError: no such file, or no name for one.
             ModelFormatError: it is not such a checkpoint.
         """
-        target = store / FOLDER / f"{name or cls.name}.safetensors"
+        target = file_in_store(name or cls.name, store)
         read_checkpoint(file).save(target)
         return target
 
