@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from vad_dagster.cli import app
 from vad_lib.comparison.image_sets import ImageSet, drawn_set, folder_set, painting_sets
 from vad_lib.comparison.pages import as_markdown, comparison_page, mean_table, recall_table, result_table
 from vad_lib.comparison.running import Candidate, Compared, compare
+from vad_lib.detectors.anomalyclip.learnt_file import Learnt
+from vad_lib.encoders.fallback import NAME as FALLBACK
+from vad_lib.encoders.store import sha256_of
 from vad_lib.errors import InputError
 from vad_lib.synthetic import make_demo_line
 from vad_lib.synthetic.paintings import make_paintings, read_photographs
@@ -79,6 +84,20 @@ def test_what_cannot_run_is_a_row_with_its_reason_and_has_no_part_in_means(
     assert "not run" in text
     assert "Weights of the backbone" in text
     assert list(mean_table([result, missing])["detector"]) == ["patchcore"]
+
+
+def test_prompts_that_were_learnt_from_the_images_of_a_set_are_not_measured_on_it(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for kind, level in (("train/good", 60), ("test/good", 90), ("test/hole", 120), ("ground_truth/hole", 250)):
+        (folder / kind).mkdir(parents=True)
+        for number in range(5):
+            name = f"{number}_mask.png" if "truth" in kind else f"{number}.png"
+            Image.new("L", (SIDE, SIDE), level + number).save(folder / kind / name)
+    learnt = Learnt("vectors", {"image": torch.ones(2, 4)}, {}, (sha256_of(folder / "test" / "hole" / "0.png"),))
+    learnt.save(tmp_path / "ours.safetensors")
+    arguments = {"anomalyclip_prompts": str(tmp_path / "ours.safetensors"), "anomalyclip_encoder": FALLBACK}
+    made = compare(Candidate("anomalyclip", {**arguments, "anomalyclip_levels": (1,)}), folder_set(folder), size=SIDE)
+    assert "1 images of this line were among those that the prompts were learnt from" in made.reason
 
 
 def test_the_page_shows_pictures_and_escapes_what_it_is_told(result: Compared) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vad_lib.comparison.image_sets import ImageSet
 from vad_lib.detectors.registry import find_detector, parameters_model
+from vad_lib.encoders.store import sha256_of
 from vad_lib.errors import InputError, VadError
 from vad_lib.metrics import Evaluation, auroc_interval, evaluate
 from vad_lib.plan.arguments import TrainArguments
@@ -124,6 +125,7 @@ def _compare(
     in_force, _ = resolve_image_size(train.img_size, *own.size_for(train.img_size))
     preprocessing = Preprocessing(in_force)
     detector = create_detector(train, weights_store=weights_store)
+    detector.refuse_images({sha256_of(Path(file)) for file in images.test["file"]})
     begun = time.perf_counter()
     detector.fit(dataset_of(images.fit, preprocessing), progress=progress)
     fit_seconds = time.perf_counter() - begun

@@ -91,6 +91,11 @@ class AnomalyCLIP(Detector):
         read_checkpoint(file).save(target)
         return target
 
+    def refuse_images(self, sha256: set[str]) -> None:
+        """Refuse images that the prompts were learnt from; see ``base.Detector.refuse_images``."""
+        if self.learnt is not None:
+            self.learnt.refuse_images(sha256)
+
     def fit(self, images: ImageDataset, *, validation: ImageDataset | None = None, progress: Progress = silent) -> Self:
         """Turn what was learnt elsewhere into the two vectors; the images are not looked at.
 
@@ -101,7 +106,7 @@ class AnomalyCLIP(Detector):
         if self.learnt is None:
             raise ModelFormatError("This AnomalyCLIP was loaded, not created: make it from a plan to fit it.")
         own = [data.sha256 or [] for data in (images, validation) if data is not None]
-        self.learnt.refuse_images({sha256 for some in own for sha256 in some})
+        self.refuse_images({sha256 for some in own for sha256 in some})
         self._require_its_encoder()
         tensors = self.learnt.tensors
         if self.kind == "prompts":
