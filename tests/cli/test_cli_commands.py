@@ -319,8 +319,9 @@ def test_a_plan_that_cannot_be_used_here_is_refused_before_anything_starts(
 
 @pytest.mark.spec("P3.03")
 def test_prompts_are_learnt_from_a_folder_with_masks_and_never_from_images_of_the_line(
-    vad: Vad, images: Path, tmp_path: Path
+    vad: Vad, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VAD_WEIGHTS", str(tmp_path / "weights"))
     own = _copy_without_table(images, tmp_path / "own")
     assert vad("line", "add", "own", "--images", own).exit_code == 0
     other = tmp_path / "other"
