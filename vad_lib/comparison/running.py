@@ -139,13 +139,15 @@ def _compare(
     seconds = time.perf_counter() - begun
     flags = images.test["is_anomalous"].to_numpy(bool)
     judged = rule.judge(scores)
+    found = evaluate(scores, flags, judged.predicted)
+    area = found.image_auroc
     weights = detector.weights
     return Compared(
         images.name,
         candidate,
         encoder=f"{weights.name} ({weights.source})" if weights.name else "",
-        evaluation=evaluate(scores, flags, judged.predicted),
-        interval=auroc_interval(scores, flags)[1:],
+        evaluation=found,
+        interval=None if area is None else auroc_interval(area, int((~flags).sum()), int(flags.sum())),
         pixel_auroc=_pixel_auroc(maps, images.test) if maps else None,
         rows=images.test.assign(raw_score=scores, p=judged.p, predicted=judged.predicted),
         maps=maps,

@@ -300,7 +300,7 @@ def _to_values(image: Image.Image, data: bytes, file: Path, notices: list[str]) 
         notices.append(f"16-bit grey: values of {bits_in_use(int(grey.max()))} bits")
         return grey
     if depth == 16 and "RGB" in image.mode:
-        bits = bits_in_use(max(high for _, high in image.convert("RGB").getextrema()) << 8 | 255)
+        bits = bits_in_use(int(np.asarray(image.convert("RGB")).max()) << 8 | 255)
         lost = f", which loses most of the {bits} bits in use: save as 8-bit colour" if bits < 16 else ""
         notices.append(f"16-bit colour: the high byte is taken{lost}")
     elif depth == 16:
