@@ -35,7 +35,7 @@ def result(paintings: list[ImageSet], tmp_path_factory: pytest.TempPathFactory) 
     return compare(Candidate("patchcore"), paintings[0], size=SIDE, weights_store=tmp_path_factory.mktemp("store"))
 
 
-@pytest.mark.spec("P6.04")
+@pytest.mark.spec("P6.04", "P7.09", "P7.06")
 def test_no_image_is_both_learnt_from_and_reported_on(paintings: list[ImageSet], tmp_path: Path) -> None:
     drawn = drawn_set(make_demo_line(tmp_path, train_normal=10, valid_normal=3, valid_of_each_kind=1, side=SIDE))
     for images in (*paintings, drawn):
@@ -51,7 +51,7 @@ def test_a_folder_without_the_folders_of_a_set_is_refused(tmp_path: Path) -> Non
         folder_set(tmp_path)
 
 
-@pytest.mark.spec("P5.04", "P5.05", "P2.08", "P3.04", "P3.05")
+@pytest.mark.spec("P5.04", "P5.05", "P2.08", "P3.04", "P3.05", "P7.11")
 def test_a_result_has_counts_intervals_and_recall_by_kind_and_contrast(result: Compared) -> None:
     found = result.evaluation
     assert found is not None
