@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pandas as pd
 
+from vad_dagster.provenance import prediction_page
 from vad_dagster.values import ChampionOnRows
 from vad_lib.artifacts.version_card import evaluations_table
 from vad_lib.forecast import Comparison
@@ -45,12 +46,49 @@ def plan_metadata(plan: ExperimentalPlan) -> dict[str, Any]:
     return metadata
 
 
+def label_metadata(line: str, labels: pd.DataFrame, newest: int) -> dict[str, Any]:
+    """Return how many labels of people hold, who gave them, and the newest with the pages of their predictions.
+
+    Args:
+        line: its name.
+        labels: ``tables.ConfirmedLabels``.
+        newest: number of the last label or withdrawal.
+    """
+    counts = labels["label"].value_counts()
+    metadata: dict[str, Any] = {
+        "dagster/row_count": len(labels),
+        "normal": int(counts.get("OK", 0)),
+        "defective": int(counts.get("NG", 0)),
+        "images lost": int(labels["file"].isna().sum()),
+        "last label or withdrawal": newest,
+    }
+    if labels.empty:
+        return metadata
+    told = labels.sort_values("label_id", ascending=False)
+    people = told["person"].value_counts()
+    shown = told.head(PREVIEW_ROWS).astype({"created_at": "datetime64[s, UTC]"}).astype(str).to_dict("records")
+    rows = [
+        f"| {one['created_at'][:16]} | {html.escape(one['person'])} | {one['label']} | "
+        f"[{html.escape(Path(one['path']).name)}]({prediction_page(line, one['prediction_id'])}) | "
+        f"{one['model_version']} |"
+        for one in shown
+    ]
+    head = ["| time (UTC) | person | says | of | predicted by |", "|---|---|---|---|---|"]
+    return {
+        **metadata,
+        "people": ", ".join(f"{person}: {count}" for person, count in people.items()),
+        "newest": dg.MetadataValue.timestamp(told["created_at"].iloc[0].to_pydatetime()),
+        "the newest labels": dg.MetadataValue.md("\n".join([*head, *rows])),
+    }
+
+
 def input_metadata(table: InputTable) -> dict[str, Any]:
     """Return what was read, before anything is repaired."""
     return {
         "rows": len(table.table),
         "data folder": dg.MetadataValue.path(str(table.data_folder)),
         "files": ", ".join(table.source_files),
+        "rows by people": len(table.labels),
         "labels": _label_counts(table),
         "preview": preview_table(table.table),
         "dagster/row_count": len(table.table),
@@ -71,6 +109,7 @@ def dataset_metadata(dataset: ValidatedDataset) -> dict[str, Any]:
         "valid rows, anomalous": int(((split == "valid") & anomalous).sum()),
         "rows left out of the fit": int((split == "excluded").sum()),
         "dropped rows": len(dataset.dropped),
+        "labels of people": dataset.people_in_words() or "none",
         "normal label": dataset.ok_class or "",
         "threshold method": dataset.threshold_method,
         "monitored metric": dataset.monitor_metric,
@@ -249,6 +288,20 @@ def thumbnails(files: Sequence[Path], width: int = 480) -> dg.MarkdownMetadataVa
         with Image.open(file) as picture:
             pictures.append(thumbnail_markdown(picture.convert("RGB"), file.name, width))
     return dg.MetadataValue.md("\n\n".join(pictures))
+
+
+def pictures_of_dropped(dataset: ValidatedDataset, rule: str, most: int = 6) -> dict[str, Any]:
+    """Return the pictures that a rule left out, as metadata of its check; nothing where it left none out.
+
+    Args:
+        dataset: what readiness made.
+        rule: its name.
+        most: pictures.
+    """
+    rows = dataset.dropped.loc[dataset.dropped["rule"] == rule, "row"]
+    facts = dataset.image_facts[dataset.image_facts["row"].isin(rows)].drop_duplicates("sha256")
+    files = [Path(file) for file in facts["file"].head(most)]
+    return {"pictures": thumbnails(files, width=240)} if files else {}
 
 
 def _label_counts(table: InputTable) -> dg.TableMetadataValue | str:

@@ -38,8 +38,8 @@ def check_spec(asset: str, name: str, description: str, *, blocking: bool = Fals
         return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=blocking, partitions_def=lines)
 
 
-def result_of_rule(asset: str, rule: str, findings: Iterable[Finding]) -> dg.AssetCheckResult:
-    """Return the result of one rule: passed if it found nothing worse than a note."""
+def result_of_rule(asset: str, rule: str, findings: Iterable[Finding], **more: Any) -> dg.AssetCheckResult:
+    """Return the result of one rule: passed if it found nothing worse than a note. ``more`` is further metadata."""
     found = [finding for finding in findings if finding.rule == rule]
     bad = [finding for finding in found if finding.severity != "info"]
     severity = (
@@ -55,6 +55,7 @@ def result_of_rule(asset: str, rule: str, findings: Iterable[Finding]) -> dg.Ass
             metadata["what to do"] = advice
     if table := table_of_examples([example for finding in found for example in finding.examples]):
         metadata["examples"] = table
+    metadata |= more
     return dg.AssetCheckResult(
         passed=not bad,
         check_name=rule,

@@ -39,6 +39,11 @@ def results_page(line: str, **chosen: str | int | None) -> str:
     return service_url(f"lines/{line}/results" + (f"?{urlencode(given)}" if given else ""))
 
 
+def prediction_page(line: str, prediction_id: int | str) -> str:
+    """Return the page of one prediction."""
+    return service_url(f"lines/{line}/results/{prediction_id}")
+
+
 def line_events_page(line: str) -> str:
     """Return the page of Dagster that shows what was inspected on a line."""
     return dagster_url(f"assets/{ASSET}?" + urlencode({"view": "partitions", "partition": line}))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from vad_dagster.registry import CHAMPION, MADE_FROM, SCORES_LIKE, LineRegistry, Version
+from vad_dagster.registry import CHAMPION, LABELS_FILE, MADE_FROM, SCORES_LIKE, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import TrackedRun, system_facts
 from vad_dagster.values import ChampionOnRows
@@ -80,7 +80,9 @@ def record_start(
             source=str(dataset.data_folder),
             context=context,
         )
-    run.tags({"vad.dataset_digest": dataset.digest})
+    if len(dataset.labels):
+        run.text(dataset.labels_used().to_csv(index=False), LABELS_FILE)
+    run.tags({"vad.dataset_digest": dataset.digest, "vad.labels_of_people": len(dataset.labels)})
     run.metrics(
         {
             "rows_train": len(dataset.train_rows),

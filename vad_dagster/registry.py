@@ -7,6 +7,7 @@ inspection asks for it anew. Only this module and ``resources.tracking`` speak t
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from vad_lib.errors import InputError, ModelFormatError
 from vad_lib.lines import Home
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
@@ -34,6 +36,8 @@ SCORES_LIKE = "scores_like"
 """Tag of a version: a digest that versions share which give an image the same score, whatever their threshold."""
 DIGEST, THRESHOLD = "model_digest", "threshold"
 """Tags of a version: what its model folder must hold. The folder lies where more people may write than in MLflow."""
+LABELS_FILE = "labels/confirmed_labels.csv"
+"""Artifact of the run of a training: the labels of people that it was given, and what became of each."""
 MODEL_CODE = Path(__file__).with_name("mlflow_model.py")
 REQUIREMENTS = ("torch", "torchvision", "anomalib", "timm", "safetensors", "pandas", "pandera", "pydantic", "pillow")
 
@@ -162,6 +166,26 @@ class LineRegistry:
             ) from error
         _compare(version, folder, (flavor.get("config") or {}).get(DIGEST))
         return folder
+
+    def labels_of(self, version: Version) -> pd.DataFrame:
+        """Return the labels of people that a version was trained with; without a row where there were none.
+
+        Returns:
+            ``tables.ConfirmedLabels``, the row in the ground truth, and ``used_as``: train, valid, or the rule that
+            left it out.
+        """
+        import pandas as pd
+
+        if origin := version.tags.get("extended_from"):
+            return self.labels_of(self.version(origin.rpartition("/")[2]))
+        run = self._client.get_run(version.run_id)
+        # where only the threshold was changed, the run of the fit is the parent
+        trained = run.data.tags.get("mlflow.parentRunId", version.run_id)
+        if not any(file.path == LABELS_FILE for file in self._client.list_artifacts(trained, "labels")):
+            return pd.DataFrame()
+        with tempfile.TemporaryDirectory(prefix="vad_labels_") as folder:
+            file = self._client.download_artifacts(trained, LABELS_FILE, folder)
+            return pd.read_csv(file, keep_default_na=False, parse_dates=["created_at"])
 
     def register(
         self, model_folder: Path, *, run_id: str, tags: Mapping[str, Any], description: str, example_image: Path | None

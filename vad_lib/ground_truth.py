@@ -1,13 +1,15 @@
 """The ground truth as it was read: a table of image paths and labels, or a table made from the images found.
 
 Nothing is repaired, renamed or dropped here; that is readiness, which can then say what it changed. All cells are text:
-a label 007 stays '007'. An empty cell is a missing value; words such as 'NA' or 'None' are text like any other.
+a label 007 stays '007'. An empty cell is a missing value; words such as 'NA' or 'None' are text like any other. What
+people said about images that the line inspected is joined as further rows, in the words of the table.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,8 +24,14 @@ from vad_lib.findings import MAX_EXAMPLES, Finding
 from vad_lib.images.listing import FolderListing, list_folder
 from vad_lib.images.paths import SUFFIXES_TEXT, as_meant, resolve_inside
 from vad_lib.plan.arguments import InputArguments
+from vad_lib.tables import NG, OK, ConfirmedLabels
 
 FORMAT_VERSION = 1
+
+
+def no_labels() -> pd.DataFrame:
+    """Return the table of labels that were joined, without a row."""
+    return pd.DataFrame(columns=["row", *ConfirmedLabels.to_schema().columns])
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class InputTable:
         made_from_images: True where no csv was there and the table was made from the images found.
         findings: What was noticed on the way.
         masks: Pictures that mark what is wrong on an image: mask -> image, both relative to the data folder.
+        labels: Labels of people whose images are rows of the table too: ``tables.ConfirmedLabels``, and the row. They
+            are the last rows; their paths are absolute, and need not lie in the data folder.
     """
 
     table: pd.DataFrame
@@ -49,6 +59,43 @@ class InputTable:
     made_from_images: bool
     findings: tuple[Finding, ...] = ()
     masks: Mapping[str, str] = field(default_factory=dict)
+    labels: pd.DataFrame = field(default_factory=no_labels)
+
+    @property
+    def rows_of_files(self) -> int:
+        """How many rows come from the user's own table."""
+        return len(self.table) - len(self.labels)
+
+    def with_labels(self, labels: pd.DataFrame, *, ok_class: str = "", split_column: str = "") -> InputTable:
+        """Join the labels of people to the rows, in the words that the table has for normal, defect, train and valid.
+
+        Normal images are to be fitted and defective ones validate, where a column says so. A table that lacks a column
+        stays as it is: readiness stops at it.
+
+        Args:
+            labels: ``tables.ConfirmedLabels``; those without a file are left out.
+            ok_class: Of the plan; empty takes the most frequent label of the table.
+            split_column: Of the plan; empty where there is none.
+        """
+        wanted = {self.path_column, self.label_column, *([split_column] if split_column else [])}
+        found = labels[labels["file"].notna()]
+        if found.empty or not wanted <= set(self.table.columns):
+            return self
+        written = _words(self.table[self.label_column])
+        ok_word = ok_class.strip() or (written.most_common(1)[0][0] if written else OK)
+        is_ok = found["label"] == OK
+        columns: dict[Any, Any] = {self.path_column: found["file"]}
+        columns[self.label_column] = is_ok.map({True: ok_word, False: usual_defect(written, ok_word)})
+        if split_column:
+            train, valid = _split_words(_words(self.table[split_column]))
+            columns[split_column] = is_ok.map({True: train, False: valid})
+        added = pd.DataFrame(columns, dtype=object).reindex(columns=self.table.columns)
+        rows = range(len(self.table), len(self.table) + len(found))
+        return replace(
+            self,
+            table=_none_where_missing(pd.concat([self.table, added], ignore_index=True)),
+            labels=found.reset_index(drop=True).assign(row=rows)[["row", *labels.columns]],
+        )
 
     def for_files(self, files: Sequence[str | Path]) -> InputTable:
         """Return the rows of these files only, in the order of ``files``; a file without a row gets one without label.
@@ -72,12 +119,13 @@ class InputTable:
                 rows.append({str(name): cell for name, cell in self.table.iloc[known[absolute]].items()})
             else:
                 rows.append({self.path_column: Path(absolute).relative_to(self.data_folder).as_posix()})
-        return replace(self, table=_text_table(rows, columns))
+        return replace(self, table=_text_table(rows, columns), labels=no_labels())
 
     def save(self, folder: Path) -> None:
-        """Write ``table.parquet`` and ``input.json`` into ``folder``, which is made if needed."""
+        """Write ``table.parquet``, ``labels.parquet`` and ``input.json`` into ``folder``, which is made if needed."""
         folder.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(folder / "table.parquet", index=False)
+        self.labels.to_parquet(folder / "labels.parquet", index=False)
         content = {
             "format_version": FORMAT_VERSION,
             "columns": list(self.table.columns),
@@ -112,9 +160,21 @@ class InputTable:
                 made_from_images=content["made_from_images"],
                 masks=content["masks"],
                 findings=tuple(Finding.model_validate(finding) for finding in content["findings"]),
+                labels=load_labels(folder),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder} holds no readable input table ({error}). Run the input step again.") from error
+
+
+def load_labels(folder: Path) -> pd.DataFrame:
+    """Return the labels that a stored table carries; none where it was stored before tables carried any."""
+    file = folder / "labels.parquet"
+    return pd.read_parquet(file) if file.is_file() else no_labels()
+
+
+def usual_defect(labels: Counter[str], ok_label: str) -> str:
+    """Return the word that is used most for what is not normal; 'NG' where there is none."""
+    return next((label for label, _ in labels.most_common() if label != ok_label), NG)
 
 
 def check_format_version(content: dict[str, Any], newest: int, folder: Path) -> None:
@@ -237,6 +297,19 @@ def _join(tables: list[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
                 "files are joined only if their columns are the same: keep one, or move the others elsewhere."
             )
     return pd.concat([table[list(first.columns)] for _, table in tables], ignore_index=True)
+
+
+def _words(column: pd.Series) -> Counter[str]:
+    """Count the words of a column; spaces around them and empty cells do not count."""
+    return Counter(word for word in column.dropna().str.strip() if word)
+
+
+def _split_words(written: Counter[str]) -> tuple[str, str]:
+    """Return how a table writes train and valid, as readiness reads it: whatever is not train is valid."""
+    usual = [word for word, _ in written.most_common()]
+    train = next((word for word in usual if word.lower() == "train"), "train")
+    other = [word for word in usual if word.lower() != "train"]
+    return train, next((word for word in other if word.lower() == "valid"), other[0] if other else "valid")
 
 
 def _text_table(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:

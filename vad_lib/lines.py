@@ -140,6 +140,11 @@ class Line:
         return self.folder / "quarantine"
 
     @property
+    def labelled_images(self) -> Path:
+        """Copies of the images that people judged, each under the name of its content."""
+        return self.folder / "labelled_images"
+
+    @property
     def train_artifacts(self) -> Path:
         """Default place of the train tree; the plan may name another."""
         return self.folder / "train_artifacts"
@@ -164,6 +169,7 @@ class Line:
         """What the line writes itself: never inspected, even where the plan names a watch folder that holds it."""
         return (
             self.quarantine,
+            self.labelled_images,
             self.train_artifacts,
             self.inference_artifacts,
             self.training_work,

@@ -6,6 +6,7 @@ it joins every later table with the user's own columns, whatever those are calle
 
 from __future__ import annotations
 
+import pandas as pd
 import pandera.pandas as pa
 from pandera.typing.pandas import Series
 
@@ -13,6 +14,28 @@ OK = "OK"
 """The predicted label of a normal image."""
 NG = "NG"
 """The predicted label of an anomalous image ("no good")."""
+
+
+class ConfirmedLabels(pa.DataFrameModel):
+    """What people say about images that the line inspected: one row an image content, the label that holds."""
+
+    label_id: Series[int] = pa.Field(ge=1, unique=True, description="Number of the label in the inspection database.")
+    label: Series[str] = pa.Field(isin=[OK, NG], description="What the part is, as the person sees it.")
+    person: Series[str] = pa.Field(description="Who says so.")
+    created_at: Series[pd.DatetimeTZDtype] = pa.Field(
+        dtype_kwargs={"unit": "ns", "tz": "UTC"}, description="When it was said."
+    )
+    note: Series[str] = pa.Field(nullable=True, description="Why, where the person wrote it.")
+    prediction_id: Series[int] = pa.Field(ge=1, description="Number of the prediction on which it was said.")
+    model_version: Series[str] = pa.Field(description="The version that predicted.")
+    predicted: Series[str] = pa.Field(isin=[OK, NG], description="What that version said.")
+    sha256: Series[str] = pa.Field(str_length=64, unique=True, description="Of the image's bytes.")
+    path: Series[str] = pa.Field(description="Where the image lay when it was inspected.")
+    file: Series[str] = pa.Field(nullable=True, description="The line's own copy of the image; empty where it is lost.")
+
+    class Config:
+        strict = True
+        coerce = True
 
 
 class ValidatedRows(pa.DataFrameModel):

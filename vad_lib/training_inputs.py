@@ -18,6 +18,8 @@ from vad_lib.models import library_versions
 from vad_lib.plan import ExperimentalPlan
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vad_lib.ground_truth import InputTable
     from vad_lib.models import ModelInfo
     from vad_lib.plan import TrainArguments
@@ -26,14 +28,23 @@ if TYPE_CHECKING:
 
 
 def digest_of_inputs(
-    plan: ExperimentalPlan, table: InputTable, weights_folder: Path, *, enough_inspected: bool = False
+    plan: ExperimentalPlan,
+    table: InputTable,
+    weights_folder: Path,
+    *,
+    labels: pd.DataFrame | None = None,
+    enough_inspected: bool = False,
 ) -> str:
-    """Return a sha256 of the table, the files that it names, the plan's part in a training, the weights and the code.
+    """Return a sha256 of what a training is made from.
+
+    That is the table, the files that it names, people's labels, the plan's part in a training, the weights and the
+    code. Whether the image of a label can still be had does not count: to know it, every image would have to be read.
 
     Args:
         plan: of the line, without what an operator entered.
-        table: as it was read.
+        table: as it was read, without the rows of labels.
         weights_folder: the weights store.
+        labels: that hold on the line, with sha256 of the image and label.
         enough_inspected: whether the line has inspected the images that ``threshold_from_first`` waits for.
     """
     backbone = find_detector(plan.train.model_name).own(plan.train.model_parameters).backbone()
@@ -52,6 +63,7 @@ def digest_of_inputs(
             "plan": {name: getattr(plan, name).model_dump(mode="json") for name in ("input", "readiness", "train")},
             "weights": [[file.name, _facts_of(file)] for file in mine],
             "code": library_versions(),
+            "labels": [] if labels is None else sorted(zip(labels["sha256"], labels["label"], strict=True)),
             "enough_inspected": enough_inspected,
         }
     )

@@ -94,15 +94,24 @@ def test_a_label_is_given_listed_and_exported(vad: Vad, rig: Rig, tmp_path: Path
     listed = vad("label", "list", "bottles").output
     assert "a reflection" in listed
     assert "0 of 1 predictions agree" in listed
-    exported = vad("label", "export", "bottles")
+    (tmp_path / "elsewhere").mkdir()
+    exported = vad("label", "export", "bottles", "--to", str(tmp_path / "elsewhere"))
     assert exported.exit_code == 0, exported.output
-    assert list(pd.read_csv(tmp_path / "train" / "labels.csv")["label"]) == ["good"]
+    assert list(pd.read_csv(tmp_path / "elsewhere" / "labels.csv")["label"]) == ["good"]
+    refused = vad("label", "export", "bottles", "--to", str(tmp_path / "train"))
+    assert "its trainings take the labels by themselves" in " ".join(refused.output.split())
+    assert not (tmp_path / "train" / "labels.csv").exists()
+    withdrawn = vad("label", "withdraw", "bottles", "bright.png", "--person", "Lee")
+    assert "bright.png has no label any more" in withdrawn.output
+    assert "bright.png" not in vad("label", "list", "bottles").output
+    assert "withdrawn" in vad("label", "list", "bottles", "--history").output
+    assert vad("label", "withdraw", "bottles", "bright.png").exit_code == 1
 
 
-def test_a_wrong_label_or_image_is_told(vad: Vad, rig: Rig) -> None:
+def test_a_wrong_label_or_image_is_told(vad: Vad, rig: Rig, tmp_path: Path) -> None:
     assert "ok or ng" in vad("label", "give", "bottles", "bright.png", "perhaps").output
     assert "no prediction of" in vad("label", "give", "bottles", "dark.png", "ok").output
-    assert vad("label", "export", "bottles").exit_code == 1
+    assert vad("label", "export", "bottles", "--to", str(tmp_path)).exit_code == 1
 
 
 def test_files_on_which_nobody_works_are_a_warning_that_fails_no_check(vad: Vad, rig: Rig) -> None:

@@ -1,4 +1,4 @@
-"""What people say about predictions: the last one holds, the history stays, and training takes it."""
+"""What people say about predictions: the last one holds, the history stays, and the images are kept."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from sqlalchemy import insert
 
 from vad_lib.errors import InputError
 from vad_lib.ground_truth import read_input
+from vad_lib.inspection.confirmed_labels import NEWEST, collect_labels, lost_labels
 from vad_lib.inspection.label_export import export_labels
 from vad_lib.inspection_db import InspectionDatabase, utc_now
 from vad_lib.inspection_db.labels import (
     Agreement,
     agreement,
+    count_judged_since,
     find_prediction,
     label_history,
     labels_that_hold,
+    newest_label,
     record_label,
+    withdraw_label,
 )
 from vad_lib.inspection_db.schema import predictions
 from vad_lib.lines import Home
@@ -112,10 +116,54 @@ def test_first_scores_are_of_the_first_images_once_there_are_enough_and_of_versi
     assert rig.db.first_scores("caps", ["1"], 1) == rig.db.first_scores("bottles", [], 1) == []
 
 
+@pytest.mark.spec("L1.05")
+def test_a_withdrawn_label_holds_no_more_and_its_history_stays(rig: Rig) -> None:
+    dark, bright = (find_prediction(rig.db, "bottles", f"{name}.png").prediction_id for name in ("dark", "bright"))
+    first = record_label(rig.db, dark, "NG", person="Kim")
+    record_label(rig.db, bright, "NG", person="Kim")
+    last = withdraw_label(rig.db, dark, person="Lee", note="the wrong one")
+    assert labels_that_hold(rig.db, "bottles")["prediction_id"].tolist() == [bright]
+    assert label_history(rig.db, "bottles")["label"].tolist() == ["NG", "NG", "withdrawn"]
+    assert agreement(rig.db, "bottles") == Agreement(judged=1, agree=1, missed=0, false_alarms=0)
+    assert newest_label(rig.db, "bottles") == last
+    assert count_judged_since(rig.db, "bottles", 0) == 2, "images, not words"
+    assert count_judged_since(rig.db, "bottles", first) == 2, "a withdrawal is something new too"
+    assert count_judged_since(rig.db, "bottles", last) == newest_label(rig.db, "caps") == 0
+    with pytest.raises(InputError, match="nothing to withdraw"):
+        withdraw_label(rig.db, dark, person="Lee")
+    with pytest.raises(InputError, match="no prediction 99"):
+        withdraw_label(rig.db, 99, person="Lee")
+    record_label(rig.db, dark, "OK", person="Kim")
+    assert len(labels_that_hold(rig.db, "bottles")) == 2
+
+
+@pytest.mark.spec("L1.04", "L2.01")
+def test_the_line_keeps_a_copy_of_each_judged_image_and_tells_what_is_lost(rig: Rig) -> None:
+    for name in ("dark", "bright"):
+        record_label(rig.db, find_prediction(rig.db, "bottles", f"{name}.png").prediction_id, "OK", person="Kim")
+    (rig.inbox / "bright.png").rename(rig.inbox / "moved.png")
+    write_image(rig.inbox / "bright.png", 120)
+    labels = collect_labels(rig.db, rig.line)
+    assert labels["file"].isna().tolist() == [False, True], "another image lies in the place of the bright one"
+    assert labels.attrs[NEWEST] == 2
+    lost = lost_labels(labels)
+    assert lost is not None
+    assert "1 of 2" in lost.message
+    rig.inspect()  # the line sees it under its new name
+    (rig.inbox / "dark.png").unlink()
+    found = collect_labels(rig.db, rig.line)
+    copies = [Path(file) for file in found["file"]]
+    assert lost_labels(found) is None
+    assert {file.parent for file in copies} == {rig.line.labelled_images}
+    assert copies[1].read_bytes() == (rig.inbox / "moved.png").read_bytes()
+    copies[0].write_bytes(b"damaged")
+    assert collect_labels(rig.db, rig.line)["file"].isna().tolist() == [True, False]
+
+
 @settings(deadline=None, max_examples=15)
-@given(st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from(["OK", "NG"])), max_size=12))
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from(["OK", "NG", None])), max_size=12))
 def test_what_holds_is_the_last_word_on_each_image(
-    tmp_path_factory: pytest.TempPathFactory, said: Sequence[tuple[int, str]]
+    tmp_path_factory: pytest.TempPathFactory, said: Sequence[tuple[int, str | None]]
 ) -> None:
     db = InspectionDatabase(f"sqlite:///{tmp_path_factory.mktemp('db')}/a.db")
     with db.writing() as connection:
@@ -127,10 +175,14 @@ def test_what_holds_is_the_last_word_on_each_image(
                     source="batch", created_at=utc_now(),
                 )
             )  # fmt: skip
+    last: dict[str, str] = {}
     for image, label in said:
-        record_label(db, image + 1, label, person="Kim")  # type: ignore[arg-type]
+        if label is not None:
+            record_label(db, image + 1, label, person="Kim")  # type: ignore[arg-type]
+            last[f"{image}" * 64] = label
+        elif last.pop(f"{image}" * 64, None):
+            withdraw_label(db, image + 1, person="Kim")
     held = labels_that_hold(db, "bottles")
-    last = {f"{image}" * 64: label for image, label in said}
     assert dict(zip(held["sha256"], held["label"], strict=True)) == last
     found = agreement(db, "bottles")
     assert found.agree + found.missed + found.false_alarms == found.judged == len(last)
@@ -142,8 +194,8 @@ def _export(rig: Rig, folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "labels.csv")
 
 
-@pytest.mark.spec("L1.04", "P7.08")
-def test_labels_become_rows_of_the_next_ground_truth(rig: Rig, tmp_path: Path) -> None:
+@pytest.mark.spec("L1.04")
+def test_exported_labels_are_a_table_that_another_training_can_read(rig: Rig, tmp_path: Path) -> None:
     folder = tmp_path / "train"
     folder.mkdir()
     write_image(folder / "a.png", 90)

@@ -1,6 +1,6 @@
 """The assets of a line, by group."""
 
-from vad_dagster.assets.data import ground_truth, validated_dataset
+from vad_dagster.assets.data import confirmed_labels, ground_truth, validated_dataset
 from vad_dagster.assets.extension import extended_model
 from vad_dagster.assets.inference import inference_outputs, inference_summary
 from vad_dagster.assets.monitoring import drift_report
@@ -8,6 +8,7 @@ from vad_dagster.assets.registry import champion_model
 from vad_dagster.assets.training import model_evaluation, threshold_table, trained_model, validation_scores
 
 ALL_ASSETS = [
+    confirmed_labels,
     ground_truth,
     validated_dataset,
     trained_model,

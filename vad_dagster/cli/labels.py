@@ -1,4 +1,4 @@
-"""``vad label``: what people say about predictions, and the way back into training."""
+"""``vad label``: what people say about predictions. Every training takes the labels that hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vad_lib.lines import Line
     from vad_lib.plan import ExperimentalPlan
 
-app = typer.Typer(no_args_is_help=True, help="What people say about predictions: give, list, export for training.")
+app = typer.Typer(no_args_is_help=True, help="What people say about predictions: give, withdraw, list, export.")
 
 
 @app.command()
@@ -45,12 +45,41 @@ def give(
     console.print(f"{Path(found.path).name} is {said} ({agrees}, by {found.model_version})", markup=False)
 
 
+@app.command()
+def withdraw(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    image: Annotated[
+        str, typer.Argument(help="Number of the prediction, sha256, path in the watch folder or absolute path.")
+    ],
+    note: Annotated[str, typer.Option(help="Why.")] = "",
+    person: Annotated[str, typer.Option(help="Who says so. Default: the name of the user.")] = "",
+) -> None:
+    """Take back the label that holds on an image. The next training does without it; the history keeps all."""
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.labels import find_prediction, withdraw_label
+
+    line = existing_line(name)
+    db = InspectionDatabase.from_environment()
+    found = find_prediction(db, line.name, image)
+    withdraw_label(db, found.prediction_id, person=person or _user(), note=note)
+    console.print(f"{Path(found.path).name} has no label any more", markup=False)
+
+
 @app.command("list")
 def list_labels(
     name: Annotated[str, typer.Argument(help="Name of the line.")],
-    history: Annotated[bool, typer.Option("--history", help="All of them, not only those that hold.")] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="All that was said, not only the labels that hold.")
+    ] = False,
+    version: Annotated[
+        str,
+        typer.Option(help="Those that a version was trained with: its number, or champion, challenger, previous."),
+    ] = "",
 ) -> None:
     """Show the labels of a line, and how often its predictions agree with them."""
+    if version:
+        _list_of_version(existing_line(name).name, version)
+        return
     from vad_lib.inspection_db import InspectionDatabase
     from vad_lib.inspection_db.labels import agreement, label_history, labels_that_hold
 
@@ -73,28 +102,46 @@ def list_labels(
         )
 
 
+def _list_of_version(line: str, version: str) -> None:
+    from vad_dagster.registry import LineRegistry
+    from vad_dagster.resources import MLflowTracking
+
+    registry = LineRegistry(MLflowTracking(), line)
+    found = registry.named(version)
+    table = new_table("prediction", "image", "label", "person", "time", "used as")
+    labels = registry.labels_of(found)
+    for one in labels.itertuples():
+        image, when = Path(str(one.path)).name, f"{one.created_at:%Y-%m-%d %H:%M}"
+        table.add_row(*map(str, (one.prediction_id, image, one.label, one.person, when, one.used_as)))
+    console.print(table)
+    console.print(f"{found.label} was trained with {len(labels)} labels of people", markup=False)
+
+
 @app.command()
 def export(
     name: Annotated[str, typer.Argument(help="Name of the line.")],
-    to: Annotated[Path | None, typer.Option(help="A folder. Default: the training folder of the plan.")] = None,
+    to: Annotated[Path, typer.Option(help="A folder that is there.")],
     ok_label: Annotated[str, typer.Option(help="What the table calls a normal part. Default: the plan's.")] = "",
     ng_label: Annotated[
         str,
         typer.Option(help="What it shall call an anomalous one; without it, the table's most frequent word for one."),
     ] = "",
 ) -> None:
-    """Write the labels that hold as labels.csv into the training folder, with their images: the next training
-    reads it beside the other tables there."""
+    """Write the labels that hold as labels.csv, with their images, into a folder, for use elsewhere. The line's own
+    trainings take the labels by themselves."""
     from vad_lib.inspection.label_export import export_labels
     from vad_lib.inspection_db import InspectionDatabase
     from vad_lib.plan import read_plan
 
     line = existing_line(name)
     plan = read_plan(line.plan_file, line.base_folder)
+    own = plan.find_train_data(line.base_folder)
+    if own is not None and to.resolve() == own.resolve():
+        raise InputError(f"{to} is the line's own training folder: its trainings take the labels by themselves.")
     made = export_labels(
         InspectionDatabase.from_environment(),
         line.name,
-        to or plan.train_data_folder(line.base_folder),
+        to,
         ok_label=ok_label or _ok_label(line, plan),
         ng_label=ng_label,
         path_column=plan.input.path_column,

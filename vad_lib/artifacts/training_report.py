@@ -248,6 +248,7 @@ def _data(record: TrainingRecord) -> str:
     return (
         f"<h2>What it was trained on</h2><p>{len(dataset.rows)} of {len(dataset.input_table)} rows from "
         f"<code>{escape(str(dataset.data_folder))}</code>; the normal label is <b>{escape(dataset.ok_class)}</b>.</p>"
+        + (f"<p>{escape(people)}</p>" if (people := dataset.people_in_words()) else "")
         + table_of(("split", "label", "images"), counts.reset_index().to_numpy().tolist(), numbers=(2,))
         + f"<p>Sizes: {escape('; '.join(told))}{' and others' if len(sizes) > 8 else ''}.</p>"
         + (f"<p>{len(dropped)} rows were dropped.</p>{dropped_table}" if len(dropped) else "")

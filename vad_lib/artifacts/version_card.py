@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FILTERED_BY = ("image_auroc", "f1", "fn", "fp")
 """Numbers of an evaluation that are tags."""
+LABELS = "labels_of_people"
+"""Tag: how many labels of people the training was given. Which ones is an artifact of its run."""
 
 
 def evaluations_table(columns: Mapping[str, Evaluation]) -> str:
@@ -46,6 +48,7 @@ def training_tags(record: TrainingRecord) -> dict[str, Any]:
         "backbone": got,
         **({TAG: f"{got} instead of {asked}. {measured_cost()}"} if weights.get("is_fallback") else {}),
         "dataset_digest": record.dataset.digest,
+        **({LABELS: len(record.dataset.labels)} if len(record.dataset.labels) else {}),
         **_tags_of_numbers(record.evaluation, record.learnt.threshold),
     }
 
@@ -82,6 +85,7 @@ def training_description(record: TrainingRecord, plan_digest: str, links: Mappin
             f"{len(dataset.train_rows)} normal images to fit; {int((~valid).sum())} normal and {int(valid.sum())} "
             f"anomalous to validate; {len(dataset.dropped)} left out. Normal label: `{dataset.ok_class}`. "
             f"Folder: `{dataset.data_folder}`. Digest: `{dataset.digest[:16]}`.",
+            *([people] if (people := dataset.people_in_words()) else []),
             *(["Fewer normal images than required were accepted (allow_small_dataset)."] if small else []),
             *(["", "Changed automatically:" + changes] if changes else []),
             "",

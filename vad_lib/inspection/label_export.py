@@ -1,12 +1,10 @@
-"""Labels become rows of the next training table.
+"""Labels as a table with images in any folder, for use elsewhere. The line's own trainings take them by themselves.
 
-The training folder gets ``labels.csv``, with the columns of the tables that are there, and the images under
-``labels/``. The ground truth of the next training is then all tables together, as for any other csv file there.
+The folder gets ``labels.csv``, with the columns of the tables that are there, and the images under ``labels/``.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +13,12 @@ import pandas as pd
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.csv_text import read_csv_text
-from vad_lib.errors import InputError, UnreadableImageError
+from vad_lib.errors import InputError
+from vad_lib.ground_truth import usual_defect
 from vad_lib.images.listing import list_folder
-from vad_lib.images.paths import read_regular_file
+from vad_lib.inspection.confirmed_labels import keep_image
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import labels_that_hold
-from vad_lib.tables import NG
 
 TABLE = "labels.csv"
 IMAGES = "labels"
@@ -48,12 +46,12 @@ def export_labels(
     split_column: str = "",
     encoding: str = "utf-8",
 ) -> ExportedLabels:
-    """Write the labels that hold as a table that the training folder can take. Doing it again renews the table.
+    """Write the labels that hold as a table beside their images. Doing it again renews the table.
 
     Args:
         db: holds them.
         line: whose labels.
-        folder: of the training table and its images.
+        folder: gets them; it has to be there.
         ok_label: what the table calls a normal part.
         ng_label: what it shall call an anomalous one; empty takes the word that the tables there use most for their
             anomalous parts, or 'NG' where they have none.
@@ -66,7 +64,7 @@ def export_labels(
         InputError: there is no label, no such folder, or its tables have no such columns.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}. Give the folder that holds the training table.")
+        raise InputError(f"There is no folder {folder}. Give one that is there.")
     held = labels_that_hold(db, line)
     if held.empty:
         raise InputError(f"Nobody has given a label on images of the line {line!r} yet: see `vad label give`.")
@@ -80,7 +78,7 @@ def export_labels(
     rows: list[dict[str, str]] = []
     lost: list[str] = []
     for one in held.itertuples():
-        image = _take_along(Path(str(one.path)), str(one.sha256), folder / IMAGES)
+        image = keep_image(db, line, str(one.sha256), Path(str(one.path)), folder / IMAGES)
         if image is None:
             lost.append(str(one.path))
             continue
@@ -103,20 +101,4 @@ def _tables_of(folder: Path, encoding: str, wanted: tuple[str, ...]) -> list[pd.
 
 def _usual_defect(tables: list[pd.DataFrame], label_column: str, ok_label: str) -> str:
     labels = [table[label_column].dropna().str.strip() for table in tables if label_column in table.columns]
-    counts = Counter(label for column in labels for label in column if label not in ("", ok_label))
-    return counts.most_common(1)[0][0] if counts else NG
-
-
-def _take_along(source: Path, sha256: str, folder: Path) -> Path | None:
-    """Copy an image under the name of its content; None where it is gone or another lies in its place."""
-    target = folder / f"{sha256[:32]}{source.suffix.lower()}"
-    if target.is_file():
-        return target
-    try:
-        data = read_regular_file(source)
-    except UnreadableImageError:
-        return None
-    if hashlib.sha256(data).hexdigest() != sha256:
-        return None
-    write_whole(target, data)
-    return target
+    return usual_defect(Counter(label for column in labels for label in column if label), ok_label)

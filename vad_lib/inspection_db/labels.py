@@ -1,7 +1,8 @@
 """What people say about predictions, and how often they agree.
 
 A label is given on a prediction and is about the part in the picture: the last one on an image content holds,
-whichever version's prediction it was given on. Those before it stay in the table.
+whichever version's prediction it was given on. A person may also withdraw it: then none holds. All that was said stays
+in the table, withdrawals among it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sqlalchemy import Row, Select, desc, func, insert, or_, select
 
 from vad_lib.errors import InputError
 from vad_lib.inspection_db.database import InspectionDatabase, utc_now
-from vad_lib.inspection_db.schema import incoming_files, labels, predictions
+from vad_lib.inspection_db.schema import WITHDRAWN, incoming_files, labels, predictions
 
 Label = Literal["OK", "NG"]
 LONGEST_NOTE = 2000
@@ -52,6 +53,24 @@ def record_label(
     """
     if label not in ("OK", "NG"):
         raise InputError(f"A label is OK or NG, not {label!r}.")
+    return _write(db, prediction_id, label, person, note)
+
+
+def withdraw_label(db: InspectionDatabase, prediction_id: int, *, person: str, note: str | None = None) -> int:
+    """Take back the label that holds on the image of a prediction, and return the number of the withdrawal.
+
+    Raises:
+        InputError: there is no such prediction, no label holds on its image, or nobody withdraws it.
+    """
+    of_image = select(predictions.c.line, predictions.c.sha256).where(predictions.c.prediction_id == prediction_id)
+    with db.reading() as connection:
+        image = connection.execute(of_image).one_or_none()
+    if image is not None and labels_that_hold(db, image.line, sha256=image.sha256).empty:
+        raise InputError("No label holds on this image: there is nothing to withdraw.")
+    return _write(db, prediction_id, WITHDRAWN, person, note)
+
+
+def _write(db: InspectionDatabase, prediction_id: int, label: str, person: str, note: str | None) -> int:
     if not person.strip():
         raise InputError("Say who gives the label.")
     with db.writing() as connection:
@@ -102,15 +121,41 @@ def label_history(db: InspectionDatabase, line: str) -> pd.DataFrame:
     return db.table(_with_predictions(line).order_by(labels.c.label_id))
 
 
-def labels_that_hold(db: InspectionDatabase, line: str) -> pd.DataFrame:
-    """Return one row a judged image content, with the last label on it; columns as ``label_history``."""
+def labels_that_hold(db: InspectionDatabase, line: str, *, sha256: str | None = None) -> pd.DataFrame:
+    """Return one row an image content whose last label was not withdrawn, with it; columns as ``label_history``.
+
+    Args:
+        db: holds them.
+        line: whose labels.
+        sha256: of this image content only.
+    """
     last = (
         select(func.max(labels.c.label_id))
         .join(predictions, predictions.c.prediction_id == labels.c.prediction_id)
         .where(predictions.c.line == line)
         .group_by(predictions.c.sha256)
     )
-    return db.table(_with_predictions(line).where(labels.c.label_id.in_(last)).order_by(labels.c.label_id))
+    if sha256 is not None:
+        last = last.where(predictions.c.sha256 == sha256)
+    held = _with_predictions(line).where(labels.c.label_id.in_(last), labels.c.label != WITHDRAWN)
+    return db.table(held.order_by(labels.c.label_id))
+
+
+def newest_label(db: InspectionDatabase, line: str) -> int:
+    """Return the number of the last label or withdrawal on a line; 0 where nothing was said."""
+    with db.reading() as connection:
+        of_line = labels.join(predictions, predictions.c.prediction_id == labels.c.prediction_id)
+        newest = select(func.max(labels.c.label_id)).select_from(of_line).where(predictions.c.line == line)
+        return int(connection.execute(newest).scalar() or 0)
+
+
+def count_judged_since(db: InspectionDatabase, line: str, label_id: int) -> int:
+    """Return on how many image contents of a line something was said after this label: given, changed or withdrawn."""
+    with db.reading() as connection:
+        of_line = labels.join(predictions, predictions.c.prediction_id == labels.c.prediction_id)
+        counted = select(func.count(predictions.c.sha256.distinct())).select_from(of_line)
+        found = connection.execute(counted.where(predictions.c.line == line, labels.c.label_id > label_id))
+        return int(found.scalar_one())
 
 
 def agreement(db: InspectionDatabase, line: str, model_version: str | None = None) -> Agreement:
@@ -119,6 +164,7 @@ def agreement(db: InspectionDatabase, line: str, model_version: str | None = Non
     if held.empty:
         return Agreement(0, 0, 0, 0)
     said = db.table(_of_judged(line, model_version))
+    said = said[said["sha256"].isin(held.index)]
     truth = said["sha256"].map(held)
     predicted_ng, is_ng = said["predicted"] == "NG", truth == "NG"
     return Agreement(

@@ -48,6 +48,9 @@ REFUSED = "refused"
 ONLINE, BATCH = "online", "batch"
 """Sources of a prediction: the inference service, or a run of Dagster."""
 
+WITHDRAWN = "withdrawn"
+"""Stands in the place of a label where a person takes back what was said about an image."""
+
 VANISHED, CHANGED, DUPLICATE = "vanished", "changed", "duplicate"
 UNREADABLE, POISON, DETECTOR_FAILED = "unreadable_image", "poison_image", "detector_failed"
 """Rules by which a file is refused after somebody tried to read it. ``vad_lib.ingest.scan`` has those by name."""
@@ -182,13 +185,14 @@ labels = Table(
     metadata,
     Column("label_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of being given."),
     Column("prediction_id", NUMBER, ForeignKey("predictions.prediction_id"), nullable=False),
-    Column("label", String(8), nullable=False, comment="What the part is, as a person sees it."),
+    Column("label", String(9), nullable=False, comment="What the part is, as a person sees it; or 'withdrawn'."),
     Column("person", String(128), nullable=False),
     Column("note", Text),
     Column("created_at", UtcDateTime, nullable=False),
-    CheckConstraint("label IN ('OK', 'NG')", name="label"),
+    CheckConstraint("label IN ('OK', 'NG', 'withdrawn')", name="label"),
     Index(None, "prediction_id"),
-    comment="What people said about predictions. The last label of an image holds; those before it stay.",
+    comment="What people said about predictions. The last label of an image holds, unless it says that those before it "
+    "are withdrawn; all of them stay.",
     sqlite_autoincrement=True,
 )
 

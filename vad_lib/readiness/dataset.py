@@ -13,7 +13,7 @@ import pandas as pd
 
 from vad_lib.errors import InputError
 from vad_lib.findings import ArgumentChange, Finding
-from vad_lib.ground_truth import check_format_version
+from vad_lib.ground_truth import check_format_version, load_labels, no_labels
 from vad_lib.tables import DroppedRows, ValidatedRows
 
 FORMAT_VERSION = 1
@@ -42,6 +42,7 @@ class ValidatedDataset:
         findings: All, those of the input step included.
         arguments: As given: {'readiness': {…}, 'train': {…}}, JSON-ready.
         masks: Pictures that mark what is wrong on an image: mask -> image, both relative to the data folder.
+        labels: Labels of people that were joined to the table: ``tables.ConfirmedLabels``, and the row.
     """
 
     rows: pd.DataFrame
@@ -60,6 +61,7 @@ class ValidatedDataset:
     findings: tuple[Finding, ...]
     arguments: Mapping[str, Any]
     masks: Mapping[str, str] = field(default_factory=dict)
+    labels: pd.DataFrame = field(default_factory=no_labels)
 
     @property
     def train_rows(self) -> pd.DataFrame:
@@ -82,6 +84,28 @@ class ValidatedDataset:
         """A sha256 of what a model sees of the dataset: contents, labels and splits, in any order."""
         rows = self.rows[["sha256", "is_anomalous", "split"]].astype(str).sort_values(["sha256", "split"])
         return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
+
+    def labels_used(self) -> pd.DataFrame:
+        """Return the labels of people with what became of each.
+
+        Returns:
+            ``labels`` and ``used_as``: the split of its row, or the rule that left it out.
+        """
+        used = pd.concat([self.rows.set_index("row")["split"], self.dropped.set_index("row")["rule"]])
+        return self.labels.assign(used_as=self.labels["row"].map(used[~used.index.duplicated()]).fillna("nothing"))
+
+    def people_in_words(self) -> str:
+        """Say how many images are there by labels of people, and who gave them; empty where there is none."""
+        labels = self.labels_used()
+        used = labels[labels["used_as"].isin(["train", "valid"])]
+        if used.empty:
+            return ""
+        people = ", ".join(sorted(set(used["person"])))
+        fitted = int((used["used_as"] == "train").sum())
+        return (
+            f"{len(used)} of the images are there by labels of people ({people}; the last of "
+            f"{used['created_at'].max():%Y-%m-%d %H:%M} UTC): {fitted} to fit, {len(used) - fitted} to validate."
+        )
 
     def doubts(self, *, fits: bool = True) -> tuple[str, ...]:
         """Say in sentences why a model of these rows can hardly be trusted; empty where nothing speaks against it.
@@ -116,6 +140,10 @@ class ValidatedDataset:
                     "unlabelled": int(anomalous.isna().sum()),
                 }
         counts["labels"] = {str(label): int(count) for label, count in labels.items()}
+        if len(self.labels):
+            counts["labels_of_people"] = {
+                str(used_as): int(count) for used_as, count in self.labels_used()["used_as"].value_counts().items()
+            }
         counts["dropped"] = {str(rule): int(count) for rule, count in self.dropped["rule"].value_counts().items()}
         return {
             "ok_class": self.ok_class,
@@ -134,9 +162,9 @@ class ValidatedDataset:
         }
 
     def save(self, folder: Path) -> None:
-        """Write four parquet files and ``dataset.json`` into ``folder``, which is made if needed."""
+        """Write five parquet files and ``dataset.json`` into ``folder``, which is made if needed."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("rows", "dropped", "image_facts", "input_table"):
+        for name in ("rows", "dropped", "image_facts", "input_table", "labels"):
             getattr(self, name).to_parquet(folder / f"{name}.parquet", index=False)
         content = {"format_version": FORMAT_VERSION, **self.config()}
         text = json.dumps(content, indent=2, ensure_ascii=False)
@@ -173,6 +201,7 @@ class ValidatedDataset:
                 findings=tuple(Finding.model_validate(finding) for finding in content["findings"]),
                 arguments=content["arguments"],
                 masks=content["masks"],
+                labels=load_labels(folder),
             )
         except Exception as error:  # damaged parquet and JSON raise many kinds
             raise InputError(f"{folder} holds no readable dataset ({error}). Run the readiness step again.") from error

@@ -8,7 +8,9 @@ import unicodedata
 import pandas as pd
 
 from vad_lib.findings import MAX_EXAMPLES, Finding
+from vad_lib.ground_truth import InputTable
 from vad_lib.readiness.rules import Drop, examples, plural, some
+from vad_lib.tables import NG, OK
 
 IMAGES_PER_ANOMALY = 10
 EMPTY_WORDS = frozenset({"nan", "null", "none", "n/a", "na", "<na>", "#n/a", "nat", "undefined", "-", "?"})
@@ -111,6 +113,87 @@ def _exactly(label: str) -> str:
 
 def _is_plain(sign: str) -> bool:
     return sign.isprintable() and not _is_invisible(sign) and unicodedata.normalize("NFKC", sign) == sign
+
+
+def with_anomalous(table: pd.DataFrame, ok_class: str) -> pd.DataFrame:
+    """Add the column is_anomalous: by the label of a row of the table, by what the person said in any other."""
+    label = table["label"].mask(table["said"] == OK, ok_class)
+    label = label.mask((table["said"] == NG) & (label == ok_class), NG)
+    return table.assign(label=label, is_anomalous=(label != ok_class).mask(table["said"] == NG, True))
+
+
+def labels_wait(source: InputTable, least: int) -> Finding | None:
+    """Where a detector needs no images, people's labels validate it once they are enough.
+
+    Args:
+        source: A table without rows of the user's own.
+        least: Normal images that are enough.
+    """
+    normal = int((source.labels["label"] == OK).sum())
+    if source.labels.empty or normal >= least:
+        return None
+    return Finding(
+        rule="labels_wait",
+        severity="info",
+        message=f"People labelled {plural(normal, 'normal image')} so far. From {least} on their labels find the "
+        "threshold; until then it is the detector's own.",
+        count=len(source.labels),
+    )
+
+
+def labels_against_table(table: pd.DataFrame, labels: pd.DataFrame) -> Drop | None:
+    """A person's label and the table say the same of an image; where they do not, which is right cannot be known.
+
+    A wrong row must not be learnt from, and one wrong click must not become a defect that moves the threshold. So
+    neither counts until somebody settles it.
+
+    Args:
+        table: With said, sha256 and is_anomalous.
+        labels: The labels that were joined; they say who gave them.
+    """
+    rows = table.groupby("sha256")
+    both = rows["said"].transform("count").between(1, rows["said"].transform("size"), inclusive="left")
+    found = table[both & (rows["is_anomalous"].transform("nunique") > 1)]
+    if found.empty:
+        return None
+    people = labels.set_index("row").apply(lambda one: f"{one['person']} on {one['created_at']:%Y-%m-%d}", axis=1)
+    by_person = found["said"].notna()
+    says = found["said"].where(by_person, found["label"])
+    who = found["row"].map(people).where(by_person, "the table")
+    reasons = ("the table and a person differ about this image; here it is " + says + ", by " + who).astype(object)
+    images = found["sha256"].nunique()
+    return Drop(
+        reasons,
+        Finding(
+            rule="labels_against_table",
+            severity="error",
+            message=f"The table and people differ about {plural(images, 'image')}, left out of training: "
+            f"{some(list(found.loc[~by_person, 'image_path']))}.",
+            advice="Look at the pictures. Correct the row of the table, or give the label anew or withdraw it "
+            "(`vad label give`, `vad label withdraw`).",
+            count=images,
+            examples=examples(found.sort_values(["sha256", "row"]), says=says, who=who),
+        ),
+    )
+
+
+def labelled_already(table: pd.DataFrame) -> Drop | None:
+    """An image that the table holds already is not there twice by a person's label (rows that do not contradict)."""
+    own = table[table["said"].isna()].drop_duplicates("sha256").set_index("sha256")["row"]
+    found = table[table["said"].notna() & table["sha256"].isin(own.index)]
+    if found.empty:
+        return None
+    reasons = ("the same image as in row " + found["sha256"].map(own).astype(str)).astype(object)
+    return Drop(
+        reasons,
+        Finding(
+            rule="labelled_already",
+            severity="info",
+            message=f"In the table already, with the same label: {len(found)} of the images that people labelled.",
+            count=len(found),
+            examples=examples(found, reason=reasons),
+        ),
+    )
 
 
 def conflicting_labels(table: pd.DataFrame) -> Drop | None:

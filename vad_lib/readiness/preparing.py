@@ -19,10 +19,10 @@ from vad_lib.images.checking import FACT_TYPES, check_images
 from vad_lib.plan.arguments import ReadinessArguments, TrainArguments
 from vad_lib.progress import Progress, silent
 from vad_lib.readiness import environment, image_rules, label_rules, pose, splitting, table_rules
-from vad_lib.readiness.dataset import ValidatedDataset
+from vad_lib.readiness.dataset import LEAST_TO_VALIDATE, ValidatedDataset
 from vad_lib.readiness.rules import RULES, Drop
 from vad_lib.readiness.threshold_method import change_finding, choose_threshold_method
-from vad_lib.tables import DroppedRows, ValidatedRows
+from vad_lib.tables import OK, DroppedRows, ValidatedRows
 
 logger = logging.getLogger(__name__)
 _MANDATORY = {rule.name for rule in RULES if rule.mandatory}
@@ -57,7 +57,7 @@ def prepare_training_data(
         "readiness": arguments.model_dump(mode="json"),
         "train": train.model_dump(mode="json", include={"experiment_seed", "monitor_metric"}),
     }
-    if input_table.table.empty and not train.needs_images:
+    if not input_table.rows_of_files and not train.needs_images and _has_too_few_labels(gathered):
         nothing = pd.DataFrame(columns=list(ValidatedRows.to_schema().columns))
         method, metric = arguments.threshold_method, train.monitor_metric
         return gathered.dataset(
@@ -71,14 +71,16 @@ def prepare_training_data(
     table = _usable_images(gathered, column, input_table.label_column, progress, workers)
     gathered.stop_if_blocked()
 
-    ok_class, finding = label_rules.resolve_ok_class(table["label"], arguments.ok_class)
+    ok_class, finding = _ok_class(table, input_table, arguments.ok_class)
     gathered.note(finding)
     if ok_class is None:
         gathered.note_all(_image_findings(table))
         gathered.stop_if_blocked()
         raise AssertionError("a label that is not known blocks")
     gathered.note(label_rules.similar_labels(table["label"], ok_class))
-    table["is_anomalous"] = table["label"] != ok_class
+    table = label_rules.with_anomalous(table, ok_class)
+    table = gathered.drop(table, label_rules.labels_against_table(table, input_table.labels))
+    table = gathered.drop(table, label_rules.labelled_already(table))
     table = gathered.drop(table, label_rules.conflicting_labels(table))
 
     if column:
@@ -88,6 +90,10 @@ def prepare_training_data(
         table = gathered.drop(table, splitting.train_valid_leak(table))
     else:
         table["split"] = splitting.split_by_rate(table, arguments.validation_split_rate, train.experiment_seed)
+    if not train.needs_images:  # nothing is fitted: what people say is there to validate
+        table.loc[table["said"].notna(), "split"] = "valid"
+    table["split"], finding = splitting.labels_beside_look_alikes(table)
+    gathered.note(finding)
     table = gathered.drop(*label_rules.several_kinds(table))
     normal = table[~table["is_anomalous"]]
     gathered.note_all(
@@ -175,6 +181,19 @@ def prepare_inference_data(
     )
 
 
+def _has_too_few_labels(gathered: _Gathered) -> bool:
+    """Say whether there is nothing to validate with, in a table without rows of the user's own."""
+    gathered.note(finding := label_rules.labels_wait(gathered.input_table, LEAST_TO_VALIDATE))
+    return finding is not None or gathered.input_table.labels.empty
+
+
+def _ok_class(table: pd.DataFrame, source: InputTable, given: str) -> tuple[str | None, Finding | None]:
+    """Return the normal label of the user's own rows: what people labelled changes it not."""
+    if not source.rows_of_files:
+        return given.strip() or OK, None
+    return label_rules.resolve_ok_class(table.loc[table["said"].isna(), "label"], given)
+
+
 class _Gathered:
     """Findings and dropped rows, while the rules are applied."""
 
@@ -235,6 +254,7 @@ class _Gathered:
             made_from_images=source.made_from_images,
             findings=tuple(self.findings),
             masks=source.masks,
+            labels=source.labels,
             **settled,
         )
 
@@ -256,7 +276,8 @@ def _usable_images(
     gathered.facts = facts.assign(row=table["row"])[["row", *FACT_TYPES]]
     table = table.join(facts.drop(columns="file"))
     table = gathered.drop(table, image_rules.unreadable_image(table))
-    gathered.note(table_rules.no_rows_left(table, len(source.table), gathered.dropped))
+    own = table[table["said"].isna()] if source.rows_of_files else table
+    gathered.note(table_rules.no_rows_left(own, source.rows_of_files, gathered.dropped))
     return table
 
 

@@ -41,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     Rule("mask_rows", "warn", "No row of the table names a mask of another image."),
     Rule("tables_in_subfolders", "info", "Tables are read from the data folder itself, not from its sub-folders."),
     Rule("renewed_table", "warn", "A table that `vad line add` wrote is renewed where images came or went."),
+    Rule("lost_labels", "warn", "The image of every label that a person gave can still be had; others are left out."),
     Rule("images_without_row", "info", "Images in the folder that are in no row of the table are not used."),
     Rule("missing_columns", "error", "The columns that the plan names are in the table.", always_blocks=True),
     Rule("missing_values", "warn", "Rows without a path, or in training without a label, are dropped and counted."),
@@ -52,7 +53,14 @@ RULES: tuple[Rule, ...] = (
     Rule("unreadable_image", "warn", "Images that cannot be decoded are dropped, each with its reason."),
     Rule("no_rows_left", "error", "At least one row is left to work with.", always_blocks=True),
     Rule("ok_class", "error", "The normal label is known and occurs among the labels.", always_blocks=True),
+    Rule("labels_wait", "info", "Where a detector needs no images, people's labels validate it once they are enough."),
     Rule("similar_labels", "warn", "No two labels look alike, and none is what programs write into an empty cell."),
+    Rule(
+        "labels_against_table",
+        "error",
+        "What a person says about an image is what the table says: where not, it is left out of training.",
+    ),
+    Rule("labelled_already", "info", "An image that the table holds already is not there twice by a person's label."),
     Rule(
         "conflicting_labels", "error", "The same image is not normal in one row and anomalous in another: all dropped."
     ),
@@ -62,6 +70,11 @@ RULES: tuple[Rule, ...] = (
     Rule("other_split_values", "warn", "Split values other than train and valid count as valid."),
     Rule("anomalous_train_rows", "warn", "Anomalous rows marked train are never used to fit."),
     Rule("train_valid_leak", "error", "No image is in both train and valid, byte for byte: the valid copy is dropped."),
+    Rule(
+        "labels_beside_look_alikes",
+        "info",
+        "A normal image that a person labelled is on the side of the split on which images are that look the same.",
+    ),
     Rule("near_duplicates_across_split", "warn", "Few images in valid look the same as one in train."),
     Rule("exact_duplicates", "warn", "Images that are there several times, byte for byte, are counted."),
     Rule("near_duplicates", "info", "Images that look the same as another are counted."),

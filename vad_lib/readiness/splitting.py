@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 
+import numpy as np
 import pandas as pd
 
 from vad_lib.findings import Finding
-from vad_lib.images.duplicates import near_between
+from vad_lib.images.duplicates import MOST_COMPARED, near_between
 from vad_lib.readiness.rules import Drop, examples, plural, some
 
 
@@ -108,6 +109,47 @@ def train_valid_leak(table: pd.DataFrame) -> Drop | None:
             count=len(found),
             examples=examples(found, reason=reasons),
         ),
+    )
+
+
+def labels_beside_look_alikes(table: pd.DataFrame) -> tuple[pd.Series, Finding | None]:
+    """Bring normal images that people labelled to the side of the split on which images are that look the same.
+
+    A part that came twice before the camera would else be learnt and validated on. Rows of the user's table stay where
+    they are: a labelled image goes to the nearest of them, and labelled images that are only like each other go where
+    the first of them is.
+
+    Args:
+        table: With said, is_anomalous, split and the facts of the images.
+
+    Returns:
+        The splits, and what was moved.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    split = table["split"].copy()
+    normal = table[~table["is_anomalous"].astype(bool)].sort_values("said", na_position="first", kind="stable")
+    labelled = normal[normal["said"].notna()]
+    parts = [labelled[start : start + MOST_COMPARED] for start in range(0, len(labelled), MOST_COMPARED)]
+    near = pd.concat([near_between(part, normal)["near_to"] for part in parts]) if parts else pd.Series(dtype="int64")
+    if near.empty:
+        return split, None
+    places = normal.index.get_indexer(near.index), normal.index.get_indexer(pd.Index(near))
+    links = coo_array((np.ones(len(near)), places), shape=(len(normal), len(normal)))
+    group = connected_components(links, directed=False)[1]
+    # Each labelled image has one link, so no group holds two rows of the table; they stand first.
+    split[normal.index] = normal["split"].groupby(group).transform("first")
+    moved = table.loc[split.index[split != table["split"]]]
+    if moved.empty:
+        return split, None
+    return split, Finding(
+        rule="labels_beside_look_alikes",
+        severity="info",
+        message=f"Brought to the side of the split on which images are that look the same: {len(moved)} of "
+        f"{plural(len(labelled), 'normal image')} that people labelled.",
+        count=len(moved),
+        examples=examples(moved, split=split, looks_like=near.map(table["image_path"])),
     )
 
 

@@ -1,7 +1,8 @@
 """Rules on the table as text: columns, missing values, paths, rows that are there twice.
 
 The working table of readiness has the columns row, image_path, label, given_split (as written, without spaces around;
-None where missing) and file (absolute). A dropping rule returns the reasons of its rows; nothing is dropped silently.
+None where missing), said (OK or NG in rows that a person's label made, else None) and file (absolute). A dropping rule
+returns the reasons of its rows; nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -58,14 +59,16 @@ def working_table(input_table: InputTable, split_column: str = "") -> pd.DataFra
     empty = pd.Series([None] * len(table), dtype=object)
     label = table[input_table.label_column] if input_table.label_column else empty
     split = table[split_column] if split_column else empty
+    said = dict(zip(input_table.labels["row"], input_table.labels["label"], strict=True))
     return pd.DataFrame(
         {
             "row": range(len(table)),
             "image_path": table[input_table.path_column].to_numpy(dtype=object),
             "label": [_stripped(value) for value in label],
             "given_split": [_stripped(value) for value in split],
+            "said": [said.get(row) for row in range(len(table))],
         }
-    ).astype({"row": "int64", "image_path": object, "label": object, "given_split": object})
+    ).astype({"row": "int64", "image_path": object, "label": object, "given_split": object, "said": object})
 
 
 def _stripped(value: object) -> str | None:
@@ -131,10 +134,11 @@ def find_files(table: pd.DataFrame, input_table: InputTable) -> tuple[pd.DataFra
     """
     files: list[str | None] = []
     refused: dict[str, dict[object, str]] = {"path_leaves_folder": {}, "other_format_row": {}, "missing_file": {}}
-    for index, path, label in zip(table.index, table["image_path"], table["label"], strict=True):
+    copies = dict(zip(input_table.labels["row"], input_table.labels["file"], strict=True))
+    for index, row, path, label in zip(table.index, table["row"], table["image_path"], table["label"], strict=True):
         file = None
         try:
-            file = resolve_inside(input_table.data_folder, path)
+            file = Path(copies[row]) if row in copies else resolve_inside(input_table.data_folder, path)
             if not is_image_name(path.strip()):
                 refused["other_format_row"][index] = f"{path} is not named {SUFFIXES_TEXT}" + _exchanged(label)
                 file = None
