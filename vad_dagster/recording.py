@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from vad_dagster.jobs import REASON_TAG
 from vad_dagster.registry import CHAMPION, LABELS_FILE, MADE_FROM, SCORES_LIKE, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import TrackedRun, system_facts
@@ -39,6 +40,7 @@ def run_tags(context: dg.AssetExecutionContext, line: str, plan: ExperimentalPla
         "dagster.partition": line,
         "dagster.asset": "/".join(context.asset_key.path),
         "vad.plan_digest": plan.digest,
+        **({"vad.reason": context.run.tags[REASON_TAG]} if REASON_TAG in context.run.tags else {}),
     }
 
 

@@ -18,7 +18,7 @@ from vad_dagster.cli import app
 from vad_dagster.cli.lines import add_line
 from vad_dagster.registry import CHALLENGER, CHAMPION, LineRegistry
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.schedules import _inputs_of
+from vad_dagster.sensors.trainings import inputs_of
 from vad_lib.comparison.random_clip import write_random_clip
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
@@ -101,11 +101,11 @@ def test_the_next_training_takes_the_quantile_of_the_first_images_that_were_insp
 ) -> None:
     line = home.line("sand")
     plan = read_plan(line.plan_file, line.base_folder)
-    before = _inputs_of(line, plan)
+    before = inputs_of(line, plan)
     folder = str(line.folder / "inference")
     inspected = run(instance, "inspect_line", {"inference_outputs": {"folder": folder}}, line="sand")
     assert inspected.success, failure(inspected)
-    assert _inputs_of(line, plan) != before
+    assert inputs_of(line, plan) != before
     later = ["threshold_table", "model_evaluation", "champion_model"]
     again = run(instance, "train_line", selection=later, line="sand")
     assert again.success, failure(again)

@@ -22,7 +22,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "quietness lines tables images csv_text preprocessing augmentation synthetic promotion drift summary",
         "plan labelled_folder ground_truth thresholds encoders detectors",
         "metrics heatmaps readiness",
-        "training models forecast training_inputs",
+        "training models forecast training_inputs training_reasons",
         "trained_model export compiled extending artifacts",
         "comparison",
         "validation",

@@ -16,7 +16,7 @@ from vad_dagster import asset_metadata, recording
 from vad_dagster.asset_parts import ML_TEAM, QUALITY_TEAM, log_forecast, log_progress, step, step_tags
 from vad_dagster.checks import check_spec, plain_result, schema_result, weights_result
 from vad_dagster.configuration import ThresholdConfig, TrainConfig
-from vad_dagster.jobs import VERSION_TAG
+from vad_dagster.jobs import TRAIN_TAG, VERSION_TAG
 from vad_dagster.partitions import lines
 from vad_dagster.plans import line_of, plan_of
 from vad_dagster.registry import SCORES_LIKE, LineRegistry, Version
@@ -69,6 +69,8 @@ def trained_model(
     from vad_lib.training import require_usable
 
     line = line_of(context)
+    # where a person materialized it by hand, the run counts as a training of the line too
+    context.instance.add_run_tags(context.run.run_id, {TRAIN_TAG: line.name})
     with step(context, line):
         plan = plan_of(line).with_operator_arguments("train", config.arguments())
         require_usable(plan.train)

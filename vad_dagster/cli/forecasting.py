@@ -25,6 +25,8 @@ def forecast_line(line: Line, run_config: Mapping[str, Any]) -> None:
     from vad_dagster.configuration import plan_of_run
     from vad_dagster.plans import plan_of, training_table
     from vad_lib.forecast import forecast_training, require_fit
+    from vad_lib.inspection.confirmed_labels import collect_labels
+    from vad_lib.inspection_db import InspectionDatabase
     from vad_lib.progress import ProgressUpdate
     from vad_lib.readiness import prepare_training_data
     from vad_lib.training import require_usable
@@ -37,6 +39,9 @@ def forecast_line(line: Line, run_config: Mapping[str, Any]) -> None:
             status.update(escape(f"dry run {line.name}: {update}"))
 
         table, _ = training_table(plan, line.base_folder, renew=False)
+        labels = collect_labels(InspectionDatabase.from_environment(), line, keep=False)
+        chosen = plan.readiness
+        table = table.with_labels(labels, ok_class=chosen.ok_class, split_column=chosen.train_validate_column)
         dataset = prepare_training_data(table, plan.readiness, plan.train, show)
         status.update(escape(f"dry run {line.name}: probing"))
         forecast = forecast_training(

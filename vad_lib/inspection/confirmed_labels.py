@@ -6,7 +6,7 @@ judged image, under the name of its content, in a folder of its own. Nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -26,41 +26,59 @@ NEWEST = "newest_label"
 """Attribute of the table: the number of the last label or withdrawal that it takes into account."""
 
 
-def collect_labels(db: InspectionDatabase, line: Line) -> pd.DataFrame:
-    """Return the labels that hold on a line as ``ConfirmedLabels``, and keep a copy of each image that can be had.
+def collect_labels(db: InspectionDatabase, line: Line, *, keep: bool = True) -> pd.DataFrame:
+    """Return the labels that hold on a line as ``ConfirmedLabels``, with the images that can be had.
 
     Every image is read and compared with the content that was judged. The column ``file`` is empty where it is gone,
     or another image lies in its place.
+
+    Args:
+        db: holds them.
+        line: whose labels.
+        keep: make a copy of each image where there is none yet, and name it; else name the place where the image lies.
     """
     newest = newest_label(db, line.name)  # asked first, so that what is said meanwhile counts as new
     held = labels_that_hold(db, line.name)
-    copies = [
-        keep_image(db, line.name, str(one.sha256), Path(str(one.path)), line.labelled_images)
-        for one in held.itertuples()
-    ]
-    held["file"] = pd.Series([None if copy is None else str(copy) for copy in copies], held.index, dtype=object)
+    files: list[Path | None] = []
+    for one in held.itertuples():
+        where = (db, line.name, str(one.sha256), Path(str(one.path)), line.labelled_images)
+        found = None if keep else find_image(*where)
+        files.append(keep_image(*where) if keep else found and found[0])
+    held["file"] = pd.Series([None if file is None else str(file) for file in files], held.index, dtype=object)
     held = ConfirmedLabels.validate(held[list(ConfirmedLabels.to_schema().columns)])
     held.attrs[NEWEST] = newest
     return held
 
 
 def keep_image(db: InspectionDatabase, line: str, sha256: str, path: Path, folder: Path) -> Path | None:
-    """Return a copy of an image content in ``folder``, which is made where there is none yet.
+    """Return the copy of an image content in ``folder``, which is made where there is none yet.
 
-    The content is looked for in the copy itself, at ``path``, and wherever else the line has seen it.
+    Returns:
+        None where no place holds the content any more: see ``find_image``.
+    """
+    target = _copy_in(folder, sha256, path)
+    if (found := find_image(db, line, sha256, path, folder)) is None:
+        return None
+    place, data = found
+    if place != target:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(target, data)
+    return target
+
+
+def find_image(db: InspectionDatabase, line: str, sha256: str, path: Path, folder: Path) -> tuple[Path, bytes] | None:
+    """Return a place that holds an image content, and its bytes.
+
+    It is the copy in ``folder``, ``path``, or wherever else the line has seen the content.
 
     Returns:
         None where none of these places holds it any more.
     """
-    target = folder / f"{sha256[:32]}{path.suffix.lower()}"
-    if _read((target,), sha256) is not None:
-        return target
-    data = _read((path,), sha256) or _read(_other_places(db, line, sha256), sha256)
-    if data is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(target, data)
-    return target
+    for places in (lambda: [_copy_in(folder, sha256, path), path], lambda: _other_places(db, line, sha256)):
+        for place in places():
+            with suppress(UnreadableImageError):
+                return place, read_known_content(place, sha256)
+    return None
 
 
 def lost_labels(labels: pd.DataFrame) -> Finding | None:
@@ -92,10 +110,5 @@ def _other_places(db: InspectionDatabase, line: str, sha256: str) -> list[Path]:
     return list(dict.fromkeys(places))
 
 
-def _read(places: Iterable[Path], sha256: str) -> bytes | None:
-    for place in places:
-        try:
-            return read_known_content(place, sha256)
-        except UnreadableImageError:
-            continue
-    return None
+def _copy_in(folder: Path, sha256: str, path: Path) -> Path:
+    return folder / f"{sha256[:32]}{path.suffix.lower()}"

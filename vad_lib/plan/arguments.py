@@ -263,8 +263,30 @@ class OperationArguments(Arguments):
         2.0, "A file that nobody closes is complete when size and time stood still this long.", kind="own", ge=0
     )
     automatic_promotion: bool = argument(False, "Let a better model become the champion without a person.", kind="own")
+    train_after_labels: int = argument(
+        0,
+        "Train by itself once people have judged so many images since the last training; 0: never.",
+        kind="own",
+        ge=0,
+    )
+    train_when_agreement_below: float = argument(
+        0.0,
+        "Train by itself where people agree with a smaller share of the champion's predictions; 0: never.",
+        kind="own",
+        ge=0,
+        le=1,
+    )
+    train_agreement_images: int = argument(
+        50, "Predictions of the champion that people must have judged before their agreement counts.", kind="own", ge=1
+    )
+    train_on_drift: bool = argument(
+        False, "Train by itself where the last drift report on the champion names a measure.", kind="own"
+    )
+    train_every_hours: float = argument(
+        0.0, "Train by itself so long after the last training began; 0: never.", kind="own", ge=0
+    )
     retrain_interval_hours: float = argument(
-        6.0, "Least time between two scheduled trainings of the line.", kind="own", ge=0
+        6.0, "Least time between two trainings of the line, where no person starts them.", kind="own", ge=0
     )
     training_timeout_hours: float = argument(6.0, "A training that takes longer is stopped.", kind="own", gt=0)
     max_batch_images: int = argument(256, "Most images that one inspection run takes.", kind="own", ge=1)
