@@ -20,7 +20,8 @@ from vad_lib.errors import PlanError
 from vad_lib.plan import InferenceArguments, ReadinessArguments, TrainArguments, parse_plan
 
 GRAPH = {
-    "ground_truth": ("data", set()),
+    "confirmed_labels": ("data", set()),
+    "ground_truth": ("data", {"confirmed_labels"}),
     "validated_dataset": ("data", {"ground_truth"}),
     "trained_model": ("training", {"validated_dataset"}),
     "validation_scores": ("training", {"trained_model", "validated_dataset"}),
@@ -95,7 +96,7 @@ def test_checks_are_partitioned_and_what_makes_work_impossible_blocks() -> None:
     checks = {key.name: graph().get_check_spec(key) for key in graph().asset_check_keys}
     assert {name for name, spec in checks.items() if spec.blocking} == {
         *("readable_table", "missing_columns", "no_rows_left", "ok_class", "normal_rows_to_split", "backbone_weights"),
-        *("rows_schema", "scores_schema", "table_schema", "predictions_schema"),
+        *("labels_schema", "rows_schema", "scores_schema", "table_schema", "predictions_schema"),
     }
     assert all(spec.description for spec in checks.values())
     unpartitioned = {name for name, spec in checks.items() if spec.partitions_def is None}

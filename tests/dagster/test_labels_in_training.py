@@ -52,9 +52,7 @@ def inspected(gravel_home: Home) -> Mapping[str, int]:
     with InspectionDatabase.from_environment().writing() as connection:
         for file in sorted((gravel_home.line("gravel").folder / "inference").iterdir()):
             content = {"path": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-            made = connection.execute(
-                insert(predictions).values(**row, **content).returning(predictions.c.prediction_id)
-            )
+            one = insert(predictions).values(**row, **content).returning(predictions.c.prediction_id)
             numbers[file.name] = int(connection.execute(one).scalar_one())
     return numbers
 

@@ -37,7 +37,8 @@ def test_a_missing_column_stops_the_run_and_the_check_names_it(second_line: Path
     assert not check.passed
     assert "no column 'label'" in check.description
     assert "'lable'" in check.description
-    assert {event.asset_key.path[-1] for event in result.get_asset_materialization_events()} == {"ground_truth"}
+    made = {event.asset_key.path[-1] for event in result.get_asset_materialization_events()}
+    assert made == {"confirmed_labels", "ground_truth"}
 
 
 @pytest.mark.spec("V3.04")
@@ -61,7 +62,9 @@ def test_dropped_rows_are_examples_of_their_check(second_line: Path, instance: d
     rows.loc[0, "label"] = None
     rows.loc[1, "image_path"] = "./good/nowhere.png"
     rows.to_csv(table, index=False)
-    result = run(instance, "train_line", line="spoilt", selection=["ground_truth", "validated_dataset"])
+    result = run(
+        instance, "train_line", line="spoilt", selection=["confirmed_labels", "ground_truth", "validated_dataset"]
+    )
     assert result.success, failure(result)
     found = checks(result)
     assert not found["missing_values"].passed
@@ -82,7 +85,9 @@ def test_an_enforced_requirement_stops_training(second_line: Path, instance: dg.
         "enforce_requirements: true", "enforce_requirements: true\n            allow_small_dataset: true"
     )
     (second_line / "experimental_plan.yaml").write_text(allowed)
-    again = run(instance, "train_line", line="spoilt", selection=["ground_truth", "validated_dataset"])
+    again = run(
+        instance, "train_line", line="spoilt", selection=["confirmed_labels", "ground_truth", "validated_dataset"]
+    )
     assert again.success, failure(again)
 
 
