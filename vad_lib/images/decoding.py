@@ -56,6 +56,7 @@ from vad_lib.images.paths import (
     JPEG_SIGNATURE,
     PNG_SIGNATURE,
     format_of,
+    length_in_header,
     read_regular_file,
 )
 
@@ -208,6 +209,8 @@ def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
         if PNG_IN_ASCII_MODE.match(data) and not PNG_SIGNATURE.startswith(data):
             raise UnreadableImageError(file, jpeg.LINE_ENDS_CHANGED)
         raise UnreadableImageError(file, f"not a {FORMATS_TEXT} image ({_what_it_looks_like(data)})")
+    if _has_longer_line_ends(data):
+        raise UnreadableImageError(file, jpeg.LINE_ENDS_CHANGED)
     if kind == "WebP":
         _refuse_size(_size_of_webp(data), MAX_PIXELS, file)  # its parser makes room for all of it
     try:
@@ -231,6 +234,15 @@ _PARSERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "TIFF": TiffImageFile,
     "WebP": WebPImageFile,
 }
+
+
+def _has_longer_line_ends(data: bytes) -> bool:
+    """Whether a BMP or WebP file is longer than it says by one byte for each of its line ends.
+
+    Its decoder would not notice: it passes over what is behind the end.
+    """
+    ends = data.count(b"\n") if 0 < length_in_header(data[:16]) < len(data) else 0
+    return ends > 0 and ends == data.count(b"\r\n") == len(data) - length_in_header(data[:16])
 
 
 def _size_of_webp(data: bytes) -> tuple[int, int]:
