@@ -70,6 +70,8 @@ shorter side is brought to a wanted size, a picture of 1 x 20000 pixels would ta
 PNG_IN_ASCII_MODE = re.compile(rb"\x89PNG[\r\n]*\x1a")
 """How the signature of a PNG file looks after its line ends were changed: that is what it is made for."""
 _ORIENTATION = 0x0112
+_STRIPS, _TILES, _JPEG_TABLES = (273, 279), (324, 325), 347
+"""Tags of a TIFF: where its strips or tiles begin and how long each is, and what their JPEGs have in common."""
 
 
 StoredPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -188,6 +190,8 @@ def _decode(
             notices.append("several frames: the first one is taken")
         if isinstance(image, JpegImageFile):
             jpeg.load_whole(image, data, parts, file)
+        elif isinstance(image, TiffImageFile) and image.info.get("compression") == "jpeg":
+            _refuse_damaged_jpegs_in(image, data, file)
         image.load()
         if (upright := _upright(image, notices)) is not None:
             image = upright
@@ -200,6 +204,20 @@ def _decode(
     except Exception as error:
         reason = "truncated" if "truncated" in str(error) else f"damaged ({str(error) or type(error).__name__})"
         raise UnreadableImageError(file, reason) from error
+
+
+def _refuse_damaged_jpegs_in(image: TiffImageFile, data: bytes, file: Path) -> None:
+    """Each strip or tile of such a TIFF is a JPEG of its own that leaves its tables to the file; libtiff tells nothing
+    of what libjpeg fills in. A strip may be a part of the colours, so that only whether it is whole is asked."""
+    tags = image.tag_v2
+    tables = bytes(tags.get(_JPEG_TABLES, b"\xff\xd8\xff\xd9"))[:-2]
+    begins, lengths = (tags[each] for each in (_STRIPS if _STRIPS[0] in tags else _TILES))
+    for begin, length in zip(begins, lengths, strict=True):
+        strip = tables + data[begin + 2 : begin + length]
+        parts = jpeg.read_parts(strip, file)
+        part = JpegImageFile(io.BytesIO(strip))
+        _refuse_size(part.size, MAX_PIXELS, file)
+        jpeg.load_whole(part, strip, parts, file)
 
 
 def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
