@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike
 
 PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 """Row by row, as they lie in the picture."""
-_UP_DOWN = "top|upper|bottom|lower"
-_NAMED = re.compile(rf"\b(?:({_UP_DOWN})[\s-]+)?(left|right)\b|\b({_UP_DOWN}|cent(?:re|er)|middle)\b")
+_NAMED = re.compile(
+    r"\b(?:(top|upper|bottom|lower)[\s-]+)?(left|right)\b|\b(top|upper|bottom|lower|cent(?:re|er)|middle)\b"
+)
 _SAME_WORD = {"upper": "top", "lower": "bottom", "center": "centre", "middle": "centre"}
 
 
