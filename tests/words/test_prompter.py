@@ -56,7 +56,7 @@ def trained(images: ImageDataset, language_model: LanguageModel) -> Trained:
     return learn(images, language_model, 5)
 
 
-@pytest.mark.spec("P4.01", "P4.04")
+@pytest.mark.spec("P4.01", "P4.03")
 def test_the_losses_of_words_and_map_fall_and_only_decoder_and_prompter_change(
     trained: Trained, images: ImageDataset, language_model: LanguageModel, tiny_vlm: Path
 ) -> None:
