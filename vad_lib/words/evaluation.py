@@ -24,6 +24,7 @@ import pandas as pd
 from PIL import Image
 
 from vad_lib.errors import InputError, UnsafePathError, VadError
+from vad_lib.heatmaps import data_url
 from vad_lib.images.decoding import decode_image
 from vad_lib.images.paths import resolve_inside
 from vad_lib.metrics import interval
@@ -433,3 +434,9 @@ def answer_table(answers: Mapping[str, Sequence[Answered]]) -> pd.DataFrame:
             for one in own
         ]
     )
+
+
+def messages_of(pictures: Sequence[Image.Image], text: str) -> list[dict[str, Any]]:
+    """Return pictures and a text as the one message of OpenAI's protocol; pictures travel in their addresses."""
+    shown = [{"type": "image_url", "image_url": {"url": data_url(picture, LONGEST_SIDE, 90)}} for picture in pictures]
+    return [{"role": "user", "content": [*shown, {"type": "text", "text": text}]}]
