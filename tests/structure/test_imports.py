@@ -29,6 +29,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "inspection_db",
         "ingest queue",
         "inspection",
+        "words",
         "serving",
     ),
     "vad_dagster": (
