@@ -12,7 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from stub_endpoint import Stub, stub_endpoint
+from words_rig import WordsRig, make_rig
 
+from tests.postgres_server import new_inspection_url
 from vad_lib.words.client import CircuitBreaker, Client
 from vad_lib.words.endpoint import Endpoint
 
@@ -40,3 +42,15 @@ def make_client(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeCli
     yield make
     for client in made:
         client.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def inspection_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    yield from new_inspection_url(request, tmp_path)
+
+
+@pytest.fixture
+def words(inspection_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WordsRig:
+    """On each kind of database; processes that a test starts find the same one."""
+    monkeypatch.setenv("VAD_INSPECTION_DB", inspection_url)
+    return make_rig(inspection_url, tmp_path)
