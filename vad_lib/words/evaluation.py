@@ -30,6 +30,7 @@ from vad_lib.images.paths import resolve_inside
 from vad_lib.metrics import interval
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.readiness.dataset import ValidatedDataset
+from vad_lib.words.answer import LONGEST_REPLY, plain_text
 from vad_lib.words.places import PLACES, place_of
 
 Ask = Callable[[Sequence[Image.Image], str], str]
@@ -427,7 +428,7 @@ def answer_table(answers: Mapping[str, Sequence[Answered]]) -> pd.DataFrame:
                 "options": "; ".join(f"{letter}. {text}" for letter, text in one.question.options.items()),
                 "right": one.question.right,
                 "chosen": one.chosen or "",
-                "reply": one.reply,
+                "reply": plain_text(one.reply, LONGEST_REPLY),
                 "failure": one.failure,
             }
             for who, own in answers.items()
