@@ -13,7 +13,7 @@ from vad_lib.queue import new_worker
 from vad_lib.serving import InferenceService
 from vad_lib.words.client import Client
 from vad_lib.words.context import LineFacts
-from vad_lib.words.describing import Budgets, describe_waiting, lines_that_wait
+from vad_lib.words.describing import Budgets, describe_waiting, lines_due
 from vad_lib.words.endpoint import Endpoint
 
 IDLE_SECONDS = 2.0
@@ -90,7 +90,7 @@ class Describer:
         while not self._stopping.is_set():
             described = 0
             try:
-                for line in lines_that_wait(self._service.db):
+                for line in lines_due(self._service.db):
                     if line in self._service.watched and time.monotonic() >= self._resting.get(line, 0.0):
                         described += self._describe(client, worker, line)
             except Exception:
@@ -117,4 +117,6 @@ class Describer:
             logger.warning("findings of a line cannot be described", extra={"line": line, "error": str(error)})
             self._resting[line] = time.monotonic() + TROUBLE_SECONDS
             return 0
+        if tally.why_waiting:
+            self._resting[line] = time.monotonic() + TROUBLE_SECONDS
         return tally.done + tally.failed
