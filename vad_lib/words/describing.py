@@ -18,7 +18,8 @@ the endpoint is left alone       it waits, with why, and no attempt is counted
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -43,6 +44,8 @@ LEASED_REPLIES = 12
 """A lease lasts for so many replies of the longest duration, beside the slack: two turns, each sent three times, on
 any rung. On one machine a death is seen at once; the end of a lease is for all other cases."""
 LONGEST_REASON = 1000
+_LANGUAGE = re.compile(r"[^\W\d_][\w ()-]{0,40}")
+"""It becomes a part of the system text, where nobody should write more."""
 _ROW = descriptions.c
 
 logger = logging.getLogger("vad.words")
@@ -108,8 +111,11 @@ def request_description(
         again: ask anew where there is a description already.
 
     Raises:
-        InputError: the line has no such prediction.
+        InputError: the line has no such prediction, or the language is none.
     """
+    language = language.strip() or settings().vlm_language
+    if not _LANGUAGE.fullmatch(language):
+        raise InputError(f"{plain_text(language, 80)!r} is no language: name it in one or two words, such as German.")
     with db.writing(line=line) as connection:
         known = select(predictions.c.prediction_id).where(
             predictions.c.line == line, predictions.c.prediction_id == prediction_id
@@ -133,7 +139,7 @@ def request_description(
                 state=WAITING,
                 attempts=0,
                 asked_by=plain_text(asked_by, 128) or "somebody",
-                language=plain_text(language or settings().vlm_language, 64),
+                language=language,
                 created_at=db.clock(connection),
             )
             .returning(_ROW.description_id)
@@ -148,7 +154,7 @@ def lease_description(
     budgets: Budgets,
     *,
     seconds: float = LEASE_SLACK_SECONDS,
-    only: int | None = None,
+    only: Collection[int] = (),
 ) -> tuple[Row[Any] | None, str]:
     """Take the description of a line that waits for longest; None where there is none, or with why it has to wait.
 
@@ -158,7 +164,7 @@ def lease_description(
         worker: who takes it, as ``vad_lib.queue.new_worker`` names them.
         budgets: of the line.
         seconds: after which another worker may take it.
-        only: this description, and no other.
+        only: of these, and no others; empty: of all.
     """
     with db.writing(line=line) as connection:
         now = db.clock(connection)
@@ -170,8 +176,8 @@ def lease_description(
             .order_by(_ROW.description_id)
             .limit(1)
         )
-        if only is not None:
-            waiting = waiting.where(_ROW.description_id == only)
+        if only:
+            waiting = waiting.where(_ROW.description_id.in_(only))
         row = connection.execute(waiting).one_or_none()
         if row is None:
             return None, ""
@@ -261,7 +267,7 @@ def describe_waiting(
     budgets: Budgets,
     *,
     most: int = 1_000_000,
-    only: int | None = None,
+    only: Collection[int] = (),
     progress: Progress = silent,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> Tally:
@@ -274,20 +280,23 @@ def describe_waiting(
         worker: name of the worker.
         budgets: of the line.
         most: descriptions at most.
-        only: this description, and no other.
+        only: of these, and no others; empty: of all.
         progress: told of each.
         goes_on: asked before each; False ends it.
 
     Raises:
-        InputError: pictures of the line may not leave this machine. What waits says so, too.
+        InputError: pictures of the line may not leave this machine, or the client library is missing. What waits says
+            so, too.
     """
     line = facts.line
     try:
+        client.require_installed()
         client.endpoint.require_leave(line, facts.allow_images_to_leave)
     except InputError as error:
         note_why_waiting(db, line, str(error))
         raise
-    meter = ProgressMeter(progress, "describing", min(most, 1 if only else _count_waiting(db, line)), "findings", 0.0)
+    total = min(most, len(only) or _count_waiting(db, line))
+    meter = ProgressMeter(progress, "describing", total, "findings", 0.0)
     lease_seconds = LEASE_SLACK_SECONDS + LEASED_REPLIES * client.endpoint.seconds
     tally, why = Tally(), ""
     while tally.done + tally.failed < most and goes_on():
@@ -341,6 +350,9 @@ def _describe(db: InspectionDatabase, facts: LineFacts, client: Client, worker: 
     except Exception as error:  # whatever one image does must stay with it
         logger.exception("a finding cannot be described", extra={"line": facts.line})
         values = _tried(row, f"It could not be described ({type(error).__name__}: {error}).")
+    except BaseException:  # somebody ends the worker: that is no attempt
+        _finish(db, row, worker, client, {"state": WAITING, "attempts": row.attempts - 1, "asked": False})
+        raise
     values["error"] = plain_text(values["error"], LONGEST_REASON) if values.get("error") else None
     kept = _finish(db, row, worker, client, dict(values))
     logger.info(
@@ -401,6 +413,26 @@ def _finish(db: InspectionDatabase, row: Row[Any], worker: str, client: Client, 
             )
         )
     return done.rowcount == 1
+
+
+def lines_due(db: InspectionDatabase) -> list[str]:
+    """Return the lines on which a description is due, by name: it waits and nobody has it, or who had it is gone."""
+    with db.reading() as connection:
+        now = db.clock(connection)
+        free = select(_ROW.line).where(_ROW.state == WAITING, _ROW.leased_by.is_(None))
+        due = free.where(or_(_ROW.leased_until.is_(None), _ROW.leased_until <= now)).distinct()
+        held = select(_ROW.line, _ROW.leased_by, _ROW.leased_until).where(_ROW.leased_by.is_not(None))
+        lost = {row.line for row in connection.execute(held) if row.leased_until <= now or is_dead(row.leased_by)}
+        return sorted({*connection.execute(due).scalars(), *lost})
+
+
+def description_counts(db: InspectionDatabase) -> list[tuple[str, str, int]]:
+    """Return how many descriptions there are: line, state (``disagrees`` for marks among those done), number."""
+    disagrees = and_(_ROW.state == DONE, _ROW.agrees.is_(False))
+    state = case((disagrees, "disagrees"), else_=_ROW.state)
+    with db.reading() as connection:
+        counted = select(_ROW.line, state, func.count()).group_by(_ROW.line, state).order_by(_ROW.line, state)
+        return [(line, name, int(count)) for line, name, count in connection.execute(counted).all()]
 
 
 def description_by_id(db: InspectionDatabase, description_id: int) -> Row[Any] | None:
