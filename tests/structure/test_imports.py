@@ -29,6 +29,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "inspection_db",
         "ingest queue",
         "inspection",
+        "words",
         "serving",
     ),
     "vad_dagster": (
@@ -37,7 +38,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "provenance",
         "registry",
         "recording asset_metadata asset_parts",
-        "inspection_run",
+        "inspection_run finding_words",
         "assets sensors service",
         "definitions",
         "cli",

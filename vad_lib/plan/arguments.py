@@ -271,6 +271,12 @@ class OperationArguments(Arguments):
     review_certainty: float = argument(
         0.2, "Images judged with less certainty than this are copied for review.", kind="own", ge=0, le=1
     )
+    allow_images_to_leave: bool = argument(
+        False,
+        "Let pictures of this line be sent to a vision language model on another machine (VAD_VLM_URL); one on this "
+        "machine needs no leave.",
+        kind="own",
+    )
     owners: tuple[str, ...] = argument(
         (),
         "Who answers for the line.",
