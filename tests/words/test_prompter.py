@@ -17,6 +17,7 @@ from tests.words.tiny_vlm import train_tokenizer
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError, ModelFormatError
+from vad_lib.progress import ProgressUpdate
 from vad_lib.randomness import seeded
 from vad_lib.words.places import PLACES, place_in, place_of
 from vad_lib.words.prompter import language_model as module
@@ -24,7 +25,16 @@ from vad_lib.words.prompter.dialogue import QUESTION, Reading, answer_about, rea
 from vad_lib.words.prompter.language_model import LanguageModel, require_plain_folder
 from vad_lib.words.prompter.network import MapPrompter
 from vad_lib.words.prompter.prompted import Prompted
-from vad_lib.words.prompter.training import PRESETS, Example, Preset, Trained, example_batches, train_prompter
+from vad_lib.words.prompter.training import (
+    PRESETS,
+    Check,
+    Example,
+    Preset,
+    Trained,
+    check,
+    example_batches,
+    train_prompter,
+)
 
 RESNET = BackboneWeights("resnet18", None, "random", "")
 SIDE = 56
@@ -186,11 +196,13 @@ def test_prompts_are_not_used_with_a_language_model_of_other_words(
     [
         ("modeling_own.py", "", "brings code of its own"),
         ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": "own.Own"}}', "names code to run"),
+        ("processor_config.json", '{"image_processor": {"auto_map": {}}}', "names code to run"),
         ("processor_config.json", "{", "cannot be read as JSON"),
+        ("model.safetensors", "damaged", "transformers cannot read the language model"),
         ("adapter_config.json", "{}", "adapter of another model"),
     ],
 )
-def test_a_folder_that_would_run_code_is_refused(
+def test_a_folder_that_would_run_code_or_is_damaged_is_refused(
     tiny_vlm: Path, tmp_path: Path, file: str, text: str, words: str
 ) -> None:
     folder = tmp_path / "model"
@@ -216,6 +228,39 @@ def test_a_prompt_that_is_too_long_is_refused_with_its_length(
 ) -> None:
     with pytest.raises(InputError, match=r"\d{4} tokens, and at most 1024"):
         language_model.answer(picture, "Is there anything? " * 600, torch.zeros(3, language_model.width))
+
+
+class KnowsEverything:
+    """Is asked about white squares on black, and sees them."""
+
+    def map_of(self, picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture.convert("L"), np.float32) / 255
+
+    def answer(self, picture: Image.Image) -> str:
+        return answer_about(self.map_of(picture) > 0.5)
+
+
+class AlwaysTopLeft(KnowsEverything):
+    def answer(self, picture: Image.Image) -> str:
+        return "Yes, at the top left"
+
+
+def test_the_check_counts_right_answers_places_and_those_of_the_map_alone() -> None:
+    pairs = []
+    for place in ("top left", "right", "bottom"):
+        row, column = divmod(PLACES.index(place), 3)
+        mask = torch.zeros(30, 30, dtype=torch.bool)
+        mask[10 * row : 10 * row + 10, 10 * column : 10 * column + 10] = True
+        pairs.append(
+            [
+                Example(torch.zeros(3, 30, 30), torch.zeros_like(mask)),
+                Example(mask.float().expand(3, -1, -1), mask),
+            ]
+        )
+    told: list[ProgressUpdate] = []
+    assert check(KnowsEverything(), pairs, 3, told.append) == Check(of=3, right=6, places=3, places_by_map=3)  # type: ignore[arg-type]
+    assert told[-1].done == 3
+    assert check(AlwaysTopLeft(), pairs, 3) == Check(of=3, right=3, places=1, places_by_map=3)  # type: ignore[arg-type]
 
 
 def test_answers_name_the_place_with_most_of_the_defect_and_are_read_back() -> None:
