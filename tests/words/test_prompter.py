@@ -15,13 +15,15 @@ from torch.nn import functional
 from tests.detectors.tile_images import as_dataset, write_tiles
 from tests.words.tiny_vlm import train_tokenizer
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.encoders.fallback import NAME
 from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.errors import InputError, ModelFormatError
 from vad_lib.progress import ProgressUpdate
 from vad_lib.randomness import seeded
 from vad_lib.words.places import PLACES, place_in, place_of
 from vad_lib.words.prompter import language_model as module
-from vad_lib.words.prompter.dialogue import QUESTION, Reading, answer_about, read_answer
+from vad_lib.words.prompter.dialogue import NORMAL_ANSWER, QUESTION, Reading, answer_about, read_answer
 from vad_lib.words.prompter.language_model import LanguageModel, require_plain_folder
 from vad_lib.words.prompter.network import MapPrompter
 from vad_lib.words.prompter.prompted import Prompted
@@ -275,3 +277,36 @@ def test_answers_name_the_place_with_most_of_the_defect_and_are_read_back() -> N
     assert read_answer("I cannot tell; nothing is known.") == Reading(None, None)
     assert place_in("In the upper right corner") == "top right"
     assert place_in("around the center, left of it") == "centre"
+
+
+@pytest.mark.slow
+@pytest.mark.spec("P4.01")
+def test_a_language_model_that_follows_words_learns_to_follow_maps(tmp_path: Path) -> None:
+    """It was taught to answer by a place that is said before the question; prompts then take the place of that word."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = train_tokenizer()
+    tokenizer.chat_template = None
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    taught = {place: f"Yes. There is an anomaly in the image, at the {place}." for place in PLACES}
+    taught["none"] = NORMAL_ANSWER
+    with seeded(0):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
+        optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+        for step in range(200):
+            hints = {place: f" {place}" * (1 + step % 6) for place in taught}
+            texts = [f"{hints[place]} {QUESTION}{answer}{tokenizer.eos_token}" for place, answer in taught.items()]
+            tokens = tokenizer(texts, padding=True, return_tensors="pt")
+            labels = tokens.input_ids.masked_fill(tokens.attention_mask == 0, -100)
+            loss = model(tokens.input_ids, attention_mask=tokens.attention_mask, labels=labels).loss
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    images = as_dataset(write_tiles(tmp_path / "tiles", 40, side=64), 64)
+    weights = resolve_backbone_weights(NAME, tmp_path)
+    trained = train_prompter(images, weights, LanguageModel(tmp_path), Preset(12, 8), stages=3, seed=1)
+    assert trained.passes[-1].words_loss < 0.5 * trained.passes[0].words_loss
+    assert trained.check.right > trained.check.of
