@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from vad_dagster.cli import app
 from vad_lib.comparison.image_sets import ImageSet, drawn_set, folder_set, painting_sets
-from vad_lib.comparison.pages import as_markdown, comparison_page, mean_table, recall_table, result_table
+from vad_lib.comparison.pages import comparison_page, mean_table, not_run_table, recall_table, result_table
 from vad_lib.comparison.running import Candidate, Compared, compare
 from vad_lib.detectors.anomalyclip.learnt_file import Learnt
 from vad_lib.encoders.fallback import NAME as FALLBACK
@@ -81,9 +81,10 @@ def test_what_cannot_run_is_a_row_with_its_reason_and_has_no_part_in_means(
     missing = compare(Candidate("fastflow"), paintings[0], weights_store=tmp_path)
     assert missing.evaluation is None
     assert "Weights of the backbone" in missing.reason
-    text = as_markdown(result_table([result, missing]))
-    assert "not run" in text
-    assert "Weights of the backbone" in text
+    assert list(result_table([missing, result])["detector"]) == ["patchcore"]
+    (row,) = not_run_table([result, missing, missing]).to_dict("records")
+    assert row["sets"] == f"{paintings[0].name}, {paintings[0].name}"
+    assert "Weights of the backbone" in row["why not"]
     assert list(mean_table([result, missing])["detector"]) == ["patchcore"]
 
 
