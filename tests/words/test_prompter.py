@@ -15,16 +15,28 @@ from torch.nn import functional
 from tests.detectors.tile_images import as_dataset, write_tiles
 from tests.words.tiny_vlm import train_tokenizer
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.encoders.fallback import NAME
 from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.encoders.weights import resolve_backbone_weights
 from vad_lib.errors import InputError, ModelFormatError
+from vad_lib.progress import ProgressUpdate
 from vad_lib.randomness import seeded
 from vad_lib.words.places import PLACES, place_in, place_of
 from vad_lib.words.prompter import language_model as module
-from vad_lib.words.prompter.dialogue import QUESTION, Reading, answer_about, read_answer
+from vad_lib.words.prompter.dialogue import NORMAL_ANSWER, QUESTION, Reading, answer_about, read_answer
 from vad_lib.words.prompter.language_model import LanguageModel, require_plain_folder
 from vad_lib.words.prompter.network import MapPrompter
 from vad_lib.words.prompter.prompted import Prompted
-from vad_lib.words.prompter.training import PRESETS, Example, Preset, Trained, example_batches, train_prompter
+from vad_lib.words.prompter.training import (
+    PRESETS,
+    Check,
+    Example,
+    Preset,
+    Trained,
+    check,
+    example_batches,
+    train_prompter,
+)
 
 RESNET = BackboneWeights("resnet18", None, "random", "")
 SIDE = 56
@@ -186,11 +198,13 @@ def test_prompts_are_not_used_with_a_language_model_of_other_words(
     [
         ("modeling_own.py", "", "brings code of its own"),
         ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": "own.Own"}}', "names code to run"),
+        ("processor_config.json", '{"image_processor": {"auto_map": {}}}', "names code to run"),
         ("processor_config.json", "{", "cannot be read as JSON"),
+        ("model.safetensors", "damaged", "transformers cannot read the language model"),
         ("adapter_config.json", "{}", "adapter of another model"),
     ],
 )
-def test_a_folder_that_would_run_code_is_refused(
+def test_a_folder_that_would_run_code_or_is_damaged_is_refused(
     tiny_vlm: Path, tmp_path: Path, file: str, text: str, words: str
 ) -> None:
     folder = tmp_path / "model"
@@ -218,6 +232,39 @@ def test_a_prompt_that_is_too_long_is_refused_with_its_length(
         language_model.answer(picture, "Is there anything? " * 600, torch.zeros(3, language_model.width))
 
 
+class KnowsEverything:
+    """Is asked about white squares on black, and sees them."""
+
+    def map_of(self, picture: Image.Image) -> np.ndarray:
+        return np.asarray(picture.convert("L"), np.float32) / 255
+
+    def answer(self, picture: Image.Image) -> str:
+        return answer_about(self.map_of(picture) > 0.5)
+
+
+class AlwaysTopLeft(KnowsEverything):
+    def answer(self, picture: Image.Image) -> str:
+        return "Yes, at the top left"
+
+
+def test_the_check_counts_right_answers_places_and_those_of_the_map_alone() -> None:
+    pairs = []
+    for place in ("top left", "right", "bottom"):
+        row, column = divmod(PLACES.index(place), 3)
+        mask = torch.zeros(30, 30, dtype=torch.bool)
+        mask[10 * row : 10 * row + 10, 10 * column : 10 * column + 10] = True
+        pairs.append(
+            [
+                Example(torch.zeros(3, 30, 30), torch.zeros_like(mask)),
+                Example(mask.float().expand(3, -1, -1), mask),
+            ]
+        )
+    told: list[ProgressUpdate] = []
+    assert check(KnowsEverything(), pairs, 3, told.append) == Check(of=3, right=6, places=3, places_by_map=3)  # type: ignore[arg-type]
+    assert told[-1].done == 3
+    assert check(AlwaysTopLeft(), pairs, 3) == Check(of=3, right=3, places=1, places_by_map=3)  # type: ignore[arg-type]
+
+
 def test_answers_name_the_place_with_most_of_the_defect_and_are_read_back() -> None:
     for number, place in enumerate(PLACES):
         mask = np.zeros((30, 60), bool)
@@ -230,3 +277,36 @@ def test_answers_name_the_place_with_most_of_the_defect_and_are_read_back() -> N
     assert read_answer("I cannot tell; nothing is known.") == Reading(None, None)
     assert place_in("In the upper right corner") == "top right"
     assert place_in("around the center, left of it") == "centre"
+
+
+@pytest.mark.slow
+@pytest.mark.spec("P4.01")
+def test_a_language_model_that_follows_words_learns_to_follow_maps(tmp_path: Path) -> None:
+    """It was taught to answer by a place that is said before the question; prompts then take the place of that word."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = train_tokenizer()
+    tokenizer.chat_template = None
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    taught = {place: f"Yes. There is an anomaly in the image, at the {place}." for place in PLACES}
+    taught["none"] = NORMAL_ANSWER
+    with seeded(0):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
+        optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+        for step in range(200):
+            hints = {place: f" {place}" * (1 + step % 6) for place in taught}
+            texts = [f"{hints[place]} {QUESTION}{answer}{tokenizer.eos_token}" for place, answer in taught.items()]
+            tokens = tokenizer(texts, padding=True, return_tensors="pt")
+            labels = tokens.input_ids.masked_fill(tokens.attention_mask == 0, -100)
+            loss = model(tokens.input_ids, attention_mask=tokens.attention_mask, labels=labels).loss
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    images = as_dataset(write_tiles(tmp_path / "tiles", 40, side=64), 64)
+    weights = resolve_backbone_weights(NAME, tmp_path)
+    trained = train_prompter(images, weights, LanguageModel(tmp_path), Preset(12, 8), stages=3, seed=1)
+    assert trained.passes[-1].words_loss < 0.5 * trained.passes[0].words_loss
+    assert trained.check.right > trained.check.of

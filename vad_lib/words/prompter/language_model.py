@@ -47,7 +47,8 @@ def require_plain_folder(folder: Path) -> None:
             content = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ModelFormatError(f"{file} cannot be read as JSON ({error}). Copy the folder again.") from error
-        if isinstance(content, dict) and "auto_map" in content:
+        parts = (content, *content.values()) if isinstance(content, dict) else ()
+        if any(isinstance(part, dict) and "auto_map" in part for part in parts):
             raise ModelFormatError(f"{file} names code to run (auto_map), which is never done. Take another model.")
     if (folder / "adapter_config.json").exists():
         raise ModelFormatError(f"{folder} holds an adapter of another model. Merge them, and give the merged folder.")
@@ -91,7 +92,7 @@ class LanguageModel:
             model = kind.from_pretrained(folder, use_safetensors=True, dtype="auto", **_PLAIN)
             reader = transformers.AutoProcessor if self.sees else transformers.AutoTokenizer
             self.processor: Any = reader.from_pretrained(folder, **_PLAIN)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        except Exception as error:  # damaged and foreign folders raise many kinds
             raise ModelFormatError(f"transformers cannot read the language model in {folder}: {error}") from error
         self.model: Any = model.to(device).eval().requires_grad_(False)
         self.device = device
