@@ -46,7 +46,7 @@ def coreset_ours(features: str, ratio: float) -> dict[str, Any]:
     # its projection is anomalib's: the import counts on neither side
     from anomalib.models.components import KCenterGreedy  # noqa: F401
 
-    from vad_lib.detectors.patchcore.k_centre_greedy import coreset_indices
+    from vad_lib.detectors.k_centre_greedy import coreset_indices
     from vad_lib.randomness import seeded
 
     embedding = torch.from_numpy(np.load(features))

@@ -19,6 +19,8 @@ from vad_lib.errors import ModelFormatError, PlanError
 
 CLIP_WORDS = 49_408
 """Words of CLIP's own vocabulary, which open_clip brings along; other text towers need a tokenizer of their own."""
+TEXTS = 64
+"""Texts that are encoded at once."""
 _TEXT_PARTS = ("transformer.", "token_embedding.", "ln_final.", "positional_embedding", "text_projection")
 
 
@@ -105,6 +107,20 @@ def text_vectors(weights: BackboneWeights, tower: nn.Module, texts: Sequence[str
     """
     tokens = tokenizer_of(weights)(list(texts)).to(next(tower.parameters()).device)
     return functional.normalize(tower(tokens), dim=-1)
+
+
+def class_vectors(weights: BackboneWeights, sentences: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Return the mean vector of the texts of each class, (classes, D), of the texts' vectors of length 1.
+
+    Raises:
+        PlanError: the folder has no text tower that can be used.
+    """
+    tower = build_text_tower(weights, tensors_of(weights))
+    parts = []
+    for texts in sentences:
+        chunks = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
+        parts.append(torch.cat([text_vectors(weights, tower, chunk) for chunk in chunks]).mean(0))
+    return torch.stack(parts)
 
 
 def clip_layer_names(weights: BackboneWeights) -> list[str]:

@@ -15,8 +15,6 @@ from vad_lib.errors import PlanError
 
 NUM_NEIGHBOURS = 9
 """b of the paper: neighbours of the nearest row that the image score is weighed with; anomalib's default."""
-SIGMA = 4
-"""Of the blur of maps, in pixels; anomalib's default."""
 
 
 class PatchEmbedder(nn.Module):
@@ -83,30 +81,6 @@ class PatchEmbedder(nn.Module):
         enlarged = [functional.interpolate(feature, size=grid, mode="bilinear") for feature in pooled[1:]]
         patches = torch.cat([pooled[0], *enlarged], 1).flatten(2).transpose(1, 2)
         return (functional.normalize(patches, dim=2) if self.cosine else patches), grid
-
-
-class MapMaker(nn.Module):
-    """Patch distances to a map: enlarged to the image by nearest neighbours, then blurred with sigma 4.
-
-    As anomalib's ``AnomalyMapGenerator``; its 33 x 33 kernel is the product of two lines, which take a tenth of the
-    time.
-    """
-
-    line: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        reach = int(4.0 * SIGMA + 0.5)
-        weights = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2.0 * SIGMA**2))
-        self.register_buffer("line", weights / weights.sum(), persistent=False)
-
-    def forward(self, distances: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Return (N, H, W) for distances (N, rows, columns); H and W are larger than 16."""
-        reach = len(self.line) // 2
-        large = functional.interpolate(distances[:, None], size=size)
-        padded = functional.pad(large, (reach, reach, reach, reach), mode="reflect")
-        across = functional.conv2d(padded, self.line.view(1, 1, 1, -1))
-        return functional.conv2d(across, self.line.view(1, 1, -1, 1))[:, 0]
 
 
 def cosine_distances(distances: torch.Tensor) -> torch.Tensor:
