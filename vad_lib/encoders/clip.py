@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from vad_lib.encoders.build import Normalise, freeze, layer_names
+from vad_lib.encoders.precision import in_own_precision
 from vad_lib.encoders.protocol import Embedding, Encoder
 from vad_lib.encoders.weight_file import BackboneWeights, part_of
 from vad_lib.errors import ModelFormatError, PlanError
@@ -55,6 +56,7 @@ class OpenClipEncoder(Encoder):
         self.visual = build_image_tower(weights, tensors)
         self.text = build_text_tower(weights, tensors) if text else None
 
+    @in_own_precision
     def forward(self, images: torch.Tensor) -> Embedding:
         """See ``Encoder.forward``."""
         visual: Any = self.visual

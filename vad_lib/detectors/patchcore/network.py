@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from vad_lib.detectors.patchcore.nearest import Farthest, MemoryBank
 from vad_lib.encoders.build import Normalise, create_backbone
+from vad_lib.encoders.precision import in_own_precision
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import PlanError
 
@@ -38,7 +39,7 @@ class PatchEmbedder(nn.Module):
 
     def __init__(self, weights: BackboneWeights, layers: Sequence[str], *, cosine: bool = False) -> None:
         super().__init__()
-        self.name = weights.name
+        self.weights = weights
         self.cosine = cosine
         self.backbone = create_backbone(weights, layers)
         self.pool = nn.AvgPool2d(3, stride=1, padding=1)
@@ -55,6 +56,7 @@ class PatchEmbedder(nn.Module):
         """As ``forward``, all images at once."""
         return self.join_layers(self.layer_features(images))
 
+    @in_own_precision
     def layer_features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return what the backbone gives, each layer (N, C, h, w), shallowest first."""
         return list(self.backbone(self.normalise(images)))
@@ -69,8 +71,8 @@ class PatchEmbedder(nn.Module):
             vectors, _ = self(torch.zeros((1, 3, height, width), device=device))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise PlanError(
-                f"The backbone {self.name} cannot take images of {height} x {width} pixels ({error}). Change img_size, "
-                "or take another backbone."
+                f"The backbone {self.weights.name} cannot take images of {height} x {width} pixels ({error}). Change "
+                "img_size, or take another backbone."
             ) from error
         return vectors.shape[1], vectors.shape[2]
 
