@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detectors.inputs import LAYERS, SEED, SIZE, batch_of, dataset, test_files, training_files, weights_of
+from benchmarks.detectors.inputs import SEED, SIZE, batch_of, dataset, layers_of, test_files, training_files, weights_of
 from benchmarks.peak_memory import peak_bytes
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -95,7 +95,7 @@ def fit_ours(backbone: str, images: int, ratio: float, data: str) -> dict[str, A
     from vad_lib.detectors.patchcore.detector import PatchCore
 
     files = _repeated(training_files(Path(data)), images)
-    detector = PatchCore(weights_of(backbone, Path(data)), LAYERS, ratio, SEED, 4)
+    detector = PatchCore(weights_of(backbone, Path(data)), layers_of(backbone), ratio, SEED, 4)
     start = time.perf_counter()
     detector.fit(dataset(files))
     rows = len(detector.bank_.rows) if detector.bank_ is not None else 0
@@ -151,7 +151,7 @@ def predict(side: str, backbone: str, batch: int, images: int, data: str) -> dic
     from vad_lib.detectors.patchcore.nearest import MemoryBank
 
     files, folder = test_files(Path(data), images), Path(data)
-    detector = PatchCore(weights_of(backbone, folder), LAYERS, seed=SEED)
+    detector = PatchCore(weights_of(backbone, folder), layers_of(backbone), seed=SEED)
     detector.bank_ = MemoryBank(_bank(detector))
     pixels = batch_of(files)
     parts = pixels.split(batch)
@@ -185,7 +185,13 @@ def predict(side: str, backbone: str, batch: int, images: int, data: str) -> dic
 
 
 def fastflow(side: str, images: int, data: str) -> dict[str, Any]:
-    """Time one epoch of FastFlow with resnet18, and the scoring of test images one by one."""
+    """Time one epoch of FastFlow with resnet18, and the scoring of test images one by one.
+
+    Args:
+        side: ours or theirs; ours scores as the inference service does, by what was measured to be the fastest here.
+        images: that an epoch goes over.
+        data: folder of image sets and weights.
+    """
     import torch
 
     folder = Path(data)
@@ -195,13 +201,21 @@ def fastflow(side: str, images: int, data: str) -> dict[str, Any]:
 
         detector = FastFlow(weights_of("resnet18", folder), max_epochs=2, batch_size=4, monitor_metric="loss")
         detector.fit(dataset(files))
-        pixels = batch_of(test)
-        detector.score(pixels[:2])
-        start = time.perf_counter()
-        for image in pixels:
-            detector.score(image[None])
-        epochs = [epoch.seconds for epoch in detector.report.epochs]
-        return {"epoch_seconds": epochs[-1], "seconds": time.perf_counter() - start, "images": len(test)}
+        found, pixels = _compiled(detector), batch_of(test)
+        seconds = []
+        for one in (detector, found):
+            one.score(pixels[:2])
+            start = time.perf_counter()
+            for image in pixels:
+                one.score(image[None])
+            seconds.append(time.perf_counter() - start)
+        return {
+            "epoch_seconds": detector.report.epochs[-1].seconds,
+            "torch_seconds": seconds[0],
+            "seconds": seconds[1],
+            "images": len(test),
+            "backend": "torch" if found.runner is None else "openvino",
+        }
     model, engine, loader = _anomalib("fastflow", "resnet18", files, folder, epochs=2)
     times: list[float] = []
     begin, end = model.on_train_epoch_start, model.on_train_epoch_end
@@ -247,7 +261,7 @@ def _compiled(detector: Any) -> Any:
     from vad_lib.thresholds import Calibration, Threshold
 
     threshold = Threshold(value=1.0, method="chosen", n_normal=1, n_anomalous=1, rows_digest="0" * 64)
-    info = ModelInfo(model_name="patchcore", ok_class="good", n_train=1, backbone={}, arguments={})
+    info = ModelInfo(model_name=detector.name, ok_class="good", n_train=1, backbone={}, arguments={})
     model = InspectionModel(detector, Preprocessing(SIZE), threshold, Calibration(threshold=1.0, scale=1.0), info)
     with tempfile.TemporaryDirectory() as work:
         model.save(Path(work) / "model")
@@ -259,7 +273,7 @@ def _compiled(detector: Any) -> Any:
 def _their_module(backbone: str, detector: Any) -> Any:
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    module = PatchcoreModel(backbone=backbone, layers=LAYERS, pre_trained=False).eval()
+    module = PatchcoreModel(backbone=backbone, layers=layers_of(backbone), pre_trained=False).eval()
     _same_backbone(module.feature_extractor.feature_extractor, detector.embedder.backbone)
     module.memory_bank = detector.bank_.rows
     return module
@@ -312,7 +326,7 @@ def _anomalib(kind: str, backbone: str, files: list[Path], data: Path, epochs: i
     model: Any
     if kind == "patchcore":
         made = Patchcore.configure_pre_processor(image_size=SIZE)
-        model = Patchcore(backbone=backbone, layers=LAYERS, pre_trained=False, pre_processor=made, **bare)
+        model = Patchcore(backbone=backbone, layers=layers_of(backbone), pre_trained=False, pre_processor=made, **bare)
         extractor = model.model.feature_extractor.feature_extractor
     else:
         made = Fastflow.configure_pre_processor(image_size=SIZE)
