@@ -1,7 +1,7 @@
 """Our detectors beside anomalib's own on the same files and weights: time, as ratios, and peak memory of each side.
 
     python -m benchmarks.detectors [--parts coreset,fit,predict,fastflow] [--backbones NAME,NAME] [--quick]
-                                   [--limit SECONDS] [--data FOLDER] [--to FILE]
+                                   [--processor-time] [--limit SECONDS] [--data FOLDER] [--to FILE]
 
 Each side runs in a process of its own. Parts: ``coreset`` (selection of 10 % of 100 to 800 images' patches, each
 backbone), ``fit`` (200 images, whole), ``predict`` (bank of 10,000 rows, batches of 1 and 32, beside
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.detectors.inputs import BACKBONES, weights_of, write_features
-from benchmarks.detectors.sides import BANK_ROWS, EXACT_LIMIT, in_own_process
+from benchmarks.detectors.sides import BANK_ROWS, EXACT_LIMIT, PROCESSOR_TIME, in_own_process
 from benchmarks.real_data import add_data_argument
 
 
@@ -177,6 +177,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, not how fast it is")
     add_data_argument(parser)
     parser.add_argument("--limit", type=float, default=EXACT_LIMIT, help="seconds that anomalib's selection may take")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="seconds of the processor, where other work runs beside it"
+    )
     parser.add_argument("--to", type=Path, default=None, help="default: $VAD_HOME/benchmarks/detectors.md")
     options = parser.parse_args()
     unknown = [part for part in options.parts.split(",") if part not in PARTS]
@@ -184,13 +187,16 @@ def main() -> int:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     from vad_lib.lines import vad_home
 
+    if options.processor_time:
+        os.environ[PROCESSOR_TIME] = "1"
+
     to = options.to or vad_home() / "benchmarks" / "detectors.md"
     to.parent.mkdir(parents=True, exist_ok=True)
     data = options.data.resolve()
     backbones = options.backbones.split(",")[: 1 if options.quick else None]
     sources = ", ".join(f"{name} with {weights_of(name, data).source} weights" for name in backbones)
     when = datetime.now(UTC)
-    machine = f"{processor()}, {os.cpu_count()} cores, {when:%Y-%m-%d}; {sources}{'; quick' * options.quick}"
+    machine = f"{processor()}, {os.cpu_count()} cores, {when:%Y-%m-%d}; {sources}{'; quick' * options.quick}{'; processor time' * options.processor_time}"
     print(machine, flush=True)
     table = Table()
     for part in options.parts.split(","):

@@ -159,6 +159,7 @@ def test_a_saved_detector_scores_as_the_fitted_one_whatever_else_is_in_the_batch
     assert scores["raw_score"].notna().all()
 
 
+@pytest.mark.spec("M1.04")
 def test_a_bfloat16_model_scores_the_same_after_loading_and_whatever_else_is_in_the_batch_or_its_plan_is_refused(
     trained: Trained, tmp_path: Path
 ) -> None:

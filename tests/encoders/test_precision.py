@@ -46,6 +46,7 @@ def rounded(values: torch.Tensor) -> torch.Tensor:
     return values.bfloat16().float()
 
 
+@pytest.mark.spec("M1.04")
 @pytest.mark.usefixtures("without_units")
 def test_products_are_of_rounded_numbers_and_everything_else_stays_float32(images: torch.Tensor) -> None:
     layer = nn.Conv2d(3, 4, 3)
@@ -108,6 +109,7 @@ def test_an_unknown_precision_of_a_model_is_refused() -> None:
         BackboneWeights.from_json({**described, "precision": "float16"})
 
 
+@pytest.mark.spec("M1.04")
 def test_a_bfloat16_model_is_scored_by_torch_and_not_exported_and_both_say_why(tmp_path: Path) -> None:
     detector = PatchCore(replace(RESNET, precision="bfloat16"), ("layer1",))
     detector.bank_ = MemoryBank(torch.rand((4, 64)))
