@@ -196,7 +196,8 @@ def main() -> int:
     backbones = options.backbones.split(",")[: 1 if options.quick else None]
     sources = ", ".join(f"{name} with {weights_of(name, data).source} weights" for name in backbones)
     when = datetime.now(UTC)
-    machine = f"{processor()}, {os.cpu_count()} cores, {when:%Y-%m-%d}; {sources}{'; quick' * options.quick}{'; processor time' * options.processor_time}"
+    machine = f"{processor()}, {os.cpu_count()} cores, {when:%Y-%m-%d}; {sources}"
+    machine += "; quick" * options.quick + "; processor time" * options.processor_time
     print(machine, flush=True)
     table = Table()
     for part in options.parts.split(","):
