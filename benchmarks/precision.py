@@ -1,6 +1,7 @@
 """bfloat16 beside float32 on real sets: image AUROC, decisions that differ, and milliseconds an image.
 
-    python -m benchmarks.precision [--sets mvtec_bottle,magnetic_tile] [--most-normal 209] [--data FOLDER]
+    python -m benchmarks.precision [--sets mvtec_bottle,magnetic_tile] [--backbones resnet18,tf_efficientnet_lite0]
+                                   [--most-normal 209] [--most-of-each-kind 0] [--data FOLDER]
 
 PatchCore with a coreset of 1 %, images of 256 x 256 pixels, resnet18 and the fallback backbone; the threshold of each
 model is the 99th percentile of normal images that were held back. The time has reading and maps in it, by torch. Says
@@ -18,7 +19,7 @@ from vad_lib.comparison.running import Candidate, Compared, compare
 from vad_lib.encoders import fallback
 from vad_lib.encoders.precision import multiplies_bfloat16
 
-BACKBONES = {"resnet18": ("layer2", "layer3"), fallback.NAME: fallback.LAYERS}
+LAYERS = {"resnet18": ("layer2", "layer3"), fallback.NAME: fallback.LAYERS}
 
 
 def row(backbone: str, single: Compared, half: Compared) -> str:
@@ -44,6 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", default="mvtec_bottle,magnetic_tile")
     parser.add_argument("--most-normal", type=int, default=209, help="normal images to learn from; 0 takes all")
+    parser.add_argument("--most-of-each-kind", type=int, default=0, help="images to report on; 0 takes all")
+    parser.add_argument("--backbones", default=",".join(LAYERS), help=f"of {', '.join(LAYERS)}")
     add_data_argument(parser)
     asked = parser.parse_args()
     units = "with units" if multiplies_bfloat16() else "without units"
@@ -54,11 +57,11 @@ def main() -> None:
     )
     print("|---|---|--:|--:|--:|--:|--:|--:|", flush=True)
     for name in asked.sets.split(","):
-        images = folder_set(asked.data / name, asked.most_normal)
-        for backbone, layers in BACKBONES.items():
+        images = folder_set(asked.data / name, asked.most_normal, asked.most_of_each_kind)
+        for backbone in asked.backbones.split(","):
             parameters = {
                 "patchcore_backbone": backbone,
-                "patchcore_layers": layers,
+                "patchcore_layers": LAYERS[backbone],
                 "patchcore_coreset_sampling_ratio": 0.01,
             }
             single, half = (
