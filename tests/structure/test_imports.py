@@ -143,6 +143,20 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     assert circles(MODULES) == set()
 
 
+def test_a_detector_imports_nothing_from_the_folder_of_another_one() -> None:
+    def folder(module: str) -> str:
+        parts = module.split(".")
+        return parts[2] if parts[:2] == ["vad_lib", "detectors"] and (ROOT / Path(*parts[:3])).is_dir() else ""
+
+    found = {
+        (folder(module), folder(target))
+        for module, targets in MODULES.items()
+        for target in targets
+        if folder(module) and folder(target) not in ("", folder(module))
+    }
+    assert found - {("anomalygpt", "winclip")} == set()  # it describes its objects with WinCLIP's own argument
+
+
 def test_vad_lib_knows_neither_dagster_nor_mlflow() -> None:
     for file in (ROOT / "vad_lib").rglob("*.py"):
         names = {module.split(".")[0] for module, _ in _imports(ast.parse(file.read_text(encoding="utf-8")))}

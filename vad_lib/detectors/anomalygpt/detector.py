@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vad_lib.detectors.anomalyclip.tuning import local_loss
 from vad_lib.detectors.anomalygpt.network import ImageDecoder, MapNetwork, Memory, logistic_curve
 from vad_lib.detectors.anomalygpt.plan_arguments import AnomalyGPTArguments, MapName
 from vad_lib.detectors.base import Detector, Epoch, FitReport, FitSettings, Scores, join_scores, require_batch
@@ -32,9 +31,10 @@ from vad_lib.detectors.fit_forecast import (
     spread_evenly,
 )
 from vad_lib.detectors.images import ImageDataset, group_by_shape
-from vad_lib.detectors.winclip.detector import class_vectors
+from vad_lib.detectors.losses import local_loss
 from vad_lib.detectors.winclip.plan_arguments import WinClipArguments
 from vad_lib.encoders.build import fitting_layers
+from vad_lib.encoders.clip import class_vectors
 from vad_lib.encoders.encoder import create_encoder, default_layers
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError, ModelFormatError
