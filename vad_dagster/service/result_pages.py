@@ -28,8 +28,8 @@ from vad_lib.images.paths import IMAGE_FORMATS, format_of
 from vad_lib.inspection_db.labels import agreement, record_label
 from vad_lib.inspection_db.lineage import lineage_of, newest_results, prediction_by_id
 from vad_lib.queue import QueueFacts, queue_facts
+from vad_lib.queue.latency import latencies
 from vad_lib.serving import InferenceService
-from vad_lib.serving.latency import latencies
 
 PNG_TYPE = "image/png"
 MEDIA_TYPES = {name: f"image/{name.lower()}" for name in IMAGE_FORMATS}
