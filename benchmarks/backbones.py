@@ -84,7 +84,8 @@ def measure(folder: Path, half: str, backbone: str, layers: tuple[str, ...], siz
             if masks[index].is_file():
                 truth = np.asarray(Image.open(masks[index]).convert("L").resize((size, size), 0)) > 127
             pixels.append((truth[::4, ::4].ravel(), found.maps[number][::4, ::4].ravel()))
-    auroc, low, high = auroc_interval(scores, flags)
+    auroc = float(roc_auc_score(flags, scores))
+    low, high = auroc_interval(auroc, int((~flags).sum()), int(flags.sum()))
     by_pixel = [np.concatenate(part) for part in zip(*pixels, strict=True)]
     return Measured(
         int((~flags).sum()),

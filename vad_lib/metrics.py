@@ -6,6 +6,7 @@ no recall.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,33 +120,33 @@ def interval(count: int, of: int, confidence: float = 0.95) -> tuple[float, floa
     return low, high
 
 
-def auroc_interval(
-    scores: ArrayLike, is_anomalous: ArrayLike, confidence: float = 0.95, draws: int = 1000
-) -> tuple[float, float, float]:
-    """Return the area under the ROC curve, and between which values the true one lies.
+def auroc_interval(area: float, n_normal: int, n_anomalous: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return between which values the true area under the ROC curve lies, where ``area`` was found on so many images.
 
-    The interval is between quantiles of ``draws`` areas of images drawn again with replacement, normal and anomalous
-    ones apart; the draws are the same each time.
-
-    Args:
-        scores: of N images, larger is more anomalous.
-        is_anomalous: bool (N,), with both values.
+    The ends are the areas from which the one found is as far as a normal deviate allows, with the variance that they
+    themselves would have: so the interval of an area of 1 has a width too. R. Newcombe, "Confidence intervals for an
+    effect size measure based on the Mann-Whitney statistic, part 2", Statistics in Medicine 25, 2006, method 5.
 
     Returns:
-        The area, the low end and the high end, each in 0..1.
+        The low end and the high end, each in 0..1.
+
+    >>> [round(end, 3) for end in auroc_interval(1.0, 12, 36)]
+    [0.888, 1.0]
     """
-    values, flags = np.asarray(scores, np.float64), np.asarray(is_anomalous, bool)
-    normal, anomalous = np.sort(values[~flags]), values[flags]
-    # the area is the mean share of normal images below an anomalous one, ties by half
-    draw = np.random.default_rng(0)
-    areas = []
-    for number in range(draws + 1):
-        chosen = normal if number == 0 else np.sort(draw.choice(normal, len(normal)))
-        others = anomalous if number == 0 else draw.choice(anomalous, len(anomalous))
-        below = np.searchsorted(chosen, others, "left") + np.searchsorted(chosen, others, "right")
-        areas.append(float(below.mean()) / (2 * len(chosen)))
-    low, high = np.quantile(areas[1:], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return areas[0], float(low), float(high)
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    deviate = norm.ppf((1 + confidence) / 2)
+    more = (n_normal + n_anomalous) / 2 - 1
+
+    def beyond(other: float) -> float:
+        variance = other * (1 - other) * (1 + more * ((1 - other) / (2 - other) + other / (1 + other)))
+        return abs(area - other) - deviate * math.sqrt(variance / (n_normal * n_anomalous))
+
+    # beside the area itself, where an area of 1 has neither distance nor variance
+    low = brentq(beyond, 0.0, area * (1 - 1e-9)) if area > 0 else 0.0
+    high = brentq(beyond, 1 - (1 - area) * (1 - 1e-9), 1.0) if area < 1 else 1.0
+    return float(low), float(high)
 
 
 def evaluate(scores: ArrayLike, is_anomalous: ArrayLike, predicted: ArrayLike) -> Evaluation:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vad_dagster.cli import app, plans
+from vad_lib.detectors.anomalyclip.learnt_file import read_learnt
+from vad_lib.encoders.fallback import NAME as FALLBACK
 from vad_lib.lines import Home
 from vad_lib.plan import read_plan
 from vad_lib.synthetic import make_demo_line
@@ -157,13 +161,14 @@ def test_a_folder_of_images_becomes_a_line_with_table_and_plan(vad: Vad, images:
     assert len((folder / "ground_truth.csv").read_text().splitlines()) == 1 + 8 + 5
 
 
-def test_a_detector_that_needs_no_images_becomes_a_line_without_any(vad: Vad) -> None:
-    answer = vad("line", "add", "own", "--model", "anomalyclip")
+@pytest.mark.parametrize("model", ["anomalyclip", "winclip"])
+def test_a_detector_that_needs_no_images_becomes_a_line_without_any(vad: Vad, model: str) -> None:
+    answer = vad("line", "add", "own", "--model", model)
     assert answer.exit_code == 0, answer.output
     assert "the first version waits for `vad model promote own`" in " ".join(answer.output.split())
     line = Home.from_environment().line("own")
     plan = read_plan(line.plan_file, line.base_folder)
-    assert (plan.train.model_name, plan.train.percentile, plan.find_train_data()) == ("anomalyclip", 0.99, None)
+    assert (plan.train.model_name, plan.train.percentile, plan.find_train_data()) == (model, 0.99, None)
     assert line.inbox.is_dir()
     assert "sample_data" not in vad("line", "list").output
     refused = vad("line", "add", "other", "--model", "patchcore")
@@ -310,3 +315,33 @@ def test_a_plan_that_cannot_be_used_here_is_refused_before_anything_starts(
     answer = vad("train", "bricks")
     assert answer.exit_code == 1, answer.output
     assert told in answer.output
+
+
+@pytest.mark.spec("P3.03")
+def test_prompts_are_learnt_from_a_folder_with_masks_and_never_from_images_of_the_line(
+    vad: Vad, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAD_WEIGHTS", str(tmp_path / "weights"))
+    own = _copy_without_table(images, tmp_path / "own")
+    assert vad("line", "add", "own", "--images", own).exit_code == 0
+    other = tmp_path / "other"
+    for kind, label in (("train/good", 0), ("test/hole", 9)):
+        (other / kind).mkdir(parents=True)
+        for number in range(3):
+            Image.new("L", (64, 64), 40 * number + label).save(other / kind / f"{number}.png")
+    learn = ("weights", "learn", "ours", other, "--encoder", FALLBACK, "--kind", "vectors", "--level", 2)
+    learn = (*learn, "--size", 64, "--epochs", 1, "--line", "own")
+    refused = vad(*learn)
+    assert refused.exit_code == 1
+    assert "holds no masks" in refused.output
+    (other / "ground_truth" / "hole").mkdir(parents=True)
+    for number in range(3):
+        Image.new("L", (64, 64), 255).save(other / "ground_truth" / "hole" / f"{number}_mask.png")
+    answer = vad(*learn)
+    assert answer.exit_code == 0, answer.output
+    assert "learnt from 6 images" in answer.output
+    learnt = read_learnt("ours", Home.from_environment().weights_folder)
+    assert (learnt.kind, len(learnt.images_sha256)) == ("vectors", 6)
+    shutil.copy(next((own / "good").iterdir()), other / "train" / "good" / "0.png")
+    assert "belong to the line that will be inspected" in vad(*learn).output
+    assert "is no name" in vad("weights", "learn", "../ours", *learn[3:]).output

@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from vad_dagster.cli import app
 from vad_lib.comparison.image_sets import ImageSet, drawn_set, folder_set, painting_sets
 from vad_lib.comparison.pages import as_markdown, comparison_page, mean_table, recall_table, result_table
 from vad_lib.comparison.running import Candidate, Compared, compare
+from vad_lib.detectors.anomalyclip.learnt_file import Learnt
+from vad_lib.encoders.fallback import NAME as FALLBACK
+from vad_lib.encoders.store import sha256_of
 from vad_lib.errors import InputError
 from vad_lib.synthetic import make_demo_line
 from vad_lib.synthetic.paintings import make_paintings, read_photographs
@@ -30,7 +35,7 @@ def result(paintings: list[ImageSet], tmp_path_factory: pytest.TempPathFactory) 
     return compare(Candidate("patchcore"), paintings[0], size=SIDE, weights_store=tmp_path_factory.mktemp("store"))
 
 
-@pytest.mark.spec("P6.04")
+@pytest.mark.spec("P6.04", "P7.09", "P7.06")
 def test_no_image_is_both_learnt_from_and_reported_on(paintings: list[ImageSet], tmp_path: Path) -> None:
     drawn = drawn_set(make_demo_line(tmp_path, train_normal=10, valid_normal=3, valid_of_each_kind=1, side=SIDE))
     for images in (*paintings, drawn):
@@ -46,7 +51,7 @@ def test_a_folder_without_the_folders_of_a_set_is_refused(tmp_path: Path) -> Non
         folder_set(tmp_path)
 
 
-@pytest.mark.spec("P5.04", "P5.05", "P2.08", "P3.04", "P3.05")
+@pytest.mark.spec("P5.04", "P5.05", "P2.08", "P3.04", "P3.05", "P7.11")
 def test_a_result_has_counts_intervals_and_recall_by_kind_and_contrast(result: Compared) -> None:
     found = result.evaluation
     assert found is not None
@@ -79,6 +84,20 @@ def test_what_cannot_run_is_a_row_with_its_reason_and_has_no_part_in_means(
     assert "not run" in text
     assert "Weights of the backbone" in text
     assert list(mean_table([result, missing])["detector"]) == ["patchcore"]
+
+
+def test_prompts_that_were_learnt_from_the_images_of_a_set_are_not_measured_on_it(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for kind, level in (("train/good", 60), ("test/good", 90), ("test/hole", 120), ("ground_truth/hole", 250)):
+        (folder / kind).mkdir(parents=True)
+        for number in range(5):
+            name = f"{number}_mask.png" if "truth" in kind else f"{number}.png"
+            Image.new("L", (SIDE, SIDE), level + number).save(folder / kind / name)
+    learnt = Learnt("vectors", {"image": torch.ones(2, 4)}, {}, (sha256_of(folder / "test" / "hole" / "0.png"),))
+    learnt.save(tmp_path / "ours.safetensors")
+    arguments = {"anomalyclip_prompts": str(tmp_path / "ours.safetensors"), "anomalyclip_encoder": FALLBACK}
+    made = compare(Candidate("anomalyclip", {**arguments, "anomalyclip_levels": (1,)}), folder_set(folder), size=SIDE)
+    assert "1 images of this line were among those that the prompts were learnt from" in made.reason
 
 
 def test_the_page_shows_pictures_and_escapes_what_it_is_told(result: Compared) -> None:
@@ -118,3 +137,12 @@ def test_few_images_of_a_large_set_are_spread_over_it(tmp_path: Path) -> None:
     assert sorted(int(file.stem) for file in images.fit + images.held_out) == list(range(0, 30, 3))
     assert images.test.groupby("kind").size().to_dict() == {"good": 5, "scratch": 5}
     assert [int(Path(file).stem) for file in images.test["file"][:5]] == [0, 6, 12, 18, 24]
+
+
+def test_arguments_that_are_set_go_to_the_detectors_that_have_them_and_are_checked_as_in_a_plan(tmp_path: Path) -> None:
+    said = ["bench", "detectors", str(tmp_path), "--detector", "patchcore", "--set"]
+    unknown = CliRunner().invoke(app, [*said, "winclip_shots=1"])
+    assert "None of the detectors that run has an argument 'winclip_shots'" in unknown.output
+    wrong = CliRunner().invoke(app, [*said, "patchcore_coreset_sampling_ratio=7"])
+    assert "patchcore_coreset_sampling_ratio" in wrong.output
+    assert "is refused" in wrong.output

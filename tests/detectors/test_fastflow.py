@@ -139,7 +139,7 @@ def test_the_epoch_that_is_best_by_the_monitored_metric_is_kept(
     assert long.report.monitor == metric
 
 
-@pytest.mark.spec("V4.13", "V14.14")
+@pytest.mark.spec("V4.13", "V14.14", "P7.04")
 def test_training_ends_early_when_the_metric_stops_improving(
     tiles: pd.DataFrame, random_resnet: BackboneWeights, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,6 +225,26 @@ def test_a_text_tower_with_another_vocabulary_needs_its_own_tokenizer(tmp_path: 
         found.encode_text(["a bottle"])
 
 
+def test_a_folder_with_words_of_its_own_reads_texts_by_its_tokenizer(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    words = Tokenizer(models.BPE(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=100, special_tokens=["<pad>", "<eos>", "<unk>"])
+    words.train_from_iterator(["a photo of a scratched bottle", "a photo of a bottle"], trainer)
+    text = {"vocab_size": 100, "context_length": 16, "hf_tokenizer_name": "somebody/words", "pool_type": "last"}
+    model: Any = write_random_clip(tmp_path / "clip", config_with(text_cfg={**text, "no_causal_mask": True}))
+    words.save(str(tmp_path / "clip" / "tokenizer.json"))
+    (tmp_path / "clip" / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "<eos>"})
+    )
+    found = create_encoder(resolve_backbone_weights(str(tmp_path / "clip"))).encode_text(["a scratched bottle"])
+    numbers = words.encode("a scratched bottle").ids
+    tokens = torch.tensor([[*numbers, *[0] * (16 - len(numbers))]])
+    with torch.no_grad():
+        torch.testing.assert_close(found, model.encode_text(tokens, normalize=True))
+
+
 def test_the_commands_add_and_list_a_folder_and_a_plan_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

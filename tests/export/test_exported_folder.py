@@ -27,6 +27,19 @@ from vad_lib.models import InspectionModel
 from vad_lib.preprocessing import Preprocessing
 from vad_lib.thresholds import Calibration
 
+
+@pytest.fixture(scope="module")
+def made(patchcore: InspectionModel, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    export_model(patchcore, bottles(shared_data)[1][:1], "onnx", folder := tmp_path_factory.mktemp("made") / "out")
+    return folder
+
+
+@pytest.fixture
+def exported(made: Path, tmp_path: Path) -> Path:
+    """An export of a test's own."""
+    return shutil.copytree(made, tmp_path / "out")
+
+
 QUICK = {("patchcore", "onnx")}
 
 
@@ -83,22 +96,20 @@ def test_images_of_any_shape_are_scored_where_the_shorter_side_is_given(
 
 
 def test_an_image_that_cannot_be_read_has_its_reason_and_takes_nothing_from_the_others(
-    patchcore: InspectionModel, shared_data: Path, tmp_path: Path
+    exported: Path, shared_data: Path, tmp_path: Path
 ) -> None:
     good = bottles(shared_data)[1][0]
-    export_model(patchcore, [good], "onnx", tmp_path / "out")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
-    found = score_alone(tmp_path / "out", [good, tmp_path / "broken.png", tmp_path / "absent.png"], tmp_path)
+    found = score_alone(exported, [good, tmp_path / "broken.png", tmp_path / "absent.png"], tmp_path)
     assert [each["error"] is None for each in found] == [True, False, False]
     assert found[0]["label"] in ("OK", "NG")
 
 
 def test_an_image_that_cannot_be_scored_has_its_reason_and_takes_nothing_from_its_batch(
-    patchcore: InspectionModel, shared_data: Path, tmp_path: Path
+    exported: Path, shared_data: Path
 ) -> None:
     files = bottles(shared_data)[1][:3]
-    export_model(patchcore, files, "onnx", tmp_path / "out")
-    model = script.Model(tmp_path / "out")
+    model = script.Model(exported)
     honest, poison = model.run, script.prepare(script.decode(files[1]), model.image_size)
 
     def run(images: np.ndarray) -> Any:
@@ -113,25 +124,23 @@ def test_an_image_that_cannot_be_scored_has_its_reason_and_takes_nothing_from_it
 
 
 def test_results_that_were_written_into_an_export_are_not_lost_to_the_next(
-    patchcore: InspectionModel, shared_data: Path, tmp_path: Path
+    patchcore: InspectionModel, shared_data: Path, exported: Path
 ) -> None:
     files = bottles(shared_data)[1][:1]
-    export_model(patchcore, files, "onnx", tmp_path / "out")
-    (tmp_path / "out" / "__pycache__").mkdir()
-    export_model(patchcore, files, "onnx", tmp_path / "out")
-    (tmp_path / "out" / "results.csv").write_text("of a shift")
+    (exported / "__pycache__").mkdir()
+    export_model(patchcore, files, "onnx", exported)
+    (exported / "results.csv").write_text("of a shift")
     with pytest.raises(InputError, match=r"results\.csv.*would be lost"):
-        export_model(patchcore, files, "onnx", tmp_path / "out")
-    assert (tmp_path / "out" / "results.csv").read_text() == "of a shift"
+        export_model(patchcore, files, "onnx", exported)
+    assert (exported / "results.csv").read_text() == "of a shift"
 
 
 @pytest.mark.spec("E1.02")
 def test_an_export_that_flips_a_label_is_refused_and_the_earlier_one_stays(
-    patchcore: InspectionModel, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    patchcore: InspectionModel, shared_data: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = bottles(shared_data)[1][:4]
-    export_model(patchcore, files, "onnx", tmp_path / "out")
-    before = (tmp_path / "out" / "detector.json").read_text()
+    before = (exported / "detector.json").read_text()
     from vad_lib.export import folder
 
     honest = folder.run_script
@@ -143,10 +152,10 @@ def test_an_export_that_flips_a_label_is_refused_and_the_earlier_one_stays(
 
     monkeypatch.setattr(folder, "run_script", lying)
     with pytest.raises(ExportRefused, match="1 label flipped") as refused:
-        export_model(patchcore, files, "onnx", tmp_path / "out")
+        export_model(patchcore, files, "onnx", exported)
     assert refused.value.parity.flipped == (str(files[2]),)
-    assert (tmp_path / "out" / "detector.json").read_text() == before
-    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    assert (exported / "detector.json").read_text() == before
+    assert [entry.name for entry in exported.parent.iterdir()] == ["out"]
 
 
 def test_a_folder_that_is_no_export_is_not_replaced(
@@ -160,16 +169,12 @@ def test_a_folder_that_is_no_export_is_not_replaced(
         export_model(patchcore, [], "onnx", tmp_path / "new")
 
 
-def test_a_damaged_file_of_the_folder_is_refused_by_its_script(
-    patchcore: InspectionModel, shared_data: Path, tmp_path: Path
-) -> None:
-    export_model(patchcore, bottles(shared_data)[1][:1], "onnx", tmp_path / "out")
-    shutil.copytree(tmp_path / "out", tmp_path / "copy")
-    with (tmp_path / "copy" / "model.onnx").open("r+b") as stream:
+def test_a_damaged_file_of_the_folder_is_refused_by_its_script(exported: Path) -> None:
+    with (exported / "model.onnx").open("r+b") as stream:
         stream.seek(-1, 2)
         stream.write(b"\x01")
     with pytest.raises(ValueError, match="damaged"):
-        script.Model(tmp_path / "copy")
+        script.Model(exported)
 
 
 def test_the_script_prepares_values_of_12_bits_as_we_do(tmp_path: Path) -> None:

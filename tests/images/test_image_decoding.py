@@ -11,6 +11,7 @@ import time
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -329,3 +330,16 @@ def test_a_path_that_stays_in_the_folder_is_found(tmp_path: Path, path: str) -> 
     (tmp_path / "inside.png").symlink_to(file)
     assert resolve_inside(tmp_path, path) == file
     assert resolve_inside(tmp_path, str(file)) == file
+
+
+@pytest.mark.parametrize(("bits", "said"), [(12, "loses most of the 12 bits in use"), (16, "the high byte is taken")])
+def test_16_bit_colour_of_a_camera_with_fewer_bits_says_that_most_of_it_is_lost(
+    tmp_path: Path, bits: int, said: str
+) -> None:
+    values = np.linspace(0, 2**bits - 1, 48).astype(np.uint16).reshape(4, 4, 3)
+    (tmp_path / "colour.png").write_bytes(cv2.imencode(".png", values)[1].tobytes())
+    image = decode_image(tmp_path / "colour.png")
+    np.testing.assert_array_equal(image.values, values[..., ::-1] >> 8)
+    (notice,) = image.notices
+    assert said in notice
+    assert ("save as 8-bit colour" in notice) == (bits < 16)

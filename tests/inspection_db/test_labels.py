@@ -80,7 +80,7 @@ def test_a_label_of_nobody_or_on_nothing_is_refused(rig: Rig) -> None:
     assert label_history(rig.db, "bottles").empty
 
 
-@pytest.mark.spec("L1.03")
+@pytest.mark.spec("L1.03", "P7.07")
 def test_a_label_counts_for_every_version_that_saw_the_same_image(rig: Rig) -> None:
     dark, bright = (find_prediction(rig.db, "bottles", f"{name}.png") for name in ("dark", "bright"))
     with rig.db.writing() as connection:
@@ -142,7 +142,7 @@ def _export(rig: Rig, folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "labels.csv")
 
 
-@pytest.mark.spec("L1.04")
+@pytest.mark.spec("L1.04", "P7.08")
 def test_labels_become_rows_of_the_next_ground_truth(rig: Rig, tmp_path: Path) -> None:
     folder = tmp_path / "train"
     folder.mkdir()

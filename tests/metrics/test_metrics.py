@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn import metrics as reference
 
-from vad_lib.metrics import classification_report, confusion_matrix, evaluate, interval
+from vad_lib.metrics import auroc_interval, classification_report, confusion_matrix, evaluate, interval
 from vad_lib.tables import NG, OK
 
 
@@ -96,6 +97,28 @@ def test_the_interval_is_the_exact_one_of_a_binomial_test(count: int, of: int) -
 
     exact = binomtest(count, of).proportion_ci(0.95, method="exact")
     assert interval(count, of) == pytest.approx((exact.low, exact.high))
+
+
+@pytest.mark.parametrize(("n_normal", "n_anomalous"), [(12, 36), (50, 50)])
+@pytest.mark.parametrize("apart", [0.3, 1.0, 2.0, 3.0])
+def test_the_interval_of_an_auroc_holds_the_true_one_as_often_as_it_says(
+    n_normal: int, n_anomalous: int, apart: float
+) -> None:
+    draw = np.random.default_rng(0)
+    truth, held, draws = norm.cdf(apart / np.sqrt(2)), 0, 600
+    for _ in range(draws):
+        normal, anomalous = draw.normal(0, 1, n_normal), draw.normal(apart, 1, n_anomalous)
+        low, high = auroc_interval(float((normal[:, None] < anomalous).mean()), n_normal, n_anomalous)
+        held += low <= truth <= high
+    assert interval(held, draws, 0.999)[1] >= 0.95
+    assert held / draws < 0.999
+
+
+def test_the_interval_of_a_perfect_auroc_has_a_width_that_falls_with_the_number_of_images() -> None:
+    few, many = auroc_interval(1.0, 12, 36), auroc_interval(1.0, 200, 600)
+    assert few[1] == many[1] == 1.0
+    assert few[0] < 0.9 < 0.99 < many[0]
+    assert auroc_interval(0.0, 12, 36) == pytest.approx((0.0, 1 - few[0]))
 
 
 def test_an_f1_hardly_above_that_of_calling_everything_ng_is_a_warning() -> None:

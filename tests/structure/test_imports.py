@@ -38,7 +38,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "provenance",
         "registry",
         "recording asset_metadata asset_parts",
-        "inspection_run",
+        "inspection_run finding_words",
         "assets sensors service",
         "definitions",
         "cli",

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
+from tests.words.stub_endpoint import ANSWER
 from vad_lib.words.answer import LONGEST_SUMMARY, MAX_REGIONS, Answer, AnswerError, answer_schema, find_json
-
-ANSWER: dict[str, Any] = {
-    "reference_difference": "The reference has no mark there.",
-    "regions": [
-        {"number": 1, "kind": "scratch", "place": "top left", "description": "A thin line.", "severity": "high"}
-    ],
-    "anomaly": "yes",
-    "confidence": "high",
-    "agrees_with_detector": True,
-    "summary": "A scratch at the top left.",
-    "next_check": "Look at it in slanting light.",
-}
 
 
 @pytest.mark.parametrize(

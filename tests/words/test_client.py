@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeClient
-from stub_endpoint import ANSWER, Stub, Turn
 
+from tests.words.stub_endpoint import ANSWER, Stub, Turn
+from tests.words.words_rig import MakeClient
 from vad_lib.errors import InputError
 from vad_lib.words.answer import Answer, answer_schema
 from vad_lib.words.client import Asked, CircuitBreaker, Client, EndpointError, EndpointRestsError

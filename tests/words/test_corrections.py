@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeClient
 from PIL import Image
-from stub_endpoint import ANSWER, Stub, Turn
-from test_describing import data_of
-from words_rig import WordsRig, write_part
 
+from tests.words.stub_endpoint import ANSWER, Stub, Turn
+from tests.words.words_rig import MakeClient, WordsRig, data_of, write_part
 from vad_lib.errors import InputError
 from vad_lib.words.answer import Answer
 from vad_lib.words.context import CORRECTED
@@ -99,7 +97,7 @@ def test_corrections_are_exported_in_the_chat_format_with_pictures_as_files(
     assert (made.examples, made.lost) == (1, (described.rig.inbox / "dark.png",))
     (line,) = made.file.read_text(encoding="utf-8").splitlines()
     example = json.loads(line)
-    system, user, assistant = example["messages"]
+    _, user, assistant = example["messages"]
     assert [message["role"] for message in example["messages"]] == ["system", "user", "assistant"]
     assert json.loads(assistant["content"][0]["text"])["summary"] == "It is dust."
     named = [part["image"] for part in user["content"] if part["type"] == "image"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import multiprocessing
 import os
@@ -15,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeClient
 from inspection_rig import dead_worker, worker_elsewhere
 from PIL import Image
 from sqlalchemy import insert, update
-from stub_endpoint import ANSWER, Stub, Turn
-from words_rig import SPOT, WordsRig, write_part
 
+from tests.words.stub_endpoint import ANSWER, Stub, Turn
+from tests.words.words_rig import SPOT, MakeClient, WordsRig, data_of, pictures, texts, write_part
 from vad_lib.errors import InputError
 from vad_lib.inspection_db import InspectionDatabase, utc_now
 from vad_lib.inspection_db.labels import record_label
@@ -46,23 +43,6 @@ OK_PREDICTION, NG_PREDICTION = 1, 2
 def row_of(words: WordsRig, number: int) -> Any:
     found = description_by_id(words.db, number)
     assert found is not None
-    return found
-
-
-def texts(body: dict[str, Any]) -> list[str]:
-    content = body["messages"][1]["content"]
-    return [part["text"] for part in content if part["type"] == "text"]
-
-
-def pictures(body: dict[str, Any]) -> list[Image.Image]:
-    urls = [part["image_url"]["url"] for part in body["messages"][1]["content"] if part["type"] == "image_url"]
-    assert all(url.startswith("data:image/jpeg;base64,") for url in urls), "no picture is named by an address"
-    return [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
-
-
-def data_of(body: dict[str, Any]) -> dict[str, Any]:
-    (block,) = [text for text in texts(body) if text.startswith("DATA\n")]
-    found: dict[str, Any] = json.loads(block.removeprefix("DATA\n"))
     return found
 
 

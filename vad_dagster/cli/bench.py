@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vad_lib.comparison.image_sets import ImageSet
     from vad_lib.comparison.running import Candidate, Compared
+    from vad_lib.detectors.registry import RegisteredDetector
 
 app = typer.Typer(no_args_is_help=True, help="All detectors beside one another on the same images.")
 
@@ -25,6 +26,10 @@ Detectors = Annotated[list[str] | None, typer.Option("--detector", help="Only th
 Encoders = Annotated[
     list[str] | None,
     typer.Option("--encoder", help="An encoder (a name, file or folder) for the detectors that take any; repeatable."),
+]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An argument in model_parameters, NAME=VALUE, for detectors that have it; repeatable."),
 ]
 RandomClip = Annotated[
     bool, typer.Option("--random-clip", help="Show with a small CLIP of random weights that all parts work together.")
@@ -40,6 +45,7 @@ def paintings(
     out: Annotated[Path, typer.Option(help="Where the images, the tables and the page go.")] = Path("var/paintings"),
     detectors: Detectors = None,
     encoders: Encoders = None,
+    arguments: Arguments = None,
     random_clip: RandomClip = False,
     images: Annotated[int, typer.Option(min=10, help="Normal images of each painting to learn from.")] = 60,
     size: Size = 256,
@@ -53,11 +59,10 @@ def paintings(
     from vad_lib.comparison.pages import mean_table
     from vad_lib.synthetic.paintings import make_paintings, read_photographs
 
+    candidates = _candidates(detectors, encoders, arguments, out / "random_clip" if random_clip else None)
     made = make_paintings(out / "images", read_photographs(photos), seed, train=images)
     sets = list(painting_sets(made))
-    results = _run(
-        _candidates(detectors, encoders, out / "random_clip" if random_clip else None), sets, size, epochs, seed, out
-    )
+    results = _run(candidates, sets, size, epochs, seed, out)
     more = {"Means over the paintings": mean_table(results), "The study that this protocol follows": FIGURES}
     told = [*(one.described() for one in sets), NOTE]
     if photos is None:
@@ -74,6 +79,7 @@ def detectors_(
     out: Annotated[Path, typer.Option(help="Where the tables and the page go.")] = Path("var/detectors"),
     detectors: Detectors = None,
     encoders: Encoders = None,
+    arguments: Arguments = None,
     random_clip: RandomClip = False,
     drawn: Annotated[bool, typer.Option("--drawn", help="Add the drawn line of the demo.")] = False,
     most_normal: Annotated[int, typer.Option(help="Most normal images of a folder to learn from; 0 takes all.")] = 0,
@@ -86,42 +92,60 @@ def detectors_(
     from vad_lib.comparison.image_sets import drawn_set, folder_set
     from vad_lib.synthetic.demo_line import make_demo_line
 
+    candidates = _candidates(detectors, encoders, arguments, out / "random_clip" if random_clip else None)
     sets = [folder_set(folder, most_normal, most_of_each_kind) for folder in folders]
     with tempfile.TemporaryDirectory() as temporary:
         if drawn:
             sets.append(drawn_set(make_demo_line(Path(temporary), seed), most_normal, most_of_each_kind))
-        results = _run(
-            _candidates(detectors, encoders, out / "random_clip" if random_clip else None),
-            sets,
-            size,
-            epochs,
-            seed,
-            out,
-        )
+        results = _run(candidates, sets, size, epochs, seed, out)
         _tell("Detectors beside one another", [one.described() for one in sets], results, {}, out)
     _track("bench-detectors", results, out)
 
 
 def _candidates(
-    detectors: Sequence[str] | None, encoders: Sequence[str] | None, random_clip: Path | None
+    detectors: Sequence[str] | None,
+    encoders: Sequence[str] | None,
+    arguments: Sequence[str] | None,
+    random_clip: Path | None,
 ) -> list[Candidate]:
-    """Return what to run: each detector as it is, and once more for each encoder where it takes any."""
+    """Return what to run: each detector as it is, and once more for each encoder where it takes any.
+
+    Raises:
+        InputError: there is no such detector, or none of those that run has such an argument.
+        PlanError: the argument does not take that value.
+    """
     from vad_lib.comparison.running import Candidate
     from vad_lib.detectors.registry import find_detector, registered
+    from vad_lib.errors import InputError
+    from vad_lib.plan.checking import check_arguments
+    from vad_lib.plan.faults import PlanProblems
 
     rows = [find_detector(name) for name in detectors] if detectors else list(registered().values())
-    found = [Candidate(row.name) for row in rows]
+    said = {name.strip(): value for name, _, value in (text.partition("=") for text in arguments or ())}
+    if unknown := [name for name in said if not any(name in row.arguments.model_fields for row in rows)]:
+        raise InputError(f"None of the detectors that run has an argument {unknown[0]!r} in model_parameters.")
+    problems = PlanProblems()
+
+    def own(row: RegisteredDetector) -> dict[str, Any]:
+        of_row = {name: value for name, value in said.items() if name in row.arguments.model_fields}
+        checked = check_arguments(row.arguments, of_row, problems, "model_parameters")
+        problems.raise_faults("--set")
+        return checked
+
+    found = [Candidate(row.name, own(row)) for row in rows]
     for encoder in encoders or ():
         note = Path(encoder).name
-        found += [Candidate(row.name, row.arguments.with_encoder(encoder), note) for row in rows]
+        with_encoder = [(row, row.arguments.with_encoder(encoder)) for row in rows]
+        # a detector that takes no encoder is not run twice
+        found += [Candidate(row.name, own(row) | choice, note) for row, choice in with_encoder if choice]
     if random_clip is not None:
         from vad_lib.comparison.random_clip import write_random_clip
 
         write_random_clip(random_clip)
         note = "random CLIP, which shows only that it runs"
-        found += [Candidate(row.name, row.arguments.on_random_clip(random_clip), note) for row in rows]
-    # a detector that takes no encoder is not run twice
-    return [one for one in found if one.parameters or not one.note]
+        on_clip = [(row, row.arguments.on_random_clip(random_clip)) for row in rows]
+        found += [Candidate(row.name, own(row) | choice, note) for row, choice in on_clip if choice]
+    return found
 
 
 def _run(

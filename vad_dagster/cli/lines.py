@@ -104,7 +104,8 @@ def add_line(
             write_whole(line.plan_file, plan.read_bytes())
             line.remember_base_folder(base)
         return read.notices
-    choices = find_detector(model or FIRST_CHOICE).arguments.recommended() | {"model_name": model or FIRST_CHOICE}
+    arguments = find_detector(model or FIRST_CHOICE).arguments
+    choices = arguments.recommended(has_images=images is not None) | {"model_name": model or FIRST_CHOICE}
     return _from_images(line, images, ok_class, choices) if images is not None else _without_images(line, choices)
 
 

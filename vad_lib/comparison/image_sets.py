@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from vad_lib.detectors.anomalyclip.tuning import TuningImage
 from vad_lib.errors import InputError
 from vad_lib.images.paths import is_image_name
 from vad_lib.synthetic.demo_line import NORMAL, DemoLine
@@ -63,6 +64,22 @@ def folder_set(folder: Path, most_normal: int = 0, most_of_each_kind: int = 0) -
             rows.append((file, kind.name, kind.name != NORMAL, str(mask) if mask.is_file() else ""))
     train = _spread(_images(folder / "train" / NORMAL), most_normal)
     return _split(folder.name.replace("_", " "), train, _table(rows))
+
+
+def masked_images(folder: Path, most_of_each_kind: int = 0) -> list[TuningImage]:
+    """Return what prompts can be learnt from in a folder as ``folder_set`` takes it: damaged images with a mask, and
+    as many normal ones, spread evenly over those that there are.
+
+    Raises:
+        InputError: there is no such folder, or no damaged image in it has a mask.
+    """
+    images = folder_set(folder, 0, most_of_each_kind)
+    pairs = zip(images.test["file"], images.test["mask"], strict=True)
+    damaged = [TuningImage(Path(file), Path(mask)) for file, mask in pairs if mask]
+    if not damaged:
+        raise InputError(f"{folder} holds no masks: prompts are learnt from damaged images with ground_truth/KIND.")
+    normal = [*images.fit, *images.held_out, *map(Path, images.test.loc[~images.test["is_anomalous"], "file"])]
+    return [*damaged, *map(TuningImage, _spread(sorted(normal), len(damaged)))]
 
 
 def drawn_set(line: DemoLine, most_normal: int = 0, most_of_each_kind: int = 0) -> ImageSet:

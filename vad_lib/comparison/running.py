@@ -15,6 +15,7 @@ from PIL import Image
 
 from vad_lib.comparison.image_sets import ImageSet
 from vad_lib.detectors.registry import find_detector, parameters_model
+from vad_lib.encoders.store import sha256_of
 from vad_lib.errors import InputError, VadError
 from vad_lib.metrics import Evaluation, auroc_interval, evaluate
 from vad_lib.plan.arguments import TrainArguments
@@ -124,6 +125,7 @@ def _compare(
     in_force, _ = resolve_image_size(train.img_size, *own.size_for(train.img_size))
     preprocessing = Preprocessing(in_force)
     detector = create_detector(train, weights_store=weights_store)
+    detector.refuse_images({sha256_of(Path(file)) for file in images.test["file"]})
     begun = time.perf_counter()
     detector.fit(dataset_of(images.fit, preprocessing), progress=progress)
     fit_seconds = time.perf_counter() - begun
@@ -137,13 +139,15 @@ def _compare(
     seconds = time.perf_counter() - begun
     flags = images.test["is_anomalous"].to_numpy(bool)
     judged = rule.judge(scores)
+    found = evaluate(scores, flags, judged.predicted)
+    area = found.image_auroc
     weights = detector.weights
     return Compared(
         images.name,
         candidate,
         encoder=f"{weights.name} ({weights.source})" if weights.name else "",
-        evaluation=evaluate(scores, flags, judged.predicted),
-        interval=auroc_interval(scores, flags)[1:],
+        evaluation=found,
+        interval=None if area is None else auroc_interval(area, int((~flags).sum()), int(flags.sum())),
         pixel_auroc=_pixel_auroc(maps, images.test) if maps else None,
         rows=images.test.assign(raw_score=scores, p=judged.p, predicted=judged.predicted),
         maps=maps,

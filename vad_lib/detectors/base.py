@@ -184,6 +184,16 @@ class Detector(ABC):
             ModelFormatError: the weight file is damaged or lacks what is needed.
         """
 
+    def refuse_images(self, sha256: set[str]) -> None:  # noqa: B027  # most detectors learn nothing elsewhere
+        """Refuse to be measured on images that were learnt from before the fit, elsewhere. By default there are none.
+
+        Args:
+            sha256: of image files.
+
+        Raises:
+            InputError: some of them were learnt from.
+        """
+
     @classmethod
     def add_file(cls, file: Path, name: str, store: Path) -> Path:
         """Bring a file of this detector's own, beside its backbone's weights, into the weights store.

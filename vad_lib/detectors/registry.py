@@ -67,8 +67,9 @@ class DetectorArguments(Arguments):
         return (asked, "") if size is None else (size, reason)
 
     @classmethod
-    def recommended(cls) -> dict[str, Any]:
-        """Return the arguments of a new line that suit this machine better than the defaults; by default none."""
+    def recommended(cls, *, has_images: bool) -> dict[str, Any]:
+        """Return the arguments of a new line that suit this machine, and what there is to learn from, better than the
+        defaults; by default none."""
         return {}
 
     @classmethod

@@ -299,10 +299,12 @@ def _to_values(image: Image.Image, data: bytes, file: Path, notices: list[str]) 
         grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
         notices.append(f"16-bit grey: values of {bits_in_use(int(grey.max()))} bits")
         return grey
-    if depth == 16:
-        notices.append(
-            "16-bit colour: the high byte is taken" if "RGB" in image.mode else "16-bit grey: scaled to 8 bit"
-        )
+    if depth == 16 and "RGB" in image.mode:
+        bits = bits_in_use(int(np.asarray(image.convert("RGB")).max()) << 8 | 255)
+        lost = f", which loses most of the {bits} bits in use: save as 8-bit colour" if bits < 16 else ""
+        notices.append(f"16-bit colour: the high byte is taken{lost}")
+    elif depth == 16:
+        notices.append("16-bit grey: scaled to 8 bit")
     elif depth < 8 and image.mode in ("1", "L"):
         notices.append(f"{depth}-bit grey: stretched to 8 bit")
     if image.mode in ("P", "PA"):

@@ -227,6 +227,14 @@ class Client:
         except AnswerError as error:
             return Asked(None, both, str(error))
 
+    def require_installed(self) -> None:
+        """Raise where the client library is missing.
+
+        Raises:
+            InputError: it is; the message says what to install.
+        """
+        _openai()
+
     def models(self) -> list[str]:
         """Return the models that the endpoint lists, at most 200.
 

@@ -18,7 +18,7 @@ the endpoint is left alone       it waits, with why, and no attempt is counted
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -148,7 +148,7 @@ def lease_description(
     budgets: Budgets,
     *,
     seconds: float = LEASE_SLACK_SECONDS,
-    only: int | None = None,
+    only: Collection[int] = (),
 ) -> tuple[Row[Any] | None, str]:
     """Take the description of a line that waits for longest; None where there is none, or with why it has to wait.
 
@@ -158,7 +158,7 @@ def lease_description(
         worker: who takes it, as ``vad_lib.queue.new_worker`` names them.
         budgets: of the line.
         seconds: after which another worker may take it.
-        only: this description, and no other.
+        only: of these, and no others; empty: of all.
     """
     with db.writing(line=line) as connection:
         now = db.clock(connection)
@@ -170,8 +170,8 @@ def lease_description(
             .order_by(_ROW.description_id)
             .limit(1)
         )
-        if only is not None:
-            waiting = waiting.where(_ROW.description_id == only)
+        if only:
+            waiting = waiting.where(_ROW.description_id.in_(only))
         row = connection.execute(waiting).one_or_none()
         if row is None:
             return None, ""
@@ -261,7 +261,7 @@ def describe_waiting(
     budgets: Budgets,
     *,
     most: int = 1_000_000,
-    only: int | None = None,
+    only: Collection[int] = (),
     progress: Progress = silent,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> Tally:
@@ -274,20 +274,23 @@ def describe_waiting(
         worker: name of the worker.
         budgets: of the line.
         most: descriptions at most.
-        only: this description, and no other.
+        only: of these, and no others; empty: of all.
         progress: told of each.
         goes_on: asked before each; False ends it.
 
     Raises:
-        InputError: pictures of the line may not leave this machine. What waits says so, too.
+        InputError: pictures of the line may not leave this machine, or the client library is missing. What waits says
+            so, too.
     """
     line = facts.line
     try:
+        client.require_installed()
         client.endpoint.require_leave(line, facts.allow_images_to_leave)
     except InputError as error:
         note_why_waiting(db, line, str(error))
         raise
-    meter = ProgressMeter(progress, "describing", min(most, 1 if only else _count_waiting(db, line)), "findings", 0.0)
+    total = min(most, len(only) or _count_waiting(db, line))
+    meter = ProgressMeter(progress, "describing", total, "findings", 0.0)
     lease_seconds = LEASE_SLACK_SECONDS + LEASED_REPLIES * client.endpoint.seconds
     tally, why = Tally(), ""
     while tally.done + tally.failed < most and goes_on():
@@ -401,6 +404,22 @@ def _finish(db: InspectionDatabase, row: Row[Any], worker: str, client: Client, 
             )
         )
     return done.rowcount == 1
+
+
+def lines_that_wait(db: InspectionDatabase) -> list[str]:
+    """Return the lines on which descriptions wait, by name."""
+    with db.reading() as connection:
+        waiting = select(_ROW.line).where(_ROW.state == WAITING).distinct().order_by(_ROW.line)
+        return list(connection.execute(waiting).scalars())
+
+
+def description_counts(db: InspectionDatabase) -> list[tuple[str, str, int]]:
+    """Return how many descriptions there are: line, state (``disagrees`` for marks among those done), number."""
+    disagrees = and_(_ROW.state == DONE, _ROW.agrees.is_(False))
+    state = case((disagrees, "disagrees"), else_=_ROW.state)
+    with db.reading() as connection:
+        counted = select(_ROW.line, state, func.count()).group_by(_ROW.line, state).order_by(_ROW.line, state)
+        return [(line, name, int(count)) for line, name, count in connection.execute(counted).all()]
 
 
 def description_by_id(db: InspectionDatabase, description_id: int) -> Row[Any] | None:

@@ -15,6 +15,7 @@ from torch import nn
 from vad_lib.detectors.anomalib_models.table import BuiltModel
 from vad_lib.encoders.build import load_weights
 from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.quietness import quiet
 
 _ONE_AT_A_TIME = threading.RLock()
 """Two threads that replace a function of timm would each restore what the other one had put there."""
@@ -58,8 +59,12 @@ def build_module(
     Raises:
         ModelFormatError: see ``weights_of_the_store``.
     """
-    from anomalib.pre_processing import PreProcessor
     from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+    with quiet():  # they import what their own libraries call deprecated
+        from anomalib.pre_processing import PreProcessor
+
+        module_class = getattr(importlib.import_module(f"anomalib.models.image.{model.name}"), model.class_name)
 
     options = dict(model.options)
     if model.backbone_argument:
@@ -72,7 +77,6 @@ def build_module(
         options[model.size_argument] = size
     if model.epochs_argument:
         options[model.epochs_argument] = epochs
-    module_class = getattr(importlib.import_module(f"anomalib.models.image.{model.name}"), model.class_name)
     with weights_of_the_store(weights):
         module = module_class(
             **options,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vad_lib.detectors.anomalyclip.head import Blur, ClassVectors, PromptHead, VectorHead
-from vad_lib.detectors.anomalyclip.learnt_file import FOLDER, KINDS, Learnt, read_checkpoint, read_learnt
+from vad_lib.detectors.anomalyclip.learnt_file import KINDS, Learnt, file_in_store, read_checkpoint, read_learnt
 from vad_lib.detectors.anomalyclip.plan_arguments import AnomalyCLIPArguments
 from vad_lib.detectors.anomalyclip.tower import create_tower
 from vad_lib.detectors.base import Detector, FitReport, FitSettings, Scores, join_scores, require_batch
@@ -84,12 +84,17 @@ class AnomalyCLIP(Detector):
         """Bring the authors' checkpoint into the store; see ``base.Detector.add_file``.
 
         Raises:
-            InputError: no such file.
+            InputError: no such file, or no name for one.
             ModelFormatError: it is not such a checkpoint.
         """
-        target = store / FOLDER / f"{name or cls.name}.safetensors"
+        target = file_in_store(name or cls.name, store)
         read_checkpoint(file).save(target)
         return target
+
+    def refuse_images(self, sha256: set[str]) -> None:
+        """Refuse images that the prompts were learnt from; see ``base.Detector.refuse_images``."""
+        if self.learnt is not None:
+            self.learnt.refuse_images(sha256)
 
     def fit(self, images: ImageDataset, *, validation: ImageDataset | None = None, progress: Progress = silent) -> Self:
         """Turn what was learnt elsewhere into the two vectors; the images are not looked at.
@@ -101,7 +106,7 @@ class AnomalyCLIP(Detector):
         if self.learnt is None:
             raise ModelFormatError("This AnomalyCLIP was loaded, not created: make it from a plan to fit it.")
         own = [data.sha256 or [] for data in (images, validation) if data is not None]
-        self.learnt.refuse_images({sha256 for some in own for sha256 in some})
+        self.refuse_images({sha256 for some in own for sha256 in some})
         self._require_its_encoder()
         tensors = self.learnt.tensors
         if self.kind == "prompts":

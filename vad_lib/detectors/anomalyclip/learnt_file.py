@@ -7,6 +7,7 @@ checkpoints are read as such. Vectors hold ``image`` (2, D) and ``level_0`` … 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,17 @@ def random_prompts(width: int, blocks: int) -> Learnt:
     return Learnt("prompts", {"ctx": torch.randn(2, 12, width, generator=draw), "deep": deep})
 
 
+def file_in_store(name: str, store: Path) -> Path:
+    """Return where what is called so lies in the weights store.
+
+    Raises:
+        InputError: the name would leave the folder.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        raise InputError(f"{name!r} is no name: take letters, digits, '-', '_' and '.'.")
+    return store / FOLDER / f"{name}.safetensors"
+
+
 def read_learnt(name: str, store: Path | None = None) -> Learnt:
     """Read what was learnt.
 
@@ -81,12 +93,15 @@ def read_learnt(name: str, store: Path | None = None) -> Learnt:
         InputError: there is no such file; says how to get one.
         ModelFormatError: it is not such a file.
     """
-    folder = (store if store is not None else Home.from_environment().weights_folder) / FOLDER
-    file = Path(name).expanduser() if "/" in name or name.endswith(".safetensors") else folder / f"{name}.safetensors"
+    if "/" in name or name.endswith(".safetensors"):
+        file = Path(name).expanduser()
+    else:
+        file = file_in_store(name, store if store is not None else Home.from_environment().weights_folder)
     if not file.is_file():
         raise InputError(
             f"anomalyclip_prompts is {name}, and there is no {file}. Bring the authors' checkpoint (an epoch_15.pth) "
-            "with `vad weights add FILE --detector anomalyclip`, or learn prompts on other lines with masks."
+            "with `vad weights add FILE --detector anomalyclip`, or learn prompts on images of other products with "
+            "masks by `vad weights learn`."
         )
     try:
         with safe_open(file, framework="pt") as content:

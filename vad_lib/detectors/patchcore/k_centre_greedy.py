@@ -20,6 +20,7 @@ from collections.abc import Callable
 import torch
 
 from vad_lib.progress import Progress, ProgressMeter, silent
+from vad_lib.quietness import quiet
 
 POOL = 512
 """Points among which the next centres are looked for; measured as good for 50,000 to 300,000 points."""
@@ -60,7 +61,8 @@ def random_projection(points: int, channels: int, device: torch.device) -> Calla
     Returns:
         A function from (N, ``channels``) to (N, fewer); see ``bank_plan.projected_channels``.
     """
-    from anomalib.models.components.dimensionality_reduction import SparseRandomProjection
+    with quiet():  # it imports what its own libraries call deprecated
+        from anomalib.models.components.dimensionality_reduction import SparseRandomProjection
 
     # Only the shape is looked at, and one value can have any.
     shape_only = torch.zeros((), device=device).expand(points, channels)

@@ -90,7 +90,7 @@ class PatchCoreArguments(DetectorArguments):
         return self.patchcore_preset == "dinov2" and getattr(self, name) == type(self).model_fields[name].default
 
     @classmethod
-    def recommended(cls) -> dict[str, Any]:
+    def recommended(cls, *, has_images: bool) -> dict[str, Any]:
         """Return the backbone that is always here, and its layers, where the default's weights are not."""
         from vad_lib.encoders.fallback import LAYERS, NAME, fallback_backbone
 

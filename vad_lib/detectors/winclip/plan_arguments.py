@@ -91,6 +91,11 @@ class WinClipArguments(DetectorArguments):
         """Return the probability from which on abnormal is more probable than normal, where the words alone judge."""
         return None if self.winclip_shots else 0.5
 
+    @classmethod
+    def recommended(cls, *, has_images: bool) -> dict[str, Any]:
+        """Return that the words alone judge, where there are no images to compare with."""
+        return {} if has_images else {"winclip_shots": 0}
+
     def sentences(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return all sentences that describe a normal object, and all that describe an abnormal one."""
         normal, abnormal = (
