@@ -1,4 +1,4 @@
-"""The thread of the inference service that describes what waits for words. It holds up nothing that inspects images."""
+"""The thread of the inference service that describes findings and answers questions. No image waits for it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from vad_lib.serving import InferenceService
 from vad_lib.words.client import Client
 from vad_lib.words.context import LineFacts
 from vad_lib.words.describing import Budgets, describe_waiting, lines_that_wait
+from vad_lib.words.dialogue import answer_waiting, lines_with_questions
 from vad_lib.words.endpoint import Endpoint
 
 IDLE_SECONDS = 2.0
@@ -37,7 +38,7 @@ def endpoint_of_settings() -> Endpoint | None:
 
 
 class Describer:
-    """Describes in a thread of its own, one finding at a time, each line in turn.
+    """Answers and describes in a thread of its own, one at a time, each line in turn; questions of people come first.
 
     Args:
         service: whose database, lines and metrics.
@@ -90,6 +91,9 @@ class Describer:
         while not self._stopping.is_set():
             described = 0
             try:
+                for line in lines_with_questions(self._service.db):
+                    if line in self._service.watched and not self._stopping.is_set():
+                        self._answer(client, worker, line)
                 for line in lines_that_wait(self._service.db):
                     if line in self._service.watched and time.monotonic() >= self._resting.get(line, 0.0):
                         described += self._describe(client, worker, line)
@@ -118,3 +122,17 @@ class Describer:
             self._resting[line] = time.monotonic() + TROUBLE_SECONDS
             return 0
         return tally.done + tally.failed
+
+    def _answer(self, client: Client, worker: str, line: str) -> None:
+        """Answer the questions of a line."""
+        try:
+            answer_waiting(
+                self._service.db,
+                self.facts(line),
+                client,
+                worker,
+                Budgets.of_settings(),
+                goes_on=lambda: not self._stopping.is_set(),
+            )
+        except VadError as error:
+            logger.warning("questions about a line cannot be answered", extra={"line": line, "error": str(error)})
