@@ -21,6 +21,8 @@ IDLE_SECONDS = 2.0
 FACTS_SECONDS = 60.0
 """What is known about a line is read again after so long."""
 TROUBLE_SECONDS = 30.0
+QUESTION_SECONDS = 5.0
+"""Before a question that could not be answered is looked at again."""
 STOP_SECONDS = 1.0
 logger = logging.getLogger("vad.service.describer")
 
@@ -53,6 +55,8 @@ class Describer:
         self._drawer = drawer
         self._facts: dict[str, tuple[float, LineFacts]] = {}
         self._resting: dict[str, float] = {}
+        self._unanswered: dict[str, float] = {}
+        """Lines whose questions could not be answered just now, and until when they are left alone."""
         self._stopping = threading.Event()
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -92,7 +96,7 @@ class Describer:
             described = 0
             try:
                 for line in lines_with_questions(self._service.db):
-                    if line in self._service.watched and not self._stopping.is_set():
+                    if line in self._service.watched and time.monotonic() >= self._unanswered.get(line, 0.0):
                         self._answer(client, worker, line)
                 for line in lines_that_wait(self._service.db):
                     if line in self._service.watched and time.monotonic() >= self._resting.get(line, 0.0):
@@ -125,8 +129,11 @@ class Describer:
 
     def _answer(self, client: Client, worker: str, line: str) -> None:
         """Answer the questions of a line."""
+        if self._stopping.is_set():
+            return
+        answered = 0
         try:
-            answer_waiting(
+            answered = answer_waiting(
                 self._service.db,
                 self.facts(line),
                 client,
@@ -136,3 +143,5 @@ class Describer:
             )
         except VadError as error:
             logger.warning("questions about a line cannot be answered", extra={"line": line, "error": str(error)})
+        if not answered:
+            self._unanswered[line] = time.monotonic() + QUESTION_SECONDS

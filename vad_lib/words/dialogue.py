@@ -167,10 +167,17 @@ def newest_turns(db: InspectionDatabase, line: str, prediction_id: int | None, l
 
 
 def lines_with_questions(db: InspectionDatabase) -> list[str]:
-    """Return the lines on which a question waits, by name."""
+    """Return the lines on which a question is due, by name: it waits and nobody has it, or who had it is gone."""
     with db.reading() as connection:
-        waiting = select(_TURN.line).where(_TURN.state == WAITING).distinct().order_by(_TURN.line)
-        return list(connection.execute(waiting).scalars())
+        now = db.clock(connection)
+        waiting = select(_TURN.line, _TURN.leased_by, _TURN.leased_until).where(_TURN.state == WAITING)
+        return sorted(
+            {
+                row.line
+                for row in connection.execute(waiting)
+                if row.leased_until is None or row.leased_until <= now or (row.leased_by and is_dead(row.leased_by))
+            }
+        )
 
 
 def answer_waiting(
