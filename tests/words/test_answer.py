@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.words.stub_endpoint import ANSWER
-from vad_lib.words.answer import LONGEST_SUMMARY, MAX_REGIONS, Answer, AnswerError, answer_schema, find_json
+from vad_lib.words.answer import LONGEST_SUMMARY, MAX_REGIONS, Answer, AnswerError, answer_schema, json_objects
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_control_characters_and_marks_that_turn_the_direction_are_taken_out() ->
         ("unsure", False, "OK", False),
     ],
 )
-def test_a_model_agrees_only_where_both_its_verdict_and_its_word_do(
+def test_a_model_agrees_only_where_both_its_conclusion_and_its_word_do(
     anomaly: str, says: bool, predicted: str, agrees: bool | None
 ) -> None:
     answer = Answer.checked(ANSWER | {"anomaly": anomaly, "agrees_with_detector": says})
@@ -85,5 +85,7 @@ def test_the_schema_asks_for_every_field_and_nothing_else_and_offers_the_kinds_o
     assert "maxLength" not in json.dumps(schema)
 
 
-def test_the_longest_of_several_objects_is_taken() -> None:
-    assert find_json('{"a": 1} {"b": {"c": 2}} {}') == {"b": {"c": 2}}
+def test_an_answer_is_found_beside_other_objects_such_as_the_schema() -> None:
+    assert json_objects('{"a": 1} {"b": {"c": 2}} {}') == [{"b": {"c": 2}}, {"a": 1}, {}]
+    reply = f"{json.dumps(answer_schema())} {json.dumps(ANSWER)} {{}}"
+    assert Answer.of_reply(reply) == Answer.checked(ANSWER)

@@ -65,6 +65,19 @@ def test_the_ladder_is_climbed_down_once_and_the_rung_is_remembered(
     assert client.rung == takes
 
 
+def test_a_model_that_bounds_its_tokens_by_another_name_is_asked_so(stub: Stub, make_client: MakeClient) -> None:
+    complaint = json.dumps(
+        {"error": {"message": "'max_tokens' is not supported, use 'max_completion_tokens'."}}
+    ).encode()
+    stub.script = lambda body: Turn(status=400, body=complaint) if "max_tokens" in body else Turn()
+    client = make_client()
+    assert ask(client).value
+    assert ask(client).value
+    assert ["max_tokens" in body for body in stub.asked] == [True, False, False]
+    assert "temperature" not in stub.asked[1]
+    assert client.rung == "json_schema"
+
+
 def test_an_endpoint_that_refuses_every_rung_is_told_with_its_words(stub: Stub, make_client: MakeClient) -> None:
     stub.script = lambda body: Turn(status=400)
     client = make_client()
@@ -216,7 +229,7 @@ def test_after_three_failures_an_endpoint_is_left_alone_until_one_request_may_tr
     for _ in range(3):
         with pytest.raises(EndpointError, match="status 500"):
             client.ask(QUESTION)
-    with pytest.raises(EndpointRestsError, match=r"failed 3 times and is asked again in 5 min 0 s\. .* status 500"):
+    with pytest.raises(EndpointRestsError, match=r"left alone for 5 min 0 s\. .* status 500"):
         client.ask(QUESTION)
     assert len(stub.asked) == 3
     now[0] = 301.0
@@ -246,6 +259,7 @@ def test_the_models_of_an_endpoint_are_listed(stub: Stub, make_client: MakeClien
     assert make_client().models() == ["a", "b[2J"]
 
 
+@pytest.mark.spec("P6.06")
 @pytest.mark.parametrize(
     ("url", "is_local"),
     [

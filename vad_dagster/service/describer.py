@@ -15,6 +15,8 @@ from vad_lib.words.client import Client
 from vad_lib.words.context import LineFacts
 from vad_lib.words.describing import Budgets, describe_waiting, lines_that_wait
 from vad_lib.words.dialogue import answer_waiting, lines_with_questions
+=======
+from vad_lib.words.describing import Budgets, describe_waiting, lines_due
 from vad_lib.words.endpoint import Endpoint
 
 IDLE_SECONDS = 2.0
@@ -98,7 +100,7 @@ class Describer:
                 for line in lines_with_questions(self._service.db):
                     if line in self._service.watched and time.monotonic() >= self._unanswered.get(line, 0.0):
                         self._answer(client, worker, line)
-                for line in lines_that_wait(self._service.db):
+                for line in lines_due(self._service.db):
                     if line in self._service.watched and time.monotonic() >= self._resting.get(line, 0.0):
                         described += self._describe(client, worker, line)
             except Exception:
@@ -125,6 +127,8 @@ class Describer:
             logger.warning("findings of a line cannot be described", extra={"line": line, "error": str(error)})
             self._resting[line] = time.monotonic() + TROUBLE_SECONDS
             return 0
+        if tally.why_waiting:
+            self._resting[line] = time.monotonic() + TROUBLE_SECONDS
         return tally.done + tally.failed
 
     def _answer(self, client: Client, worker: str, line: str) -> None:

@@ -113,9 +113,9 @@ class WordPages:
             "turns": self._turns(line, None),
         }
 
-    def said_about(self, line: str, prediction_ids: Sequence[int]) -> dict[int, Row[Any]]:
+    def said_about(self, line: str, prediction_ids: Sequence[int]) -> dict[int, Any]:
         """Return the newest finished description of each of these predictions, where there is one."""
-        columns, found = descriptions.c, dict[int, Row[Any]]()
+        columns, found = descriptions.c, dict[int, Any]()
         with self._db.reading() as connection:
             for some in chunks([int(number) for number in prediction_ids]):
                 newest = (

@@ -140,10 +140,14 @@ class Answer(BaseModel):
         Raises:
             AnswerError: there is no JSON object in it, or it has another form; the message says what is wrong.
         """
-        found = find_json(reply)
-        if found is None:
-            raise AnswerError("There is no whole JSON object in the reply.")
-        return cls.checked(found, cut=True)
+        faults = []
+        # A model may repeat the schema before it answers.
+        for found in json_objects(reply):
+            try:
+                return cls.checked(found, cut=True)
+            except AnswerError as error:
+                faults.append(str(error))
+        raise AnswerError(faults[0] if faults else "There is no whole JSON object in the reply.")
 
     @classmethod
     def checked(cls, values: Any, *, cut: bool = False) -> Self:
@@ -172,28 +176,27 @@ class Answer(BaseModel):
         return None if self.anomaly == "unsure" else True
 
 
-def find_json(text: str) -> dict[str, Any] | None:
-    """Return the longest JSON object in a text; None where there is none.
+def json_objects(text: str) -> list[dict[str, Any]]:
+    """Return the JSON objects in a text, the longest first; those inside another one are not returned by themselves.
 
-    >>> find_json('Sure! ```json\\n{"a": {"b": 1}}\\n``` and {} too')
-    {'a': {'b': 1}}
+    >>> json_objects('Sure! ```json\\n{"a": {"b": 1}}\\n``` and {} too')
+    [{'a': {'b': 1}}, {}]
     """
     text = text[:LONGEST_REPLY]
     decoder = json.JSONDecoder()
-    best: tuple[int, dict[str, Any]] | None = None
+    found: list[tuple[int, dict[str, Any]]] = []
     start = text.find("{")
     for _ in range(_MAX_CANDIDATES):
         if start < 0:
             break
         try:
-            found, end = decoder.raw_decode(text, start)
+            value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            if best is None or end - start > best[0]:
-                best = end - start, found
+            found.append((end - start, value))
         start = text.find("{", end)
-    return best[1] if best else None
+    return [value for _, value in sorted(found, key=lambda pair: -pair[0])]
 
 
 def told(error: ValidationError) -> str:

@@ -59,5 +59,5 @@ def _spotted() -> Context:
     spotted = normal.copy()
     ImageDraw.Draw(spotted).ellipse((40, 12, 52, 24), fill=(40, 30, 30))
     pictures = (Picture("a normal part, reference 1.", normal), Picture("the inspected image.", spotted))
-    told = {"line": "a drawing, to try the endpoint", "detector": {"verdict": "NG"}, "regions": []}
+    told = {"line": "a drawing, to try the endpoint", "detector": {"decision": "NG"}, "regions": []}
     return Context(pictures, told, (), ())

@@ -8,6 +8,7 @@ another form gets one turn to be repaired. Nothing in a reply is fetched, run or
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,12 +34,14 @@ NOT_THIS_RUNG = (400, 415, 422, 501)
 """Status codes of endpoints that do not know a rung."""
 LARGEST_REPLY = 2**20
 """Bytes of a whole response; more is not read."""
-MOST_REPLY_TOKENS = 1500
+MOST_REPLY_TOKENS = 2000
 PICTURE_TOKENS = 1340
 """What a picture of 1024 x 1024 pixels costs about, where an endpoint counts nothing."""
 FAILURES, REST_SECONDS = 3, 300.0
 """After so many failures in a row an endpoint is left alone for so long."""
 
+_SAMPLING = re.compile("max_tokens|max_completion_tokens|temperature")
+"""What models that think complain of: they bound their tokens by another name, and choose the temperature."""
 _REPAIR = (
     "That reply cannot be used. What is wrong with it:\n{faults}\n"
     "Write the reply again: one JSON object of the form that was asked for, and nothing before or after it."
@@ -58,13 +61,12 @@ class EndpointError(VadError):
 
 
 class EndpointRestsError(EndpointError):
-    """The endpoint failed several times and is left alone; ``seconds`` says for how long."""
+    """The endpoint failed several times and is left alone; ``seconds`` says for how long still."""
 
-    def __init__(self, seconds: float, last: str) -> None:
+    def __init__(self, seconds: float, rest: float, last: str) -> None:
         self.seconds = seconds
-        super().__init__(
-            f"The endpoint failed {FAILURES} times and is asked again in {format_seconds(seconds)}. Last time: {last}"
-        )
+        # The same text during the whole rest, so that whoever writes it down does so once.
+        super().__init__(f"The endpoint failed several times and is left alone for {format_seconds(rest)}. {last}")
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class CircuitBreaker:
             EndpointRestsError: it is.
         """
         if left := self.seconds_left:
-            raise EndpointRestsError(left, self._last)
+            raise EndpointRestsError(left, self._seconds, self._last)
 
     def failed(self, reason: str) -> None:
         """Count a failure. After the rest one more failure is enough for another."""
@@ -168,6 +170,7 @@ class Client:
         self.rung: str | None = None
         """How the form of a reply is asked for; None until the endpoint has taken one."""
         self._told = told
+        self._takes_max_tokens = True
         self._lock = threading.Lock()
         self._opened: openai.OpenAI | None = None
 
@@ -272,17 +275,14 @@ class Client:
 
     def _counted(self, messages: Messages, most_tokens: int, extra: Mapping[str, Any]) -> Reply:
         self.breaker.refuse_while_it_rests()
-        started = time.monotonic()
         try:
-            with _told_plainly(self.endpoint):
-                answer = self._client().chat.completions.with_raw_response.create(
-                    model=self.endpoint.model,
-                    messages=list(messages),  # type: ignore[arg-type]
-                    max_tokens=most_tokens,
-                    temperature=0,
-                    **extra,
-                )
-                reply = _reply_of(_json_of(answer), messages, time.monotonic() - started)
+            try:
+                reply = self._sent(messages, most_tokens, extra)
+            except EndpointError as error:
+                if not (self._takes_max_tokens and error.status == 400 and _SAMPLING.search(str(error))):
+                    raise
+                self._takes_max_tokens = False
+                reply = self._sent(messages, most_tokens, extra)
         except EndpointError as error:
             # A rung that the endpoint does not know is no failure of it.
             if not (extra and error.status in NOT_THIS_RUNG):
@@ -292,6 +292,20 @@ class Client:
         self.breaker.worked()
         self._told("refused" if reply.refused else "replied", reply)
         return reply
+
+    def _sent(self, messages: Messages, most_tokens: int, extra: Mapping[str, Any]) -> Reply:
+        bounds: dict[str, Any] = {"max_completion_tokens": most_tokens}
+        if self._takes_max_tokens:
+            bounds = {"max_tokens": most_tokens, "temperature": 0}
+        started = time.monotonic()
+        with _told_plainly(self.endpoint):
+            answer = self._client().chat.completions.with_raw_response.create(
+                model=self.endpoint.model,
+                messages=list(messages),  # type: ignore[arg-type]
+                **bounds,
+                **extra,
+            )
+            return _reply_of(_json_of(answer), messages, time.monotonic() - started)
 
     def _client(self) -> openai.OpenAI:
         with self._lock:

@@ -18,6 +18,7 @@ the endpoint is left alone       it waits, with why, and no attempt is counted
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -43,6 +44,8 @@ LEASED_REPLIES = 12
 """A lease lasts for so many replies of the longest duration, beside the slack: two turns, each sent three times, on
 any rung. On one machine a death is seen at once; the end of a lease is for all other cases."""
 LONGEST_REASON = 1000
+_LANGUAGE = re.compile(r"[^\W\d_][\w ()-]{0,40}")
+"""It becomes a part of the system text, where nobody should write more."""
 _ROW = descriptions.c
 
 logger = logging.getLogger("vad.words")
@@ -108,8 +111,11 @@ def request_description(
         again: ask anew where there is a description already.
 
     Raises:
-        InputError: the line has no such prediction.
+        InputError: the line has no such prediction, or the language is none.
     """
+    language = language.strip() or settings().vlm_language
+    if not _LANGUAGE.fullmatch(language):
+        raise InputError(f"{plain_text(language, 80)!r} is no language: name it in one or two words, such as German.")
     with db.writing(line=line) as connection:
         known = select(predictions.c.prediction_id).where(
             predictions.c.line == line, predictions.c.prediction_id == prediction_id
@@ -133,7 +139,7 @@ def request_description(
                 state=WAITING,
                 attempts=0,
                 asked_by=plain_text(asked_by, 128) or "somebody",
-                language=plain_text(language or settings().vlm_language, 64),
+                language=language,
                 created_at=db.clock(connection),
             )
             .returning(_ROW.description_id)
@@ -344,6 +350,9 @@ def _describe(db: InspectionDatabase, facts: LineFacts, client: Client, worker: 
     except Exception as error:  # whatever one image does must stay with it
         logger.exception("a finding cannot be described", extra={"line": facts.line})
         values = _tried(row, f"It could not be described ({type(error).__name__}: {error}).")
+    except BaseException:  # somebody ends the worker: that is no attempt
+        _finish(db, row, worker, client, {"state": WAITING, "attempts": row.attempts - 1, "asked": False})
+        raise
     values["error"] = plain_text(values["error"], LONGEST_REASON) if values.get("error") else None
     kept = _finish(db, row, worker, client, dict(values))
     logger.info(
@@ -406,11 +415,15 @@ def _finish(db: InspectionDatabase, row: Row[Any], worker: str, client: Client, 
     return done.rowcount == 1
 
 
-def lines_that_wait(db: InspectionDatabase) -> list[str]:
-    """Return the lines on which descriptions wait, by name."""
+def lines_due(db: InspectionDatabase) -> list[str]:
+    """Return the lines on which a description is due, by name: it waits and nobody has it, or who had it is gone."""
     with db.reading() as connection:
-        waiting = select(_ROW.line).where(_ROW.state == WAITING).distinct().order_by(_ROW.line)
-        return list(connection.execute(waiting).scalars())
+        now = db.clock(connection)
+        free = select(_ROW.line).where(_ROW.state == WAITING, _ROW.leased_by.is_(None))
+        due = free.where(or_(_ROW.leased_until.is_(None), _ROW.leased_until <= now)).distinct()
+        held = select(_ROW.line, _ROW.leased_by, _ROW.leased_until).where(_ROW.leased_by.is_not(None))
+        lost = {row.line for row in connection.execute(held) if row.leased_until <= now or is_dead(row.leased_by)}
+        return sorted({*connection.execute(due).scalars(), *lost})
 
 
 def description_counts(db: InspectionDatabase) -> list[tuple[str, str, int]]:
