@@ -68,7 +68,7 @@ def mean_table(results: Sequence[Compared]) -> pd.DataFrame:
                 "n": sum(one.n for one in found),
                 "accuracy": f"{np.mean([one.accuracy for one in found]):.3f}",
                 "image AUROC": f"{np.mean([one.image_auroc for one in found]):.3f}",
-                "pixel AUROC": f"{np.mean(pixels):.3f}" if pixels else "",
+                "pixel AUROC": f"{np.mean(pixels):.3f}" if len(pixels) == len(own) else "",
             }
         )
     return pd.DataFrame(rows)
