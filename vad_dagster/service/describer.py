@@ -13,10 +13,8 @@ from vad_lib.queue import new_worker
 from vad_lib.serving import InferenceService
 from vad_lib.words.client import Client
 from vad_lib.words.context import LineFacts
-from vad_lib.words.describing import Budgets, describe_waiting, lines_that_wait
-from vad_lib.words.dialogue import answer_waiting, lines_with_questions
-=======
 from vad_lib.words.describing import Budgets, describe_waiting, lines_due
+from vad_lib.words.dialogue import answer_waiting, lines_with_questions
 from vad_lib.words.endpoint import Endpoint
 
 IDLE_SECONDS = 2.0

@@ -111,8 +111,7 @@ class Handed:
     def _add_text(self, text: str) -> None:
         self.texts.append(text.casefold())
         for figure in _figures(text):
-            self.numbers.update(figure.numbers if not figure.is_percent else ())
-            self.percents.update(figure.numbers if figure.is_percent else ())
+            (self.percents if figure.is_percent else self.numbers).update(value for value, _ in figure.numbers)
             self.dates.update(figure.dates)
             self.clocks.update(figure.clocks)
 
@@ -121,7 +120,7 @@ class Handed:
         return (
             any(self._has_day(day, figure.has_year) for day in figure.dates)
             or any(self._has_clock(clock, figure.precision) for clock in figure.clocks)
-            or any(self._has_number(value, figure) for value in figure.numbers)
+            or any(self._has_number(*number, figure.is_percent) for number in figure.numbers)
             or (figure.is_name and any(figure.text.casefold() in text for text in self.texts))
         )
 
@@ -131,11 +130,11 @@ class Handed:
     def _has_clock(self, clock: time, precision: int) -> bool:
         return any(_cut(each, precision) == _cut(clock, precision) for each in self.clocks)
 
-    def _has_number(self, value: float, figure: Figure) -> bool:
-        if figure.is_percent:
+    def _has_number(self, value: float, decimals: int, is_percent: bool) -> bool:
+        if is_percent:
             shares = {100 * share for share in self.numbers if share < 1}
-            return any(_rounds_to(each, value, figure.decimals, 1) for each in self.percents | shares)
-        return any(_rounds_to(each, value, figure.decimals, 10) for each in self.numbers | self.percents)
+            return any(_rounds_to(each, value, decimals, 1) for each in self.percents | shares)
+        return any(_rounds_to(each, value, decimals, 10) for each in self.numbers | self.percents)
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,7 @@ class Figure:
     Attributes:
         span: where it stands.
         text: as it is written.
-        numbers: values; several where a point or a comma can be read in two ways.
-        decimals: written behind the point, for each of the values that has any.
+        numbers: values, each with its number of decimals; several where a point or a comma can be read in two ways.
         is_percent: whether it is written as a percentage.
         dates: days; the year of one without is 2000.
         has_year: whether the day has one.
@@ -157,8 +155,7 @@ class Figure:
 
     span: Span
     text: str
-    numbers: tuple[float, ...] = ()
-    decimals: int = 0
+    numbers: tuple[tuple[float, int], ...] = ()
     is_percent: bool = False
     dates: tuple[date, ...] = ()
     has_year: bool = True
@@ -209,23 +206,22 @@ def _figure(match: re.Match[str]) -> Figure | None:
     if match["name"] or match["sign"]:
         value = NUMBER_WORDS.get((match["name"] or "").lower())
         if value is not None:
-            return Figure(span, text, (float(value),), is_percent=bool(match["percent_of_word"]))
+            return Figure(span, text, ((float(value), 0),), is_percent=bool(match["percent_of_word"]))
         # digits, and signs that are numbers by themselves, such as a half
         has_figure = any(unicodedata.category(each).startswith("N") for each in text)
         return Figure(span, text, is_name=True) if has_figure else None
     if match["number"]:
-        tail, (values, decimals) = match["tail"] or "", _values(match["number"])
+        tail, values = match["tail"] or "", _values(match["number"])
         is_code = any(each.isdecimal() or each == "_" for each in tail) or bool(re.match(r"0\d", text))
         values = () if is_code else values
-        return Figure(span, text, values, decimals, bool(match["percent"]), is_name=bool(tail) or not values)
+        return Figure(span, text, values, bool(match["percent"]), is_name=bool(tail) or not values)
     if match["clock"] or match["hour"]:
         parts = (match["clock"] or match["hour"]).partition(".")[0].split(":")
         clocks = _clock([int(part) for part in parts], (match["half"] or match["half_of_hour"] or "").lower())
         return Figure(span, text, clocks=clocks, precision=max(len(parts), 2), is_name=not clocks)
     if match["short"]:
-        values, decimals = _values(match["short"])
-        span = Span(*match.span("short"))
-        return Figure(span, match["short"], values, decimals, dates=tuple(_days(match["short"])), has_year=False)
+        span, values = Span(*match.span("short")), _values(match["short"])
+        return Figure(span, match["short"], values, dates=tuple(_days(match["short"])), has_year=False)
     if match["day"]:
         days = tuple(_days(match["day"]))
         return Figure(span, text, dates=days, is_name=not days)
@@ -234,27 +230,26 @@ def _figure(match: re.Match[str]) -> Figure | None:
     days = _day(year or 2000, _MONTHS.index(month[:3].lower()) + 1, day)
     # "3 may be scratched"
     is_verb = month == "may" and not year
-    return Figure(span, text, (float(day),) if is_verb else (), dates=days, has_year=bool(year), is_name=not days)
+    return Figure(span, text, ((float(day), 0),) if is_verb else (), dates=days, has_year=bool(year), is_name=not days)
 
 
-def _values(written: str) -> tuple[tuple[float, ...], int]:
-    """Return what a number may be, and its decimals: '1,234' is a thousand and some, or one and a quarter."""
+def _values(written: str) -> tuple[tuple[float, int], ...]:
+    """Return what a number may be, each with its decimals: '1,234' is a thousand and some, or one and a quarter."""
     plain = re.sub(r"['\u2019\u00a0\u202f]", "", written)
     marks = [sign for sign in plain if sign in ".,"]
     tail = plain[plain.index(marks[-1]) + 1 :] if marks else ""
-    decimals = len(tail)
     if "e" in plain.lower():
-        found, decimals = [float(plain.replace(",", "."))], 12
+        found = [(float(plain.replace(",", ".")), 12)]
     elif len(marks) < 2:
-        found = [float(plain.replace(",", "."))]
+        found = [(float(plain.replace(",", ".")), len(tail))]
         if len(tail) == 3 and len(plain) <= 7:
-            found.append(float(plain.replace(marks[0], "")))
+            found.append((float(plain.replace(marks[0], "")), 0))
     elif len(set(marks)) == 1:
-        found, decimals = [float(plain.replace(marks[0], ""))], 0
+        found = [(float(plain.replace(marks[0], "")), 0)]
     else:
         whole, _, tail = plain.rpartition(marks[-1])
-        found, decimals = [float(f"{re.sub('[.,]', '', whole)}.{tail}")], len(tail)
-    return tuple(value for value in found if math.isfinite(value)), decimals
+        found = [(float(f"{re.sub('[.,]', '', whole)}.{tail}"), len(tail))]
+    return tuple((value, decimals) for value, decimals in found if math.isfinite(value))
 
 
 def _rounds_to(value: float, written: float, decimals: int, whole_from: float) -> bool:
