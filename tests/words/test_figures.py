@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -70,9 +71,7 @@ def test_what_was_not_handed_in_is_marked_where_it_stands(text: str, found: list
     assert marked(text, DATA) == found
 
 
-numbers = st.one_of(
-    st.integers(0, 10**9), st.floats(0, 1e6, allow_nan=False).map(lambda value: round(value, 4)), st.floats(0.001, 0.999)
-)
+numbers = st.one_of(st.integers(0, 10**9), st.floats(0, 1e6), st.floats(0.001, 0.999))
 GERMAN = str.maketrans(",.", ".,")
 
 
@@ -132,7 +131,7 @@ def test_a_text_that_was_handed_in_vouches_for_all_of_its_figures(text: str) -> 
 def test_marks_follow_each_other_and_pieces_are_the_text_again(text: str, data: dict[str, float]) -> None:
     spans = unfounded_figures(text, data)
     assert all(start < end for start, end in spans)
-    assert all(one.end <= other.start for one, other in zip(spans, spans[1:], strict=False))
+    assert all(one.end <= other.start for one, other in pairwise(spans))
     cut = list(pieces(text, spans))
     assert "".join(piece for piece, _ in cut) == text
     assert [piece for piece, is_marked in cut if is_marked] == [text[start:end] for start, end in spans]

@@ -217,13 +217,15 @@ def _descriptions(connection: Connection, asked: Stretch) -> dict[str, int]:
 
 
 def _newest_ng(connection: Connection, asked: Stretch) -> list[dict[str, Any]]:
+    others = descriptions.alias()
     newest = (
-        select(func.max(descriptions.c.description_id))
-        .where(descriptions.c.prediction_id == predictions.c.prediction_id, descriptions.c.state == DONE)
+        select(func.max(others.c.description_id))
+        .where(others.c.prediction_id == predictions.c.prediction_id, others.c.state == DONE)
         .scalar_subquery()
     )
     rows = connection.execute(
         select(predictions.c.path, predictions.c.p, predictions.c.created_at, descriptions.c.summary)
+        .select_from(predictions)
         .outerjoin(descriptions, descriptions.c.description_id == newest)
         .where(asked.predicted, predictions.c.predicted == "NG")
         .order_by(desc(predictions.c.prediction_id))
