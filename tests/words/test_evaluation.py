@@ -300,13 +300,17 @@ MMAD = {
 """Five questions in the form of MMAD's file, made by hand."""
 
 
+def write_mmad(folder: Path, content: object) -> Path:
+    """Write a copy that lacks the images of one set and one template."""
+    names = [name for name in MMAD if name.startswith("DS-MVTec")]
+    write_images(folder, [*names, "MVTec-AD/bottle/train/good/001.png"])
+    (folder / "mmad.json").write_text(json.dumps(content))
+    return folder
+
+
 @pytest.fixture
 def mmad(tmp_path: Path) -> Path:
-    """A copy that lacks the images of one set and one template."""
-    names = [name for name in MMAD if name.startswith("DS-MVTec")]
-    write_images(tmp_path, [*names, "MVTec-AD/bottle/train/good/001.png"])
-    (tmp_path / "mmad.json").write_text(json.dumps(MMAD))
-    return tmp_path
+    return write_mmad(tmp_path, MMAD)
 
 
 def test_a_copy_of_mmad_gives_its_questions_and_images_that_are_not_there_are_passed_over(mmad: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vad_dagster.cli import words_evaluation, words_training
 from vad_dagster.cli.console import console, new_table, stderr
 from vad_dagster.cli.labels import user_name
 from vad_dagster.cli.lines import existing_line
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     help="Findings in words, by a vision language model (VAD_VLM_URL, VAD_VLM_MODEL): run, show, search, correct, "
-    "export, check. The detector decides; the model describes.",
+    "export, check, evaluate; and by a local model with learnt prompts: train-prompter, ask-local. The detector "
+    "decides; the model describes.",
 )
+app.command("evaluate")(words_evaluation.evaluate)
+app.command("train-prompter")(words_training.train_prompter)
+app.command("ask-local")(words_training.ask_local)
 
 YES_OR_NO = {True: "yes", False: "no", None: "-"}
 
