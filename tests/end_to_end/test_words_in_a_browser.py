@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["tiny_vlm", "vlm_server"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 LINE = "bricks"
 

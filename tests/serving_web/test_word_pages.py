@@ -262,6 +262,31 @@ def test_only_json_of_the_pages_themselves_is_taken_and_only_questions(site: Cal
     assert newest_description(made.db, made.number) is None
 
 
+ODD_TEXTS = (b"\\ud800", b"\\u0000", b"a\\u0000b", b"\\u202e", b"x" * 3000, b" ", b"{{7*7}}", b"%s%n")
+
+
+def test_odd_bodies_are_refused_or_stored_as_text(site: Callable[..., Site]) -> None:
+    made = site()
+    made.described()
+    row = newest_description(made.db, made.number)
+    assert row is not None
+    bodies = {
+        f"results/{made.number}/questions": (b'{"text": "%b"}', b'{"text": "Why?", "person": "%b"}'),
+        f"results/{made.number}/descriptions": (b'{"person": "%b"}', b'{"again": "%b"}'),
+        f"descriptions/{row.description_id}/corrections": (
+            *(b'{"answer": {"summary": "%b"}, "person": "Kim"}', b'{"answer": {}, "person": "Kim", "note": "%b"}'),
+            *(b'{"answer": {"%b": 1}, "person": "Kim"}', b'{"answer": {"regions": [{"kind": "%b"}]}, "person": "Kim"}'),
+            b'{"answer": {"regions": ' + b"[" * 500 + b'"%b"' + b"]" * 500 + b'}, "person": "Kim"}',
+        ),
+    }
+    for path, patterns in bodies.items():
+        for body in [pattern % text for pattern in patterns for text in ODD_TEXTS]:
+            address = f"{made.address}/lines/bottles/{path}"
+            answer = requests.post(address, data=body, headers={"Content-Type": "application/json"}, timeout=20)
+            assert answer.status_code in (201, 202, 400, 422), (answer.status_code, body[:60])
+    assert made.get()
+
+
 def test_words_need_the_token_too(
     web: Web, source: RigSource, stub: Stub, db: InspectionDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
