@@ -34,7 +34,6 @@ NOT_THIS_RUNG = (400, 415, 422, 501)
 """Status codes of endpoints that do not know a rung."""
 LARGEST_REPLY = 2**20
 """Bytes of a whole response; more is not read."""
-MOST_REPLY_TOKENS = 2000
 PICTURE_TOKENS = 1340
 """What a picture of 1024 x 1024 pixels costs about, where an endpoint counts nothing."""
 FAILURES, REST_SECONDS = 3, 300.0
@@ -174,18 +173,18 @@ class Client:
         self._lock = threading.Lock()
         self._opened: openai.OpenAI | None = None
 
-    def ask(self, messages: Messages, *, most_tokens: int = MOST_REPLY_TOKENS) -> Reply:
+    def ask(self, messages: Messages, *, most_tokens: int | None = None) -> Reply:
         """Send messages in the form of the protocol, and return the reply as text.
 
         Args:
             messages: with pictures as data: URLs only.
-            most_tokens: of the reply.
+            most_tokens: of the reply; None: those of the endpoint.
 
         Raises:
             EndpointRestsError: the endpoint is left alone.
             EndpointError: it does not reply, or not as the protocol has it.
         """
-        return self._counted(messages, most_tokens, {})
+        return self._counted(messages, most_tokens or self.endpoint.most_tokens, {})
 
     def ask_for(
         self,
@@ -193,7 +192,7 @@ class Client:
         read: Callable[[str], T],
         schema: Mapping[str, Any],
         *,
-        most_tokens: int = MOST_REPLY_TOKENS,
+        most_tokens: int | None = None,
     ) -> Asked[T]:
         """Ask for a reply of a form, and read it; one that cannot be read gets one turn to be repaired.
 
@@ -201,11 +200,12 @@ class Client:
             messages: as for ``ask``; they say in words what the form is.
             read: reads a reply, or raises ``AnswerError`` with what is wrong.
             schema: of the form, as JSON schema.
-            most_tokens: of each reply.
+            most_tokens: of each reply; None: those of the endpoint.
 
         Raises:
             EndpointError: as for ``ask``. Where only the repair fails, the first reply is returned unread.
         """
+        most_tokens = most_tokens or self.endpoint.most_tokens
         first = self._ask_by_rung(messages, schema, most_tokens)
         try:
             return Asked(read(first.text), first)

@@ -28,6 +28,7 @@ class Endpoint:
         seconds: the longest that one reply may take.
         connect_seconds: the longest that it may take to be reached.
         retries: how often a request is sent again where the endpoint is busy or away.
+        most_tokens: of one reply.
     """
 
     url: str
@@ -36,6 +37,7 @@ class Endpoint:
     seconds: float = 60.0
     connect_seconds: float = 3.0
     retries: int = 2
+    most_tokens: int = 2000
 
     def __post_init__(self) -> None:
         """Refuse what is no address of the web.

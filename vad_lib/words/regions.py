@@ -17,6 +17,8 @@ PEAK_SIDE = 0.12
 """Share of a side that the box around a bare maximum has."""
 LEAST_AREA = 0.0002
 """Share of the map below which a region is left out, unless it holds the maximum."""
+SMALLEST_HALF = 256
+"""Pixels of the longer side that a small region is enlarged to: models see little in fewer."""
 _COLOUR, _EDGE = (0, 229, 255), (0, 0, 0)
 
 Box = tuple[float, float, float, float]
@@ -114,7 +116,7 @@ def draw_boxes(picture: Image.Image, regions: Sequence[Region]) -> Image.Image:
     draw = ImageDraw.Draw(drawn)
     width, height = drawn.size
     thick, apart = max(2, max(drawn.size) // 300), max(3, max(drawn.size) // 150)
-    font = ImageFont.load_default(max(12, max(drawn.size) // 32))
+    font = ImageFont.load_default(max(12, max(drawn.size) // 24))
     for region in regions:
         left, top, right, bottom = region.box
         corners = (
@@ -132,7 +134,7 @@ def draw_boxes(picture: Image.Image, regions: Sequence[Region]) -> Image.Image:
 
 
 def beside_reference(image: Image.Image, reference: Image.Image | None, region: Region, largest: int) -> Image.Image:
-    """Return the surroundings of a region, twice as large as they are, beside the same place of a reference.
+    """Return the surroundings of a region, at least twice as large, beside the same place of a reference.
 
     Args:
         image: what was inspected, RGB, in full size.
@@ -142,7 +144,7 @@ def beside_reference(image: Image.Image, reference: Image.Image | None, region: 
     """
     box = _surroundings(region.box)
     left = _cut(image, box)
-    factor = min(2.0, largest / max(left.size))
+    factor = min(max(2.0, SMALLEST_HALF / max(left.size)), largest / max(left.size))
     size = (max(1, round(left.width * factor)), max(1, round(left.height * factor)))
     left = left.resize(size, Image.Resampling.BICUBIC)
     if reference is None:
