@@ -95,6 +95,7 @@ def test_a_person_asks_for_a_description_and_the_page_waits_and_shows_it(site: C
     assert "For review" not in page
     row = requests.get(f"{made.here}/descriptions", timeout=20).json()
     assert (row["state"], row["asked_by"], row["agrees"]) == ("done", "Kim", True)
+    assert json.loads(made.get(f"{made.here}/row"))["descriptions"][0]["summary"] == ANSWER["summary"]
     again = made.of_it("descriptions", {})
     assert again.json() == {"id": row["description_id"], "state": "done"}, "asking twice is asking once"
 
@@ -185,6 +186,7 @@ def test_a_person_asks_about_a_part_and_reads_the_answers(site: Callable[..., Si
     assert "are not from the data" in part
     assert [message["role"] for message in made.stub.asked[1]["messages"]] == ["system", "user", "assistant", "user"]
     assert "a bright spot" in made.get(), "the page has the dialogue when it is opened again"
+    assert 'vad_questions{line="bottles",state="done"} 2.0' in made.get(f"{made.address}/metrics")
 
 
 def test_a_person_asks_about_the_day_and_figures_are_from_the_database(site: Callable[..., Site]) -> None:
@@ -210,11 +212,14 @@ def test_a_person_corrects_a_description(site: Callable[..., Site]) -> None:
     row = newest_description(made.db, made.number)
     assert row is not None
     address = f"descriptions/{row.description_id}/corrections"
-    body = {"answer": {"summary": "It is <dust>.", "anomaly": "no"}, "person": "Lee", "note": "wiped"}
+    body = {"answer": {"summary": "It is <dust>."}, "person": "Lee", "note": "wiped"}
     assert made.post(address, body).status_code == 201
     part = made.get(f"{made.here}/description")
     assert "It is &lt;dust&gt;." in part
     assert "As corrected by Lee" in part
+    assert "For review" not in part
+    assert made.post(address, body | {"answer": {"anomaly": "no", "agrees_with_detector": False}}).status_code == 201
+    assert "Lee says otherwise" in " ".join(made.get(f"{made.here}/description").split())
     for wrong in (
         {"answer": {"summary": "a" * 301}, "person": "Lee"},
         {"answer": {"decision": "OK"}, "person": "Lee"},

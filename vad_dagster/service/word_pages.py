@@ -227,7 +227,8 @@ class WordPages:
         if row is not None and (correction := last_correction(self._db, row.description_id)) is not None:
             corrected = correction
             answer = Answer.checked(json.loads(correction.answer))
-        return {"row": row, "answer": answer, "corrected": corrected}
+        disagrees = answer is not None and answer.agrees(record.predicted) is False
+        return {"row": row, "answer": answer, "corrected": corrected, "disagrees": disagrees}
 
     def _turns(self, line: str, prediction_id: int | None) -> list[dict[str, Any]]:
         shown = []

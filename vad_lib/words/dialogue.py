@@ -180,6 +180,14 @@ def lines_with_questions(db: InspectionDatabase) -> list[str]:
         )
 
 
+def question_counts(db: InspectionDatabase) -> list[tuple[str, str, int]]:
+    """Return how many questions there are: line, state, number."""
+    with db.reading() as connection:
+        counted = select(_TURN.line, _TURN.state, func.count()).where(_TURN.role == PERSON)
+        rows = connection.execute(counted.group_by(_TURN.line, _TURN.state).order_by(_TURN.line, _TURN.state)).all()
+        return [(line, state, int(count)) for line, state, count in rows]
+
+
 def answer_waiting(
     db: InspectionDatabase,
     facts: LineFacts,
