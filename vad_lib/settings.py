@@ -222,6 +222,13 @@ class Settings(BaseSettings):
         "The most tokens that descriptions and dialogues of one line may use within 24 hours; then they wait.",
         ge=0,
     )
+    vlm_prompt_tokens: int = variable(
+        "VAD_VLM_PROMPT_TOKENS",
+        12_000,
+        "The most tokens of one prompt of a dialogue: the oldest turns are left out. The endpoint needs a context of "
+        "some 1,000 tokens more.",
+        ge=500,
+    )
     hf_hub_offline: bool = variable(
         "HF_HUB_OFFLINE", False, "Whether weights are never downloaded, even where there is a network."
     )

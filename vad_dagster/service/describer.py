@@ -1,4 +1,4 @@
-"""The thread of the inference service that describes what waits for words. It holds up nothing that inspects images."""
+"""The thread of the inference service that describes findings and answers questions. No image waits for it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from vad_lib.serving import InferenceService
 from vad_lib.words.client import Client
 from vad_lib.words.context import LineFacts
 from vad_lib.words.describing import Budgets, describe_waiting, lines_due
+from vad_lib.words.dialogue import answer_waiting, lines_with_questions
 from vad_lib.words.endpoint import Endpoint
 
 IDLE_SECONDS = 2.0
 FACTS_SECONDS = 60.0
 """What is known about a line is read again after so long."""
 TROUBLE_SECONDS = 30.0
+QUESTION_SECONDS = 5.0
+"""Before a question that could not be answered is looked at again."""
 STOP_SECONDS = 1.0
 logger = logging.getLogger("vad.service.describer")
 
@@ -37,7 +40,7 @@ def endpoint_of_settings() -> Endpoint | None:
 
 
 class Describer:
-    """Describes in a thread of its own, one finding at a time, each line in turn.
+    """Answers and describes in a thread of its own, one at a time, each line in turn; questions of people come first.
 
     Args:
         service: whose database, lines and metrics.
@@ -52,6 +55,8 @@ class Describer:
         self._drawer = drawer
         self._facts: dict[str, tuple[float, LineFacts]] = {}
         self._resting: dict[str, float] = {}
+        self._unanswered: dict[str, float] = {}
+        """Lines whose questions could not be answered just now, and until when they are left alone."""
         self._stopping = threading.Event()
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -90,6 +95,9 @@ class Describer:
         while not self._stopping.is_set():
             described = 0
             try:
+                for line in lines_with_questions(self._service.db):
+                    if line in self._service.watched and time.monotonic() >= self._unanswered.get(line, 0.0):
+                        self._answer(client, worker, line)
                 for line in lines_due(self._service.db):
                     if line in self._service.watched and time.monotonic() >= self._resting.get(line, 0.0):
                         described += self._describe(client, worker, line)
@@ -120,3 +128,22 @@ class Describer:
         if tally.why_waiting:
             self._resting[line] = time.monotonic() + TROUBLE_SECONDS
         return tally.done + tally.failed
+
+    def _answer(self, client: Client, worker: str, line: str) -> None:
+        """Answer the questions of a line."""
+        if self._stopping.is_set():
+            return
+        answered = 0
+        try:
+            answered = answer_waiting(
+                self._service.db,
+                self.facts(line),
+                client,
+                worker,
+                Budgets.of_settings(),
+                goes_on=lambda: not self._stopping.is_set(),
+            )
+        except VadError as error:
+            logger.warning("questions about a line cannot be answered", extra={"line": line, "error": str(error)})
+        if not answered:
+            self._unanswered[line] = time.monotonic() + QUESTION_SECONDS

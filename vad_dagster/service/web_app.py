@@ -27,8 +27,10 @@ from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
 from vad_dagster.service.describer import Describer, endpoint_of_settings
 from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
-from vad_dagster.service.result_pages import LARGEST_NUMBER, MEDIA_TYPES, LineOut, Storable, result_pages, served_lines
+from vad_dagster.service.page_parts import LARGEST_NUMBER, Storable
+from vad_dagster.service.result_pages import MEDIA_TYPES, LineOut, result_pages, served_lines
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
+from vad_dagster.service.word_pages import WordPages
 from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
 from vad_lib.errors import DatabaseGoneError
 from vad_lib.images.paths import FORMATS_TEXT
@@ -250,7 +252,9 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         record = _recorded(service, line, sha256)
         return Response(drawer.draw(record), media_type="image/png")
 
-    app.include_router(result_pages(service, known, drawer))
+    words = WordPages(service.db, describer)
+    app.include_router(result_pages(service, known, drawer, words))
+    app.include_router(words.routes(known))
     app.include_router(api_page(TITLE))
     return app
 

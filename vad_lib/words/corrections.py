@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import desc, func, insert, select
+from sqlalchemy import Row, desc, func, insert, select
 
 from vad_lib.errors import InputError
 from vad_lib.inspection_db.database import InspectionDatabase, utc_now
@@ -120,3 +120,14 @@ def newest_corrections(db: InspectionDatabase, line: str, most: int) -> list[Cor
         )
         for row in rows
     ]
+
+
+def last_correction(db: InspectionDatabase, description_id: int) -> Row[Any] | None:
+    """Return the row of the last correction of a description; None where nobody corrected it."""
+    with db.reading() as connection:
+        return connection.execute(
+            select(description_corrections)
+            .where(_NAMED.description_id == description_id)
+            .order_by(desc(_NAMED.correction_id))
+            .limit(1)
+        ).one_or_none()
