@@ -178,3 +178,10 @@ class DriftConfig(dg.Config):
     """How far back the drift report looks."""
 
     images: int = Field(default=200, ge=20, le=5000, description="How many of the newest inspected images to compare.")
+
+
+class DescriptionConfig(dg.Config):
+    """Which findings are described in words."""
+
+    newest: int = Field(default=20, ge=1, le=1000, description="How many of the newest inspected images.")
+    only_ng: bool = Field(default=True, description="Only those of which the detector says NG.")

@@ -13,7 +13,15 @@ import dagster as dg
 
 from vad_dagster.assets import ALL_ASSETS
 from vad_dagster.io_manager import LineStore
-from vad_dagster.jobs import extend_line, inspect_line, promote_line, roll_back_line, train_line, watch_line
+from vad_dagster.jobs import (
+    describe_line,
+    extend_line,
+    inspect_line,
+    promote_line,
+    roll_back_line,
+    train_line,
+    watch_line,
+)
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.schedules import watch_lines
 from vad_dagster.sensors import ALL_SENSORS, latency_objective
@@ -30,7 +38,7 @@ def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Def
     return dg.Definitions(
         assets=ALL_ASSETS,
         asset_checks=[latency_objective],
-        jobs=[train_line, extend_line, inspect_line, watch_line, promote_line, roll_back_line],
+        jobs=[train_line, extend_line, inspect_line, watch_line, describe_line, promote_line, roll_back_line],
         schedules=[watch_lines],
         sensors=ALL_SENSORS,
         resources={"io_manager": LineStore(), "tracking": MLflowTracking(), **(resource_overrides or {})},

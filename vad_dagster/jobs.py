@@ -93,6 +93,14 @@ watch_line = dg.define_asset_job(
     tags={"vad/pipeline": "monitoring"},
 )
 
+describe_line = dg.define_asset_job(
+    "describe_line",
+    selection=dg.AssetSelection.groups("words"),
+    description="Describes the newest findings in words, where VAD_VLM_URL names a vision language model.",
+    executor_def=dg.in_process_executor,
+    tags={"vad/pipeline": "words"},
+)
+
 
 promote_line = dg.define_asset_job(
     "promote_line",

@@ -174,6 +174,61 @@ class Settings(BaseSettings):
         "Whether a backbone may have random weights where its own are missing. This is for tests; such a model is "
         "worth nothing.",
     )
+    vlm_url: str = variable(
+        "VAD_VLM_URL",
+        "",
+        "The address of an endpoint that speaks OpenAI's protocol and answers about pictures, such as "
+        "http://127.0.0.1:11434/v1. Pictures are sent to another machine only for lines whose plan allows it.",
+        unset="findings are not described",
+    )
+    vlm_model: str = variable(
+        "VAD_VLM_MODEL",
+        "",
+        "The vision language model, as the endpoint calls it; `vad describe check` lists what it has.",
+        unset="findings are not described",
+    )
+    vlm_api_key: SecretStr = variable(
+        "VAD_VLM_API_KEY",
+        SecretStr(""),
+        "The secret that the endpoint asks for; better kept in a file, see VAD_VLM_API_KEY_FILE.",
+        unset="no secret",
+    )
+    vlm_api_key_file: str = variable(
+        "VAD_VLM_API_KEY_FILE",
+        "",
+        "The file whose first line is the secret that the endpoint asks for.",
+        unset="no file",
+    )
+    vlm_seconds: float = variable(
+        "VAD_VLM_SECONDS",
+        60.0,
+        "How many seconds the endpoint may take for one reply. A model on a CPU needs more.",
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+    )
+    vlm_language: str = variable(
+        "VAD_VLM_LANGUAGE", "English", "The language in which findings are described, such as German.", max_length=64
+    )
+    vlm_findings_hour: int = variable(
+        "VAD_VLM_FINDINGS_HOUR",
+        60,
+        "The most findings of one line that are described within an hour; more of them wait.",
+        ge=0,
+    )
+    vlm_tokens_day: int = variable(
+        "VAD_VLM_TOKENS_DAY",
+        1_000_000,
+        "The most tokens that descriptions and dialogues of one line may use within 24 hours; then they wait.",
+        ge=0,
+    )
+    vlm_prompt_tokens: int = variable(
+        "VAD_VLM_PROMPT_TOKENS",
+        12_000,
+        "The most tokens of one prompt of a dialogue: the oldest turns are left out. The endpoint needs a context of "
+        "some 1,000 tokens more.",
+        ge=500,
+    )
     hf_hub_offline: bool = variable(
         "HF_HUB_OFFLINE", False, "Whether weights are never downloaded, even where there is a network."
     )
@@ -267,7 +322,7 @@ def _plain(value: Any) -> str:
 def _kind(annotation: Any) -> str:
     if annotation is bool:
         return "0 or 1"
-    if annotation is float:
+    if annotation in (float, int):
         return "a number"
     if annotation is SecretStr:
         return "a secret"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,10 @@ def require_usable(train: TrainArguments) -> None:
     from vad_lib.detectors.registry import find_detector
 
     require_accelerator(train.accelerator)
-    find_detector(train.model_name).own(train.model_parameters).require_usable()
+    own = find_detector(train.model_name).own(train.model_parameters)
+    if reason := own.reason_against(train.precision):
+        raise PlanError(reason)
+    own.require_usable()
 
 
 def fit_detector(
@@ -225,7 +228,7 @@ def create_detector(
 
     detector = find_detector(train.model_name)
     own = detector.own(train.model_parameters)
-    weights = resolve_backbone_weights(own.backbone(), weights_store)
+    weights = replace(resolve_backbone_weights(own.backbone(), weights_store), precision=train.precision)
     cache = None
     if cache_folder is not None and train.feature_cache:
         from vad_lib.detectors.feature_cache import FeatureCache

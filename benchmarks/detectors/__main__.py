@@ -1,10 +1,10 @@
 """Our detectors beside anomalib's own on the same files and weights: time, as ratios, and peak memory of each side.
 
-    python -m benchmarks.detectors [--parts coreset,fit,predict,fastflow] [--quick] [--limit SECONDS] [--data FOLDER]
-                                   [--to FILE]
+    python -m benchmarks.detectors [--parts coreset,fit,predict,fastflow] [--backbones NAME,NAME] [--quick]
+                                   [--processor-time] [--limit SECONDS] [--data FOLDER] [--to FILE]
 
-Each side runs in a process of its own. Parts: ``coreset`` (selection of 10 % of 100 to 800 images' patches, resnet18
-and wide_resnet50_2), ``fit`` (200 images, whole), ``predict`` (bank of 10,000 rows, batches of 1 and 32, beside
+Each side runs in a process of its own. Parts: ``coreset`` (selection of 10 % of 100 to 800 images' patches, each
+backbone), ``fit`` (200 images, whole), ``predict`` (bank of 10,000 rows, batches of 1 and 32, beside
 anomalib's Engine, its bare torch module, and the backbone's forward alone), ``fastflow`` (an epoch, and scoring).
 anomalib's selection is run whole where that takes at most ten minutes (``--limit``), else a number of its
 steps is timed and the rest extrapolated; the table says which. Writes a markdown table, and the figures as JSON beside
@@ -18,17 +18,15 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detectors.inputs import weights_of, write_features
-from benchmarks.detectors.sides import BANK_ROWS, EXACT_LIMIT, in_own_process
+from benchmarks.detectors.inputs import BACKBONES, weights_of, write_features
+from benchmarks.detectors.sides import BANK_ROWS, EXACT_LIMIT, PROCESSOR_TIME, in_own_process
 from benchmarks.real_data import add_data_argument
-
-BACKBONES = ("resnet18", "wide_resnet50_2")
 
 
 @dataclass
@@ -74,9 +72,9 @@ def valued(result: dict[str, Any], value: Callable[[dict[str, Any]], float]) -> 
     return result if "error" in result else {**result, "value": value(result)}
 
 
-def coreset(table: Table, data: Path, quick: bool, limit: float) -> None:
+def coreset(table: Table, data: Path, backbones: Sequence[str], quick: bool, limit: float) -> None:
     """Selection alone, on features that both sides read from one file."""
-    for backbone in BACKBONES[:1] if quick else BACKBONES:
+    for backbone in backbones:
         for images in (10,) if quick else (100, 200, 400, 800):
             with tempfile.TemporaryDirectory(prefix="vad_bench_") as work:
                 file = Path(work) / "features.npy"
@@ -101,7 +99,7 @@ def same_selection(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     return order
 
 
-def fit(table: Table, data: Path, quick: bool, limit: float) -> None:
+def fit(table: Table, data: Path, backbones: Sequence[str], quick: bool, limit: float) -> None:
     """A whole fit from files to memory bank."""
     images = 8 if quick else 200
     limit = min(limit, 60.0)
@@ -114,11 +112,11 @@ def fit(table: Table, data: Path, quick: bool, limit: float) -> None:
     table.add(f"fit, resnet18, {images} images", *seconds, "s", note)
 
 
-def predict(table: Table, data: Path, quick: bool, _limit: float) -> None:
+def predict(table: Table, data: Path, backbones: Sequence[str], quick: bool, _limit: float) -> None:
     """Scoring, against the engine, the bare module and the backbone alone."""
-    for backbone in BACKBONES[:1] if quick else BACKBONES:
+    for backbone in backbones:
         for batch in (1, 32):
-            count = 4 if quick and batch == 1 else 32 if backbone == "resnet18" or batch == 32 else 12
+            count = 4 if quick and batch == 1 else 12 if backbone.startswith("wide") and batch == 1 else 32
             given = {"backbone": backbone, "batch": batch, "images": count, "data": str(data)}
             sides = {
                 side: valued(in_own_process("predict", side=side, **given), lambda r: r["seconds"] / r["images"] * 1000)
@@ -146,19 +144,24 @@ def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     return f", largest relative difference of a score {max(abs(a - b) / abs(b) for a, b in pairs):.1e}"
 
 
-def fastflow(table: Table, data: Path, quick: bool, _limit: float) -> None:
+def fastflow(table: Table, data: Path, backbones: Sequence[str], quick: bool, _limit: float) -> None:
     """An epoch and scoring."""
     images = 8 if quick else 40
     ours, theirs = (in_own_process("fastflow", side=side, images=images, data=str(data)) for side in ("ours", "theirs"))
     epochs = [valued(side, lambda result: result["epoch_seconds"]) for side in (ours, theirs)]
     table.add(f"FastFlow, an epoch of {images} images, resnet18", *epochs, "s", "the second epoch; features are kept")
-    one = [valued(side, lambda r: r["seconds"] / r["images"] * 1000) for side in (ours, theirs)]
-    table.add("FastFlow predict beside Engine.predict, batch 1", *one, "ms an image", "ours by torch")
-    bare = valued(theirs, lambda r: r["bare_seconds"] / r["images"] * 1000)
-    table.add("FastFlow predict beside bare module, batch 1", one[0], bare, "ms an image", "ours by torch")
+    whole, bare = (
+        valued(theirs, lambda r, key=key: r[key] / r["images"] * 1000)  # type: ignore[misc]
+        for key in ("seconds", "bare_seconds")
+    )
+    for key, backend in (("seconds", ours.get("backend", "?")), ("torch_seconds", "torch")):
+        one = valued(ours, lambda r, key=key: r[key] / r["images"] * 1000)  # type: ignore[misc]
+        note = f"ours by {backend}, both with maps"
+        table.add("FastFlow predict beside Engine.predict, batch 1", one, whole, "ms an image", note)
+        table.add("FastFlow predict beside bare module, batch 1", one, bare, "ms an image", note)
 
 
-PARTS: dict[str, Callable[[Table, Path, bool, float], None]] = {
+PARTS: dict[str, Callable[[Table, Path, Sequence[str], bool, float], None]] = {
     "coreset": coreset,
     "fit": fit,
     "predict": predict,
@@ -170,9 +173,13 @@ def main() -> int:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="of coreset, fit, predict, fastflow")
+    parser.add_argument("--backbones", default=",".join(BACKBONES), help="timm's names; the first one with --quick")
     parser.add_argument("--quick", action="store_true", help="small sizes: whether it works, not how fast it is")
     add_data_argument(parser)
     parser.add_argument("--limit", type=float, default=EXACT_LIMIT, help="seconds that anomalib's selection may take")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="seconds of the processor, where other work runs beside it"
+    )
     parser.add_argument("--to", type=Path, default=None, help="default: $VAD_HOME/benchmarks/detectors.md")
     options = parser.parse_args()
     unknown = [part for part in options.parts.split(",") if part not in PARTS]
@@ -180,16 +187,21 @@ def main() -> int:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     from vad_lib.lines import vad_home
 
+    if options.processor_time:
+        os.environ[PROCESSOR_TIME] = "1"
+
     to = options.to or vad_home() / "benchmarks" / "detectors.md"
     to.parent.mkdir(parents=True, exist_ok=True)
     data = options.data.resolve()
-    sources = ", ".join(f"{name} with {weights_of(name, data).source} weights" for name in BACKBONES)
+    backbones = options.backbones.split(",")[: 1 if options.quick else None]
+    sources = ", ".join(f"{name} with {weights_of(name, data).source} weights" for name in backbones)
     when = datetime.now(UTC)
-    machine = f"{processor()}, {os.cpu_count()} cores, {when:%Y-%m-%d}; {sources}{'; quick' * options.quick}"
+    machine = f"{processor()}, {os.cpu_count()} cores, {when:%Y-%m-%d}; {sources}"
+    machine += "; quick" * options.quick + "; processor time" * options.processor_time
     print(machine, flush=True)
     table = Table()
     for part in options.parts.split(","):
-        PARTS[part](table, data, options.quick, min(options.limit, 20.0) if options.quick else options.limit)
+        PARTS[part](table, data, backbones, options.quick, min(options.limit, 20.0) if options.quick else options.limit)
         to.write_text(table.markdown(machine), encoding="utf-8")
         content = {"machine": machine, "rows": table.rows}
         to.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

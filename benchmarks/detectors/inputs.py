@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-LAYERS = ("layer2", "layer3")
+from vad_lib.encoders import fallback
+
+BACKBONES = ("resnet18", fallback.NAME, "wide_resnet50_2")
+"""The guide's default, the one that is recommended on a processor, and a large one."""
 SIZE = (256, 256)
 SEED = 42
 REAL_IMAGES = 60
 """Images whose features are computed for the coreset; more are these again, jittered by 2 % of the deviation."""
+
+
+def layers_of(backbone: str) -> tuple[str, ...]:
+    """Return the layers that PatchCore reads of a backbone."""
+    return fallback.LAYERS if backbone == fallback.NAME else ("layer2", "layer3")
 
 
 def training_files(data: Path) -> list[Path]:
@@ -64,7 +72,7 @@ def write_features(backbone: str, images: int, data: Path, file: Path) -> str:
 
     weights = weights_of(backbone, data)
     with seeded(SEED):
-        embedder = PatchEmbedder(weights, LAYERS)
+        embedder = PatchEmbedder(weights, layers_of(backbone))
     real = min(images, REAL_IMAGES)
     first = embedder(batch_of(training_files(data)[:1]))[0][0]
     out = np.lib.format.open_memmap(file, "w+", np.float32, (images * len(first), first.shape[1]))

@@ -45,7 +45,7 @@ def test_masks_are_no_images_to_train_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "mask", ["a_mask.png", "a_GT.png", "a_label.jpg", "a-mask.PNG", "a.gt.png", "a_Ground_Truth.png"]
+    "mask", ["a_mask.png", "a_GT.png", "a_label.jpg", "a-mask.PNG", "a.gt.png", "a_seg.png", "a_Ground_Truth.png"]
 )
 def test_masks_beside_images_are_left_out_and_told(tmp_path: Path, mask: str) -> None:
     labelled = label_folder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from vad_dagster.cli import app
 from vad_lib.comparison.image_sets import ImageSet, drawn_set, folder_set, painting_sets
-from vad_lib.comparison.pages import as_markdown, comparison_page, mean_table, recall_table, result_table
+from vad_lib.comparison.pages import comparison_page, mean_table, not_run_table, recall_table, result_table
 from vad_lib.comparison.running import Candidate, Compared, compare
 from vad_lib.detectors.anomalyclip.learnt_file import Learnt
 from vad_lib.encoders.fallback import NAME as FALLBACK
@@ -80,10 +81,38 @@ def test_what_cannot_run_is_a_row_with_its_reason_and_has_no_part_in_means(
     missing = compare(Candidate("fastflow"), paintings[0], weights_store=tmp_path)
     assert missing.evaluation is None
     assert "Weights of the backbone" in missing.reason
-    text = as_markdown(result_table([result, missing]))
-    assert "not run" in text
-    assert "Weights of the backbone" in text
+    assert list(result_table([missing, result])["detector"]) == ["patchcore"]
+    (row,) = not_run_table([result, missing, missing]).to_dict("records")
+    assert row["sets"] == f"{paintings[0].name}, {paintings[0].name}"
+    assert "Weights of the backbone" in row["why not"]
     assert list(mean_table([result, missing])["detector"]) == ["patchcore"]
+
+
+@pytest.mark.spec("P4.08")
+def test_accuracy_and_both_aurocs_are_told_for_each_painting_and_as_means(result: Compared) -> None:
+    found = result.evaluation
+    assert found is not None
+    pearl, mona = (
+        replace(result, images=name, pixel_auroc=pixel, evaluation=found.model_copy(update=numbers))
+        for name, pixel, numbers in (
+            ("pearl", 0.9, {"accuracy": 0.8, "image_auroc": 0.6, "n": 50}),
+            ("mona", 0.7, {"accuracy": 0.6, "image_auroc": 0.8, "n": 40}),
+        )
+    )
+    rows = result_table([pearl, mona])
+    assert list(rows["set"]) == ["pearl", "mona"]
+    assert [cell.split()[0] for cell in rows["accuracy (95 %)"]] == ["0.800", "0.600"]
+    assert list(rows["pixel AUROC"]) == ["0.900", "0.700"]
+    (means,) = mean_table([pearl, mona]).to_dict("records")
+    assert [means[name] for name in ("sets", "n", "accuracy", "image AUROC", "pixel AUROC")] == [
+        2,
+        90,
+        "0.700",
+        "0.700",
+        "0.800",
+    ]
+    # a mean over one of two sets would be compared with means over both
+    assert mean_table([pearl, replace(mona, pixel_auroc=None)])["pixel AUROC"].item() == ""
 
 
 def test_prompts_that_were_learnt_from_the_images_of_a_set_are_not_measured_on_it(tmp_path: Path) -> None:
@@ -118,6 +147,7 @@ def test_the_command_makes_images_tables_page_and_sorted_folders_and_a_run(
     table = pd.read_csv(out / "results.csv")
     assert list(table["n"]) == [50, 50]
     text = (out / "results.md").read_text()
+    assert "Means over the paintings" in text
     for figure in ("41 of 49", "71.11", "pixel AUROC 62.3", "AnomalyCLIP"):
         assert figure in text
     assert (out / "index.html").stat().st_size > 10_000

@@ -8,7 +8,10 @@ import dagster as dg
 import pytest
 from gravel_line import make_line, own_home
 
+from tests.words.words_rig import stub
 from vad_lib.lines import Home
+
+__all__ = ["gravel_home", "instance", "stub"]
 
 
 @pytest.fixture(scope="module")

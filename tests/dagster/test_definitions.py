@@ -35,6 +35,7 @@ GRAPH = {
     "inference_outputs": ("inference", {"champion_model"}),
     "inference_summary": ("inference", {"inference_outputs"}),
     "drift_report": ("monitoring", {"inference_outputs", "validated_dataset", "validation_scores"}),
+    "finding_descriptions": ("words", {"inference_outputs"}),
 }
 
 

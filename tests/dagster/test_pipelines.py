@@ -13,6 +13,8 @@ import pytest
 import yaml
 from gravel_line import PLAN, checks, draw_tile, failure, metadata, run
 
+from tests.words.stub_endpoint import Stub
+from tests.words.words_rig import data_of, texts
 from vad_dagster.registry import CHALLENGER, CHAMPION, PREVIOUS, LineRegistry
 from vad_dagster.resources import MLflowTracking
 from vad_lib.inspection_db import InspectionDatabase
@@ -313,6 +315,30 @@ def test_the_drift_report_compares_what_was_inspected(
     assert result.success, failure(result)
     assert metadata(result, "drift_report")["images compared"] >= 6
     assert "no_drift" in checks(result)
+
+
+@pytest.mark.spec("P7.10")
+def test_findings_are_described_with_the_references_and_the_maps_of_the_line_s_own_training(
+    inspected: dg.ExecuteInProcessResult,
+    instance: dg.DagsterInstance,
+    gravel_home: Home,
+    stub: Stub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VAD_VLM_URL", stub.url)
+    monkeypatch.setenv("VAD_VLM_MODEL", "stub")
+    result = run(instance, "describe_line", {"finding_descriptions": {"newest": 1, "only_ng": True}})
+    assert result.success, failure(result)
+    page = metadata(result, "finding_descriptions")
+    assert (page["described"], page["failed"], page["disagreements"]) == (1, 0, 0)
+    (body,) = stub.asked
+    captions = [text for text in texts(body) if text.startswith("Picture")]
+    assert captions[:2] == [f"Picture {n}: a normal part, reference {n}." for n in (1, 2)]
+    assert "numbered boxes" in captions[3]
+    data = data_of(body)
+    assert data["detector"]["decision"] == "NG"
+    assert data["regions"]
+    assert not data["known_kinds_of_defect"], "the table calls everything that is wrong a scratch"
 
 
 def test_the_champion_loads_and_predicts_in_a_fresh_process(

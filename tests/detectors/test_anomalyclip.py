@@ -21,11 +21,12 @@ from tests.encoders.tiny_clip import config_with
 from vad_dagster.cli.weights import app
 from vad_lib.comparison.random_clip import write_random_clip
 from vad_lib.detectors.anomalyclip.detector import AnomalyCLIP
-from vad_lib.detectors.anomalyclip.head import Blur, PromptHead
+from vad_lib.detectors.anomalyclip.head import PromptHead
 from vad_lib.detectors.anomalyclip.learnt_file import Learnt, read_checkpoint, read_learnt
 from vad_lib.detectors.anomalyclip.tower import create_tower
 from vad_lib.detectors.anomalyclip.tuning import TuningData, TuningImage, extract, learn, tune
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.detectors.maps import Blur
 from vad_lib.detectors.registry import load_detector
 from vad_lib.encoders.store import sha256_of
 from vad_lib.encoders.weight_file import BackboneWeights

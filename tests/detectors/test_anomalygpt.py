@@ -16,15 +16,15 @@ from vad_lib.comparison.image_sets import drawn_set
 from vad_lib.comparison.pages import mean_table
 from vad_lib.comparison.random_clip import write_random_clip
 from vad_lib.comparison.running import Candidate, compare
-from vad_lib.detectors.anomalyclip.tuning import local_loss
 from vad_lib.detectors.anomalygpt import detector as module
 from vad_lib.detectors.anomalygpt.detector import AnomalyGPT, compare_decisions, hold_back
 from vad_lib.detectors.anomalygpt.network import ImageDecoder, Memory, logistic_curve
 from vad_lib.detectors.anomalygpt.plan_arguments import AnomalyGPTArguments
 from vad_lib.detectors.base import FitSettings
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.detectors.losses import local_loss
 from vad_lib.detectors.registry import load_detector
-from vad_lib.detectors.winclip.detector import class_vectors
+from vad_lib.encoders.clip import class_vectors
 from vad_lib.encoders.fallback import NAME
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.encoders.weights import resolve_backbone_weights

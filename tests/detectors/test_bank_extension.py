@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from vad_lib.detectors.k_centre_greedy import select_k_centres
 from vad_lib.detectors.patchcore.extension import select_new_rows
-from vad_lib.detectors.patchcore.k_centre_greedy import select_k_centres
 from vad_lib.detectors.patchcore.nearest import MemoryBank
 
 VALUES = st.integers(-8, 8).map(float)

@@ -159,6 +159,31 @@ def test_a_saved_detector_scores_as_the_fitted_one_whatever_else_is_in_the_batch
     assert scores["raw_score"].notna().all()
 
 
+@pytest.mark.spec("M1.04")
+def test_a_bfloat16_model_scores_the_same_after_loading_and_whatever_else_is_in_the_batch_or_its_plan_is_refused(
+    trained: Trained, tmp_path: Path
+) -> None:
+    asked = f"model_name: {trained.kind}\n"
+    written = trained.line.plan_file.read_text().replace(asked, f"{asked}            precision: bfloat16\n")
+    own = find_detector(trained.kind).own(read_plan(trained.line.plan_file).train.model_parameters)
+    if own.reason_against("bfloat16"):
+        with pytest.raises(PlanError, match=r"line \d+ .*precision\n.*take precision: float32"):
+            parse_plan(written)
+        return
+    train = parse_plan(written, base_folder=trained.line.folder).train
+    fitted = fit_detector(trained.dataset, train, work_folder=tmp_path)
+    pixels = torch.stack([fitted.preprocessing.prepare(decode_image(file).pixels) for file in trained.images[:2]])
+    loaded = load_detector(tmp_path / "detector")
+    together, alone = fitted.detector.score(pixels), loaded.score(pixels[1:])
+    assert alone.scores[0] == together.scores[1]
+    if alone.maps is not None and together.maps is not None:
+        np.testing.assert_array_equal(alone.maps[0], together.maps[1])
+    described = loaded.describe()
+    single = {**described, "backbone": {**described["backbone"], "precision": "float32"}}
+    other = registry.detector_from_description(single, loaded.state_dict()).score(pixels).scores
+    assert (other != together.scores).any(), "the precision changes nothing: the detector is not computed in it"
+
+
 def test_a_folder_whose_description_does_not_fit_is_refused_as_a_model(trained: Trained) -> None:
     model = InspectionModel.load(trained.champion_folder())
     description, tensors = model.detector.describe(), model.detector.state_dict()

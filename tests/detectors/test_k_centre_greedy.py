@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import vad_lib.detectors.patchcore.k_centre_greedy as module
+import vad_lib.detectors.k_centre_greedy as module
 from tests.detectors.tile_images import as_dataset
 from vad_lib.detectors.images import ImageDataset
-from vad_lib.detectors.patchcore.k_centre_greedy import coreset_indices, select_k_centres
+from vad_lib.detectors.k_centre_greedy import coreset_indices, select_k_centres
 from vad_lib.detectors.patchcore.network import PatchEmbedder
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import TrainingStopped

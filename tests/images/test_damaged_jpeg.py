@@ -128,3 +128,15 @@ def test_a_jpeg_sent_in_ascii_mode_is_refused_with_the_remedy(how: str) -> None:
     with pytest.raises(UnreadableImageError) as caught:
         decode_bytes(data.replace(b"\n", b"\r\n"), "a.jpg")
     assert caught.value.reason == LINE_ENDS_CHANGED
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "YCbCr"])
+def test_a_tiff_that_holds_a_damaged_jpeg_is_refused_and_a_whole_one_is_not(mode: str) -> None:
+    stream = io.BytesIO()
+    photograph(mode, (400, 300)).save(stream, "TIFF", compression="jpeg")
+    data = stream.getvalue()
+    decode_bytes(data, "a.tif")
+    middle = len(data) // 2
+    for damage in (bytes(400), b"\xff\xd9" + bytes(398), np.random.default_rng(1).bytes(400)):
+        with pytest.raises(UnreadableImageError, match=r"damaged|truncated"):
+            decode_bytes(data[:middle] + damage + data[middle + 400 :], "a.tif")

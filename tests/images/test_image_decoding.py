@@ -220,6 +220,23 @@ def test_a_png_sent_in_ascii_mode_is_refused_with_the_remedy(line_end: tuple[byt
     assert caught.value.reason == LINE_ENDS_CHANGED
 
 
+@pytest.mark.parametrize(
+    ("kind", "how"), [("BMP", {}), ("WEBP", {"quality": 100}), ("WEBP", {"lossless": True})], ids=str
+)
+def test_a_bmp_or_webp_sent_in_ascii_mode_is_refused_with_the_remedy_and_padding_is_no_damage(
+    kind: str, how: dict[str, object]
+) -> None:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, kind, **how)
+    data = stream.getvalue()
+    assert b"\n" in data[60:]
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_bytes(data.replace(b"\n", b"\r\n"), "a")
+    assert caught.value.reason == LINE_ENDS_CHANGED
+    assert np.array_equal(decode_bytes(data + b"\r\n" * 9, "a").pixels, decode_bytes(data, "a").pixels)
+
+
 def test_a_gigantic_header_is_refused_before_a_pixel_is_decoded(tmp_path: Path) -> None:
     (tmp_path / "huge.png").write_bytes(png_with_size(60000, 60000))
     start = time.process_time()

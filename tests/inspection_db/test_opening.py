@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.engine import database_address
 from vad_lib.lines import Home
 
 
@@ -43,10 +44,26 @@ def test_a_new_database_is_its_owners_alone_in_wal_mode_and_checks_what_refers_t
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
 
 
-@pytest.mark.parametrize("url", ["mysql://localhost/x", "sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://localhost/x",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "no address",
+        "postgresql+asyncpg://h/x",
+        "oracel://h/x",
+    ],
+)
 def test_other_kinds_of_databases_are_refused_with_advice(url: str) -> None:
     with pytest.raises(VadError, match="inspection database"):
         InspectionDatabase(url)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "postgres", "postgresql+psycopg2"])
+def test_the_address_of_a_server_needs_no_driver(kind: str) -> None:
+    address = database_address(f"{kind}://user:password@host/database")
+    assert address.render_as_string(hide_password=False) == "postgresql+psycopg2://user:password@host/database"
 
 
 def test_many_threads_may_open_a_new_database_at_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vad_lib.argument_fields import Arguments, choices, limits
-from vad_lib.detectors.registry import parameters_model
+from vad_lib.detectors.registry import find_detector, parameters_model
 from vad_lib.errors import PlanError
 from vad_lib.plan import (
     ExperimentalPlan,
@@ -93,9 +93,15 @@ def models(model: type[Arguments]) -> st.SearchStrategy[Any]:
     return st.fixed_dictionaries({}, optional=fields).map(lambda values: model(**values))
 
 
+def with_a_precision_that_it_can(train: TrainArguments) -> TrainArguments:
+    """Return float32 in place of a precision that the detector refuses, as no plan with it is read."""
+    own = find_detector(train.model_name).own(train.model_parameters)
+    return train.model_copy(update={"precision": "float32"}) if own.reason_against(train.precision) else train
+
+
 plans = st.builds(
     lambda train, ui, **parts: ExperimentalPlan.assemble(train_as_written=train, ui_args=frozenset(ui), **parts),
-    train=models(TrainArguments),
+    train=models(TrainArguments).map(with_a_precision_that_it_can),
     ui=st.sets(st.sampled_from(["ok_class", "model_name", "batch_size", "encoding", "inference_threshold"])),
     input=models(InputArguments),
     readiness=models(ReadinessArguments),

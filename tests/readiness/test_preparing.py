@@ -560,7 +560,10 @@ def _stored(folder: Path, normal: str, anomalous: str, depth: type = np.uint8, s
     ("options", "told"),
     [
         ({"anomalous": "jpg"}, "PNG are 100% of the normal images and 0% of the anomalous (JPG)"),
-        ({"anomalous": "png", "depth": np.uint16}, "16-bit"),
+        (
+            {"anomalous": "png", "depth": np.uint16},
+            "8-bit grey are 100% of the normal images and 0% of the anomalous (16-bit grey: values of 16 bits)",
+        ),
         ({"anomalous": "png", "size": 48}, "40 x 40 are 100%"),
     ],
 )

@@ -7,8 +7,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from brightness_model import THORN, BrightnessModel, write_image
 from inspection_rig import Rig, dead_worker, register_what_is_there, worker_elsewhere
@@ -23,6 +25,7 @@ from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.laws import check_database
 from vad_lib.queue import lease, services_of
 from vad_lib.serving import service as service_module
+from vad_lib.serving.warm_models import InTurn, Turns
 
 
 def _check(db: InspectionDatabase) -> None:
@@ -377,6 +380,29 @@ def test_slow_files_of_one_line_do_not_delay_another(
     assert db.count_predictions("bottles") == 0
     go_on.set()
     until(lambda: db.count_predictions("bottles") == 6)
+
+
+def test_many_large_images_of_one_line_let_another_line_score_in_between() -> None:
+    order: list[str] = []
+
+    class Slow:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def predict_pixels(self, images: list[np.ndarray], *, with_maps: bool) -> list[str]:
+            order.extend(self.name for _ in images)
+            time.sleep(0.05 * len(images))
+            return [self.name for _ in images]
+
+    turns = Turns()
+    large, small = InTurn(Slow("large"), turns), InTurn(Slow("small"), turns)  # type: ignore[arg-type]
+    picture = np.broadcast_to(np.uint8(0), (3000, 3000))
+    with ThreadPoolExecutor(2) as pool:
+        many = pool.submit(large.predict_pixels, [picture] * 12)
+        until(lambda: order)
+        assert small.predict_pixels([picture[:9, :9]] * 2) == ["small", "small"]
+        assert len(order) < 8
+        assert many.result() == ["large"] * 12
 
 
 @pytest.mark.spec("Q1.10")

@@ -16,7 +16,7 @@ from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.schema import ONLINE
 from vad_lib.queue import new_worker, register
 from vad_lib.queue.facts import announce_service
-from vad_lib.serving.latency import latencies, scored_since
+from vad_lib.queue.latency import latencies, scored_since
 
 LINES = ["bottles", "caps"]
 

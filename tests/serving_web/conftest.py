@@ -10,12 +10,13 @@ import requests
 import uvicorn
 from serving_rig import RigSource, db, inspection_url, source, start, until
 
+from tests.words.words_rig import stub
 from vad_dagster.service.connections import server_config
 from vad_dagster.service.web_app import WebSettings, create_app
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.serving import InferenceService, ServiceLimits
 
-__all__ = ["db", "inspection_url", "source", "start"]
+__all__ = ["db", "inspection_url", "source", "start", "stub"]
 
 Web = Callable[..., str]
 

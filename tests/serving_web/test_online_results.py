@@ -18,7 +18,7 @@ from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.labels import record_label
 from vad_lib.queue import new_worker, queue_facts, register
 from vad_lib.queue.facts import announce_service
-from vad_lib.serving.latency import latencies, scored_since
+from vad_lib.queue.latency import latencies, scored_since
 
 
 def _tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:

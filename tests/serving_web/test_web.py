@@ -101,6 +101,17 @@ def test_what_is_no_image_too_large_or_refused_is_said_in_the_status(web: Web, t
     assert "There are: bottles" in missing.json()["detail"]
 
 
+def test_a_broken_image_sent_again_is_refused_again_with_the_same_reason_and_counted_once(
+    web: Web, db: InspectionDatabase, tmp_path: Path
+) -> None:
+    post = f"{web()}/lines/bottles/images"
+    broken = _bytes(tmp_path, 150)[:50]
+    answers = [requests.post(post, data=broken, timeout=20) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [422, 422, 422]
+    assert len({answer.json()["detail"] for answer in answers}) == 1
+    assert db.incoming_files("bottles")["state"].tolist() == ["refused"]
+
+
 def test_the_same_bytes_sent_again_before_they_were_read_have_the_same_result(
     web: Web, source: RigSource, db: InspectionDatabase, tmp_path: Path
 ) -> None:

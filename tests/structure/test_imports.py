@@ -29,6 +29,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "inspection_db",
         "ingest queue",
         "inspection",
+        "words",
         "serving",
     ),
     "vad_dagster": (
@@ -37,7 +38,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "provenance",
         "registry",
         "recording asset_metadata asset_parts",
-        "inspection_run",
+        "inspection_run finding_words",
         "assets sensors service",
         "definitions",
         "cli",
@@ -140,6 +141,20 @@ def test_rooms_do_not_import_each_other_in_a_circle() -> None:
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
     assert circles(MODULES) == set()
+
+
+def test_a_detector_imports_nothing_from_the_folder_of_another_one() -> None:
+    def folder(module: str) -> str:
+        parts = module.split(".")
+        return parts[2] if parts[:2] == ["vad_lib", "detectors"] and (ROOT / Path(*parts[:3])).is_dir() else ""
+
+    found = {
+        (folder(module), folder(target))
+        for module, targets in MODULES.items()
+        for target in targets
+        if folder(module) and folder(target) not in ("", folder(module))
+    }
+    assert found - {("anomalygpt", "winclip")} == set()  # it describes its objects with WinCLIP's own argument
 
 
 def test_vad_lib_knows_neither_dagster_nor_mlflow() -> None:

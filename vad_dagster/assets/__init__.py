@@ -6,6 +6,7 @@ from vad_dagster.assets.inference import inference_outputs, inference_summary
 from vad_dagster.assets.monitoring import drift_report
 from vad_dagster.assets.registry import champion_model
 from vad_dagster.assets.training import model_evaluation, threshold_table, trained_model, validation_scores
+from vad_dagster.assets.words import finding_descriptions
 
 ALL_ASSETS = [
     confirmed_labels,
@@ -20,4 +21,5 @@ ALL_ASSETS = [
     inference_outputs,
     inference_summary,
     drift_report,
+    finding_descriptions,
 ]

@@ -13,6 +13,7 @@ from vad_dagster.cli import (
     bench,
     commands,
     database,
+    describe,
     export,
     labels,
     lines,
@@ -61,6 +62,7 @@ app.add_typer(plans.app, name="plan")
 app.add_typer(weights.app, name="weights")
 app.add_typer(database.app, name="db")
 app.add_typer(labels.app, name="label")
+app.add_typer(describe.app, name="describe")
 app.add_typer(bench.app, name="bench")
 app.command("train")(commands.train)
 app.command("inspect")(commands.inspect)

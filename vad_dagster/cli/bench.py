@@ -176,9 +176,15 @@ def _run(
 def _tell(
     title: str, told: Sequence[str], results: Sequence[Compared], more: dict[str, pd.DataFrame], out: Path
 ) -> None:
-    from vad_lib.comparison.pages import as_markdown, comparison_page, recall_table, result_table
+    from vad_lib.comparison.pages import as_markdown, comparison_page, not_run_table, recall_table, result_table
 
-    tables = {"Results": result_table(results), "Found, of all anomalous images": recall_table(results), **more}
+    tables = {
+        "Results": result_table(results),
+        **more,
+        "Found, of all anomalous images": recall_table(results),
+        "Not run": not_run_table(results),
+    }
+    tables = {heading: table for heading, table in tables.items() if len(table)}
     text = "\n\n".join((*told, *(f"{name}\n\n{as_markdown(table)}" for name, table in tables.items())))
     write_whole(out / "results.md", f"{text}\n".encode())
     write_whole(out / "index.html", comparison_page(title, told, results, tables).encode())

@@ -90,13 +90,11 @@ def _engine_of_what_is_there() -> Engine:
     Raises:
         VadError: there is no such file.
     """
-    from sqlalchemy.engine import make_url
-
-    from vad_lib.inspection_db.engine import create_inspection_engine
+    from vad_lib.inspection_db.engine import create_inspection_engine, database_address
     from vad_lib.lines import Home
 
     address = Home.from_environment().inspection_db_url
-    url = make_url(address)
+    url = database_address(address)
     file = url.database if url.get_backend_name() == "sqlite" else None
     if file and file != ":memory:" and not Path(file).exists():
         raise VadError(

@@ -40,7 +40,7 @@ def give(
     db = InspectionDatabase.from_environment()
     found = find_prediction(db, line.name, image)
     said: Label = "OK" if label.upper() == "OK" else "NG"
-    record_label(db, found.prediction_id, said, person=person or _user(), note=note)
+    record_label(db, found.prediction_id, said, person=person or user_name(), note=note)
     agrees = "as predicted" if said == found.predicted else f"predicted was {found.predicted}"
     console.print(f"{Path(found.path).name} is {said} ({agrees}, by {found.model_version})", markup=False)
 
@@ -61,7 +61,7 @@ def withdraw(
     line = existing_line(name)
     db = InspectionDatabase.from_environment()
     found = find_prediction(db, line.name, image)
-    withdraw_label(db, found.prediction_id, person=person or _user(), note=note)
+    withdraw_label(db, found.prediction_id, person=person or user_name(), note=note)
     console.print(f"{Path(found.path).name} has no label any more", markup=False)
 
 
@@ -165,8 +165,13 @@ def _ok_label(line: Line, plan: ExperimentalPlan) -> str:
     return found
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return the name of the user who runs the command.
+
+    Raises:
+        InputError: the system knows none.
+    """
     try:
         return getpass.getuser()
     except OSError as error:
-        raise InputError("Say who gives the label: --person NAME.") from error
+        raise InputError("The system knows no name of yours: say who you are with --person NAME.") from error

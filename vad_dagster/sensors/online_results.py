@@ -23,7 +23,7 @@ from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.labels import Agreement, agreement
 from vad_lib.lines import Home
 from vad_lib.queue import QueueFacts, queue_facts, services_of
-from vad_lib.serving.latency import Latency, ScoredImages, latencies, scored_since
+from vad_lib.queue.latency import Latency, ScoredImages, latencies, scored_since
 
 LATENCY_CHECK = "latency_objective"
 HOW_TO_START = "start one with `vad serve`, or everything with `vad dev`"

@@ -11,6 +11,8 @@ from vad_lib.queue import queue_facts
 from vad_lib.queue.outbox import notification_counts
 from vad_lib.serving import InferenceService
 from vad_lib.serving.metrics import gauge
+from vad_lib.words.describing import description_counts
+from vad_lib.words.dialogue import question_counts
 
 
 class ServiceGauges(Collector):
@@ -39,5 +41,9 @@ class ServiceGauges(Collector):
         yield gauge("vad_scan_seconds", "Processor time of the last scan of a watch folder.", scans, "line")
         warm = [((name, version), 1.0) for name, version in service.models.versions().items()]
         yield gauge("vad_model_info", "The model in memory.", warm, "line", "version")
+        described = [((line, state), float(count)) for line, state, count in description_counts(service.db)]
+        yield gauge("vad_descriptions", "Descriptions; disagrees: of those done.", described, "line", "state")
+        asked = [((line, state), float(count)) for line, state, count in question_counts(service.db)]
+        yield gauge("vad_questions", "Questions of people in dialogues.", asked, "line", "state")
         sent = [((state,), count) for state, count in notification_counts(service.db).items()]
         yield gauge("vad_notifications", "Results that wait to be sent, or were given up.", sent, "state")

@@ -7,10 +7,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Row
 
+from vad_dagster.finding_words import map_with_contour
 from vad_lib.errors import UnreadableImageError, VadError
-from vad_lib.images.decoding import decode_bytes
+from vad_lib.images.decoding import DecodedImage, decode_bytes
 from vad_lib.images.paths import read_known_content
 from vad_lib.serving import InferenceService
 from vad_lib.serving.warm_models import InTurn
@@ -59,6 +62,15 @@ class Drawer:
             raise NoHeatmapError(f"The model {record.model_version} makes no heatmaps.")
         with self._drawing:
             return _drawn(record, data, model, scale)
+
+    def map_of(self, record: Row[Any], image: DecodedImage) -> tuple[NDArray[np.float32], float] | None:
+        """Return the anomaly map of a prediction and its contour; None where the version makes no maps.
+
+        Raises:
+            NoHeatmapError: the version cannot be loaded any more.
+        """
+        model = self._model(record.line, record.model_version)
+        return map_with_contour(model, getattr(model.model, "heatmap_scale", None), image)
 
     def _model(self, line: str, version: str) -> InTurn:
         warm = self._service.models.get(line)

@@ -10,12 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jinja2
 from fastapi import APIRouter, Depends, HTTPException, Query, Response
-from fastapi import Path as InPath
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
 from vad_dagster import provenance
@@ -23,29 +21,20 @@ from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import dagster_url
 from vad_dagster.service.heatmap_drawer import Drawer, bytes_as_scored
+from vad_dagster.service.page_parts import LARGEST_NUMBER, TEMPLATES, Storable, recorded_by
+from vad_dagster.service.word_pages import WordPages
 from vad_lib.errors import InputError
 from vad_lib.images.paths import IMAGE_FORMATS, format_of
 from vad_lib.inspection_db.labels import agreement, record_label
-from vad_lib.inspection_db.lineage import lineage_of, newest_results, prediction_by_id
+from vad_lib.inspection_db.lineage import lineage_of, newest_results
 from vad_lib.queue import QueueFacts, queue_facts
+from vad_lib.queue.latency import latencies
 from vad_lib.serving import InferenceService
-from vad_lib.serving.latency import latencies
 
 PNG_TYPE = "image/png"
 MEDIA_TYPES = {name: f"image/{name.lower()}" for name in IMAGE_FORMATS}
 MOST_ROWS = 1000
-LARGEST_NUMBER = 2**63 - 1
 NO_PAGES = {"version": "", "run": "", "threshold": ""}
-
-
-def _storable(text: str) -> str:
-    """Return a text that every database can be asked about: PostgreSQL takes no NUL."""
-    if "\0" in text:
-        raise ValueError("A text cannot hold the character NUL.")
-    return text
-
-
-Storable = Annotated[str, AfterValidator(_storable)]
 
 
 class LineOut(BaseModel):
@@ -94,38 +83,26 @@ class LabelOut(BaseModel):
     label: Literal["OK", "NG"]
 
 
-def result_pages(service: InferenceService, known: Callable[[str], str], drawer: Drawer) -> APIRouter:
+def result_pages(service: InferenceService, known: Callable[[str], str], drawer: Drawer, words: WordPages) -> APIRouter:
     """Return the routes of the page of all lines, and those below ``/lines/{line}/results``.
 
     Args:
         service: whose database and models are shown.
         known: returns a line's name, or raises the right answer for one that is not watched.
         drawer: draws heatmaps; what it cannot draw it says by errors, which the application answers.
+        words: what stands in the pages about descriptions and dialogues.
     """
 
-    def recorded(
-        line: Annotated[str, Depends(known)], prediction_id: Annotated[int, InPath(ge=0, le=LARGEST_NUMBER)]
-    ) -> Row[Any]:
-        found = prediction_by_id(service.db, line, prediction_id)
-        if found is None:
-            raise HTTPException(404, f"The line {line!r} has no prediction {prediction_id}.")
-        return found
-
     KnownLine = Annotated[str, Depends(known)]
-    Recorded = Annotated[Row[Any], Depends(recorded)]
+    Recorded = Annotated[Row[Any], Depends(recorded_by(service.db, known))]
     pages = APIRouter(tags=["pages"])
     router = APIRouter(prefix="/lines/{line}/results", tags=["pages"])
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
     tracking = MLflowTracking()
 
     @pages.get("/", response_class=HTMLResponse)
     def lines() -> HTMLResponse:
         """A page of all lines: whether they are served, what waits, and how long results took."""
-        page = templates.get_template("lines.html").render(
+        page = TEMPLATES.get_template("lines.html").render(
             lines=served_lines(service),
             latencies=latencies(service.db, list(service.watched)),
             trouble=service.not_ready().get("*", ""),
@@ -150,10 +127,12 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
             service.db, line, model_version=label, run_id=run or None, first=first, last=last, predicted=predicted,
             limit=limit,
         )  # fmt: skip
-        page = templates.get_template("results.html").render(
+        page = TEMPLATES.get_template("results.html").render(
             line=line,
             version=version,
             rows=list(rows.itertuples()),
+            said=words.said_about(line, list(rows["prediction_id"])),
+            words=words.of_line(line),
             count=count,
             agreed=agreement(service.db, line, label),
             events=provenance.line_events_page(line),
@@ -165,13 +144,14 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
     @router.get("/{prediction_id}", response_class=HTMLResponse)
     def result(record: Recorded) -> HTMLResponse:
         """A page of one prediction, with links to everything that led to it."""
-        page = templates.get_template("result.html").render(
+        page = TEMPLATES.get_template("result.html").render(
             record=record,
             name=Path(record.path).name,
             here=f"/lines/{record.line}/results/{record.prediction_id}",
             results=f"/lines/{record.line}/results",
             pages=NO_PAGES | provenance.model_pages(tracking, record.model_version),
             lineage=lineage_of(service.db, record),
+            words=words.of_prediction(record),
         )
         return HTMLResponse(page)
 

@@ -18,7 +18,7 @@ from vad_lib.errors import VadError
 from vad_lib.images.paths import FORMATS_TEXT, IMAGE_FORMATS, format_of
 from vad_lib.ingest import FileVersion
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.schema import predictions
+from vad_lib.inspection_db.schema import REFUSED, incoming_files, predictions
 from vad_lib.queue import Decision, known_versions
 from vad_lib.serving import InferenceService
 
@@ -127,4 +127,14 @@ def _answer(db: InspectionDatabase, line: str, written: _Written) -> Answer:
     # A duplicate of an image that arrived elsewhere has that one's result.
     if found is not None:
         return Answer("done", written.sha256, found)
-    return Answer("refused" if decided.state == "refused" else "waiting", written.sha256, None, decided.reason or "")
+    # What was refused before is not decided again: the reason that was given then still holds.
+    reason = decided.reason if decided.state == "refused" else _refusal(db, line, written.path)
+    return Answer("waiting" if reason is None else "refused", written.sha256, None, reason or "")
+
+
+def _refusal(db: InspectionDatabase, line: str, path: str) -> str | None:
+    """Return why a file is refused; None where it is not. An upload's path names its content."""
+    this = incoming_files.c.line == line, incoming_files.c.path == path, incoming_files.c.state == REFUSED
+    newest = select(incoming_files.c.reason).where(*this).order_by(desc(incoming_files.c.file_id)).limit(1)
+    with db.reading() as connection:
+        return connection.execute(newest).scalar_one_or_none()

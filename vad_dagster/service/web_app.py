@@ -24,10 +24,13 @@ from starlette.concurrency import run_in_threadpool
 
 from vad_dagster.service.api_page import api_page
 from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
+from vad_dagster.service.describer import Describer, endpoint_of_settings
 from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
-from vad_dagster.service.result_pages import LARGEST_NUMBER, MEDIA_TYPES, LineOut, Storable, result_pages, served_lines
+from vad_dagster.service.page_parts import LARGEST_NUMBER, Storable
+from vad_dagster.service.result_pages import MEDIA_TYPES, LineOut, result_pages, served_lines
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
+from vad_dagster.service.word_pages import WordPages
 from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
 from vad_lib.errors import DatabaseGoneError
 from vad_lib.images.paths import FORMATS_TEXT
@@ -97,13 +100,17 @@ class PredictionOut(BaseModel):
 def create_app(service: InferenceService, settings: WebSettings | None = None) -> FastAPI:
     """Return the web application around an inference service, which lives as long as it."""
     rules = settings or WebSettings()
+    drawer, uploads = Drawer(service), UploadBudget(rules.max_upload_bytes)
+    describer = Describer(service, drawer, endpoint_of_settings())
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(service.start)
+        describer.start()
         try:
             yield
         finally:
+            describer.stop()
             await run_in_threadpool(service.stop)
 
     app = FastAPI(
@@ -152,7 +159,6 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         return line
 
     KnownLine = Annotated[str, Depends(known)]
-    drawer, uploads = Drawer(service), UploadBudget(rules.max_upload_bytes)
     service.metrics.collect_from(ServiceGauges(service))
 
     # Neither of these waits for anything, and neither waits for a thread while requests that do wait have all of them.
@@ -246,7 +252,9 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         record = _recorded(service, line, sha256)
         return Response(drawer.draw(record), media_type="image/png")
 
-    app.include_router(result_pages(service, known, drawer))
+    words = WordPages(service.db, describer)
+    app.include_router(result_pages(service, known, drawer, words))
+    app.include_router(words.routes(known))
     app.include_router(api_page(TITLE))
     return app
 

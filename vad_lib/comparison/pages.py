@@ -21,20 +21,20 @@ WEAKEST, STRONGEST = "low contrast", "high contrast"
 
 
 def result_table(results: Iterable[Compared]) -> pd.DataFrame:
-    """Return a row for each detector and set, as text for people; 'not run' with its reason where it did not run."""
+    """Return a row for each detector that ran on a set, as text for people: set by set, the largest AUROC first."""
     rows = []
-    for one in results:
-        named = {"set": one.images, "detector": one.candidate.detector, "encoder": one.encoder}
-        named["note"] = "; ".join(part for part in (one.candidate.note, one.reason) if part)
+    for one in _by_set(results):
         found = one.evaluation
         if found is None:
-            rows.append({**named, "image AUROC (95 %)": "not run"})
             continue
         low, high = one.interval or (float("nan"), float("nan"))
         right_low, right_high = interval(found.tp + found.tn, found.n)
         rows.append(
             {
-                **named,
+                "set": one.images,
+                "detector": one.candidate.detector,
+                "note": one.candidate.note,
+                "encoder": one.encoder,
                 "n": str(found.n),
                 "tp": str(found.tp),
                 "fp": str(found.fp),
@@ -48,7 +48,36 @@ def result_table(results: Iterable[Compared]) -> pd.DataFrame:
                 "MB": f"{one.megabytes:.0f}",
             }
         )
-    return pd.DataFrame(rows).fillna("")
+    return _without_empty(pd.DataFrame(rows))
+
+
+def not_run_table(results: Iterable[Compared]) -> pd.DataFrame:
+    """Return what did not run, and why: a row for each detector and reason."""
+    sets: dict[tuple[str, str, str], list[str]] = {}
+    for one in results:
+        if one.evaluation is None:
+            sets.setdefault((one.candidate.detector, one.candidate.note, one.reason), []).append(one.images)
+    rows = [
+        {"detector": name, "note": note, "sets": ", ".join(on), "why not": why}
+        for (name, note, why), on in sets.items()
+    ]
+    return _without_empty(pd.DataFrame(rows))
+
+
+def _by_set(results: Iterable[Compared]) -> list[Compared]:
+    every = list(results)
+    sets = list(dict.fromkeys(one.images for one in every))
+
+    def place(one: Compared) -> tuple[int, float]:
+        return sets.index(one.images), -((one.evaluation.image_auroc if one.evaluation else None) or 0.0)
+
+    return sorted(every, key=place)
+
+
+def _without_empty(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the columns that are empty throughout."""
+    told = table.fillna("")
+    return told.loc[:, [bool((told[column].astype(str) != "").any()) for column in told]]
 
 
 def mean_table(results: Sequence[Compared]) -> pd.DataFrame:
@@ -68,7 +97,7 @@ def mean_table(results: Sequence[Compared]) -> pd.DataFrame:
                 "n": sum(one.n for one in found),
                 "accuracy": f"{np.mean([one.accuracy for one in found]):.3f}",
                 "image AUROC": f"{np.mean([one.image_auroc for one in found]):.3f}",
-                "pixel AUROC": f"{np.mean(pixels):.3f}" if pixels else "",
+                "pixel AUROC": f"{np.mean(pixels):.3f}" if len(pixels) == len(own) else "",
             }
         )
     return pd.DataFrame(rows)
@@ -77,7 +106,7 @@ def mean_table(results: Sequence[Compared]) -> pd.DataFrame:
 def recall_table(results: Iterable[Compared]) -> pd.DataFrame:
     """Return the share of anomalous images that were found, as 'found/all', by kind, contrast and size."""
     rows = []
-    for one in results:
+    for one in _by_set(results):
         if one.evaluation is None:
             continue
         bad = one.rows[one.rows["is_anomalous"]]
@@ -89,12 +118,12 @@ def recall_table(results: Iterable[Compared]) -> pd.DataFrame:
                 groups[large] = known[known[column] > known[column].median()]
         found = {name: f"{int((rows['predicted'] == 'NG').sum())}/{len(rows)}" for name, rows in groups.items()}
         rows.append({"set": one.images, "detector": one.candidate.detector, "note": one.candidate.note, **found})
-    return pd.DataFrame(rows).fillna("")
+    return _without_empty(pd.DataFrame(rows))
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """Return a table in markdown; columns that are empty throughout are left out."""
-    kept = table.loc[:, [bool((table[column].astype(str) != "").any()) for column in table]]
+    """Return a table in markdown."""
+    kept = _without_empty(table)
     lines = [f"| {' | '.join(map(str, kept))} |", f"|{'---|' * len(kept.columns)}"]
     lines += [f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in kept.to_numpy()]
     return "\n".join(lines)
@@ -113,7 +142,7 @@ def comparison_page(
     for heading, table in tables.items():
         shown = table_of([str(name) for name in table], table.to_numpy().tolist())
         sections.append(f'<h2>{escape(heading)}</h2><div class="wide">{shown}</div>')
-    sections += [_pictures(one) for one in results if one.maps]
+    sections += [_pictures(one) for one in _by_set(results) if one.maps]
     return page(title, sections)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,11 +42,13 @@ class Candidate:
         detector: as the plan's ``model_name``.
         parameters: its arguments in ``model_parameters``; the defaults where empty.
         note: what a reader must know, such as that the weights are random.
+        precision: as in the plan.
     """
 
     detector: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def _compare(
         img_size=(size, size),
         max_epochs=max_epochs,
         experiment_seed=seed,
+        precision=candidate.precision,
         model_parameters=parameters_model()(**candidate.parameters),
     )
     own = find_detector(candidate.detector).own(train.model_parameters)

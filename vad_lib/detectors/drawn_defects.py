@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from vad_lib.synthetic import DefectKind, draw_defect
+from vad_lib.synthetic import DEFECT_KINDS, DefectKind, draw_defect
 from vad_lib.synthetic.cut_paste import cut_paste
 
 
@@ -27,6 +27,15 @@ def with_defect(
     drawn = draw_defect(pixels, kind, seed)
     mask = torch.from_numpy(drawn.mask)
     return torch.where(mask, _as_image(drawn.image), image), mask
+
+
+def random_defect(image: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a defect, half of the time in the image's colours, half of the time by moving a piece of it.
+
+    Image and result are those of ``with_defect``.
+    """
+    shape, moved = divmod(seed, 2)
+    return with_defect(image, "cut_paste" if moved else DEFECT_KINDS[shape % len(DEFECT_KINDS)], seed)
 
 
 def seed_of(*parts: int) -> int:

@@ -85,6 +85,15 @@ class DetectorArguments(Arguments):
         """Return the arguments for a CLIP of random weights, which shows that a detector runs, and nothing more."""
         return cls.with_encoder(str(folder))
 
+    def reason_against(self, precision: str) -> str:
+        """Return why the detector cannot be computed in a precision, and what to do; empty where it can.
+
+        By default bfloat16 needs an encoder of ours, which computes in the precision that its weights name.
+        """
+        if precision == "float32" or self.backbone():
+            return ""
+        return "The detector has no encoder that could be computed in bfloat16: take precision: float32."
+
     def require_usable(self) -> None:
         """Refuse what cannot be used whatever the data are, before anything is begun. By default nothing is.
 

@@ -13,12 +13,15 @@ from torch import nn
 from torch.nn import functional
 
 from vad_lib.encoders.build import Normalise, freeze, layer_names
+from vad_lib.encoders.precision import in_own_precision
 from vad_lib.encoders.protocol import Embedding, Encoder
 from vad_lib.encoders.weight_file import BackboneWeights, part_of
 from vad_lib.errors import ModelFormatError, PlanError
 
 CLIP_WORDS = 49_408
 """Words of CLIP's own vocabulary, which open_clip brings along; other text towers need a tokenizer of their own."""
+TEXTS = 64
+"""Texts that are encoded at once."""
 _TEXT_PARTS = ("transformer.", "token_embedding.", "ln_final.", "positional_embedding", "text_projection")
 
 
@@ -53,6 +56,7 @@ class OpenClipEncoder(Encoder):
         self.visual = build_image_tower(weights, tensors)
         self.text = build_text_tower(weights, tensors) if text else None
 
+    @in_own_precision
     def forward(self, images: torch.Tensor) -> Embedding:
         """See ``Encoder.forward``."""
         visual: Any = self.visual
@@ -105,6 +109,20 @@ def text_vectors(weights: BackboneWeights, tower: nn.Module, texts: Sequence[str
     """
     tokens = tokenizer_of(weights)(list(texts)).to(next(tower.parameters()).device)
     return functional.normalize(tower(tokens), dim=-1)
+
+
+def class_vectors(weights: BackboneWeights, sentences: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Return the mean vector of the texts of each class, (classes, D), of the texts' vectors of length 1.
+
+    Raises:
+        PlanError: the folder has no text tower that can be used.
+    """
+    tower = build_text_tower(weights, tensors_of(weights))
+    parts = []
+    for texts in sentences:
+        chunks = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
+        parts.append(torch.cat([text_vectors(weights, tower, chunk) for chunk in chunks]).mean(0))
+    return torch.stack(parts)
 
 
 def clip_layer_names(weights: BackboneWeights) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from vad_lib.encoders.build import Normalise, create_backbone, layer_names
+from vad_lib.encoders.precision import in_own_precision
 from vad_lib.encoders.protocol import Embedding, Encoder
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import PlanError
@@ -28,7 +29,7 @@ class TimmEncoder(Encoder):
     def forward(self, images: torch.Tensor) -> Embedding:
         """See ``Encoder.forward``."""
         try:
-            patches = tuple(self.network(self.normalise(images)))
+            patches = self._layers(images)
         except (AssertionError, RuntimeError, ValueError) as error:
             raise PlanError(
                 f"The encoder {self.weights.name} cannot take images of {images.shape[2]} x {images.shape[3]} pixels "
@@ -36,6 +37,10 @@ class TimmEncoder(Encoder):
             ) from error
         means = [functional.normalize(layer.mean(dim=(2, 3)), dim=1) for layer in patches]
         return Embedding(torch.cat(means, dim=1), patches)
+
+    @in_own_precision
+    def _layers(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.network(self.normalise(images)))
 
 
 def default_layers(weights: BackboneWeights) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vad_lib.encoders.clip_config import require_plain_config
 from vad_lib.errors import ModelFormatError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 Library = Literal["timm", "open_clip"]
+Precision = Literal["float32", "bfloat16"]
 Source = Literal["plan", "store", "timm", "package", "random", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,6 +42,7 @@ class BackboneWeights:
         library: that builds the network.
         licence: as whoever published the weights calls it; empty where that is not known.
         model_config: of open_clip: both towers, as ``clip_config`` allows it.
+        precision: that the network is computed in; its features are float32 in either.
     """
 
     name: str
@@ -56,6 +58,7 @@ class BackboneWeights:
     library: Library = "timm"
     licence: str = ""
     model_config: dict[str, Any] = field(default_factory=dict)
+    precision: Precision = "float32"
 
     @property
     def is_fallback(self) -> bool:
@@ -66,9 +69,13 @@ class BackboneWeights:
         """Refuse what may not reach timm from a sidecar, a model folder or a plan.
 
         Raises:
-            ModelFormatError: a name that makes timm look elsewhere, or an argument that does; or a library, or a
-                configuration of open_clip, that is not known.
+            ModelFormatError: a name that makes timm look elsewhere, or an argument that does; or a library, a
+                precision, or a configuration of open_clip, that is not known.
         """
+        if self.precision not in get_args(Precision):
+            raise ModelFormatError(
+                f"The precision is {self.precision!r}; it can be {' or '.join(get_args(Precision))}."
+            )
         if self.library == "open_clip":
             if not _FOLDER_NAME.fullmatch(self.name):
                 raise ModelFormatError(f"{self.name!r} is not the name of a folder of weights.")
@@ -111,6 +118,7 @@ class BackboneWeights:
             "library": self.library,
             "licence": self.licence,
             "model_config": self.model_config,
+            "precision": self.precision,
         }
 
     @classmethod
@@ -128,6 +136,7 @@ class BackboneWeights:
             library=content.get("library", "timm"),
             licence=content.get("licence", ""),
             model_config=dict(content.get("model_config", {})),
+            precision=content.get("precision", "float32"),
         )
 
 

@@ -71,12 +71,17 @@ def export_model(
     Raises:
         ExportRefused: a label flips, a score differs by more than 1e-4 relative, or one side cannot score an image.
         InputError: no images, an unknown format, or ``folder`` holds something else.
-        VadError: the detector cannot be written in this format.
+        VadError: the detector cannot be written in this format, or the model is a bfloat16 one.
     """
     if format not in FORMATS:
         raise InputError(f"There is no export format {format!r}; there are {', '.join(FORMATS)}.")
     if not images:
         raise InputError("An export is compared with the model on images: give at least one.")
+    if model.detector.weights.precision != "float32":
+        raise VadError(
+            "A bfloat16 model cannot be exported: ONNX and OpenVINO round at other places, and its scores would differ "
+            "by more than 1e-4 relative. Train the line with precision: float32, and export that model."
+        )
     folder = Path(os.path.abspath(folder))
     if folder.is_symlink() or (folder.exists() and not _replaceable(folder)):
         raise InputError(f"{folder} exists and is no earlier export: name a folder that is not there yet.")

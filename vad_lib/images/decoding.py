@@ -56,6 +56,7 @@ from vad_lib.images.paths import (
     JPEG_SIGNATURE,
     PNG_SIGNATURE,
     format_of,
+    length_in_header,
     read_regular_file,
 )
 
@@ -69,6 +70,8 @@ shorter side is brought to a wanted size, a picture of 1 x 20000 pixels would ta
 PNG_IN_ASCII_MODE = re.compile(rb"\x89PNG[\r\n]*\x1a")
 """How the signature of a PNG file looks after its line ends were changed: that is what it is made for."""
 _ORIENTATION = 0x0112
+_STRIPS, _TILES, _JPEG_TABLES = (273, 279), (324, 325), 347
+"""Tags of a TIFF: where its strips or tiles begin and how long each is, and what their JPEGs have in common."""
 
 
 StoredPixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -187,6 +190,8 @@ def _decode(
             notices.append("several frames: the first one is taken")
         if isinstance(image, JpegImageFile):
             jpeg.load_whole(image, data, parts, file)
+        elif isinstance(image, TiffImageFile) and image.info.get("compression") == "jpeg":
+            _refuse_damaged_jpegs_in(image, data, file)
         image.load()
         if (upright := _upright(image, notices)) is not None:
             image = upright
@@ -201,6 +206,20 @@ def _decode(
         raise UnreadableImageError(file, reason) from error
 
 
+def _refuse_damaged_jpegs_in(image: TiffImageFile, data: bytes, file: Path) -> None:
+    """Each strip or tile of such a TIFF is a JPEG of its own that leaves its tables to the file; libtiff tells nothing
+    of what libjpeg fills in. A strip may be a part of the colours, so that only whether it is whole is asked."""
+    tags = image.tag_v2
+    tables = bytes(tags.get(_JPEG_TABLES, b"\xff\xd8\xff\xd9"))[:-2]
+    begins, lengths = (tags[each] for each in (_STRIPS if _STRIPS[0] in tags else _TILES))
+    for begin, length in zip(begins, lengths, strict=True):
+        strip = tables + data[begin + 2 : begin + length]
+        parts = jpeg.read_parts(strip, file)
+        part = JpegImageFile(io.BytesIO(strip))
+        _refuse_size(part.size, MAX_PIXELS, file)
+        jpeg.load_whole(part, strip, parts, file)
+
+
 def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
     """Read the header only, by the parser that the signature asks for: no other format's parser ever runs."""
     kind = format_of(data)
@@ -208,6 +227,8 @@ def _open(data: bytes, file: Path) -> tuple[Image.Image, list[str]]:
         if PNG_IN_ASCII_MODE.match(data) and not PNG_SIGNATURE.startswith(data):
             raise UnreadableImageError(file, jpeg.LINE_ENDS_CHANGED)
         raise UnreadableImageError(file, f"not a {FORMATS_TEXT} image ({_what_it_looks_like(data)})")
+    if _has_longer_line_ends(data):
+        raise UnreadableImageError(file, jpeg.LINE_ENDS_CHANGED)
     if kind == "WebP":
         _refuse_size(_size_of_webp(data), MAX_PIXELS, file)  # its parser makes room for all of it
     try:
@@ -231,6 +252,15 @@ _PARSERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "TIFF": TiffImageFile,
     "WebP": WebPImageFile,
 }
+
+
+def _has_longer_line_ends(data: bytes) -> bool:
+    """Whether a BMP or WebP file is longer than it says by one byte for each of its line ends.
+
+    Its decoder would not notice: it passes over what is behind the end.
+    """
+    ends = data.count(b"\n") if 0 < length_in_header(data[:16]) < len(data) else 0
+    return ends > 0 and ends == data.count(b"\r\n") == len(data) - length_in_header(data[:16])
 
 
 def _size_of_webp(data: bytes) -> tuple[int, int]:

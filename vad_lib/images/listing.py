@@ -11,7 +11,7 @@ from vad_lib.images.paths import is_image_name, is_table_name
 
 MASK_FOLDERS = frozenset({"ground_truth", "mask", "masks", "annotations"})
 """In lower case."""
-_MASK_STEM = re.compile(r"(.+)[ ._-](?:mask|masks|gt|label|labels|ground_?truth|segmentation)", re.IGNORECASE)
+_MASK_STEM = re.compile(r"(.+)[ ._-](?:mask|masks|gt|label|labels|ground_?truth|seg|segmentation)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

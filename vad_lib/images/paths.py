@@ -56,6 +56,15 @@ def format_of(data: bytes) -> str:
     return next((name for signature, name in _SIGNATURES if data.startswith(signature)), "")
 
 
+def length_in_header(start: bytes) -> int:
+    """Return how many bytes a BMP or WebP file has, as its first 8 bytes say; 0 for other formats."""
+    kind = format_of(start)
+    if kind == "BMP":
+        return int.from_bytes(start[2:6], "little")
+    length = int.from_bytes(start[4:8], "little")
+    return 8 + length + length % 2 if kind == "WebP" else 0
+
+
 def is_table_name(name: str) -> bool:
     """Tell whether a file name ends like a ground-truth table: .csv in any letter case."""
     return name.lower().endswith(".csv")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vad_lib.images.paths import format_of
+from vad_lib.images.paths import format_of, length_in_header
 
 PNG_END, JPEG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82", b"\xff\xd9"
 START_OF_SCAN = 0xDA
@@ -38,7 +38,7 @@ def ends_whole(file: Path) -> bool:
         tail = max(0, size - PADDING_BYTES)
         end = os.pread(handle, PADDING_BYTES, tail)
         if kind in ("BMP", "WebP"):
-            return size == _length_in_header(kind, start) and any(end[-64:])
+            return size == length_in_header(start) and any(end[-64:])
         end = end.rstrip(PADDING)
         if kind == "PNG":
             return end.endswith(PNG_END)
@@ -47,13 +47,6 @@ def ends_whole(file: Path) -> bool:
         return False
     finally:
         os.close(handle)
-
-
-def _length_in_header(kind: str, start: bytes) -> int:
-    if kind == "BMP":
-        return int.from_bytes(start[2:6], "little")
-    length = int.from_bytes(start[4:8], "little")
-    return 8 + length + length % 2
 
 
 def _scan_begins_before(handle: int, end: int) -> bool:

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 import pandas as pd
 from sqlalchemy import Connection, Insert, Select, Table, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import DatabaseGoneError
-from vad_lib.inspection_db.engine import create_inspection_engine
+from vad_lib.inspection_db.engine import create_inspection_engine, database_address
 from vad_lib.inspection_db.revision import bring_up_to_date, gone
 from vad_lib.inspection_db.schema import REFUSED, incoming_files, is_not_superseded, predictions
 from vad_lib.lines import Home
@@ -84,7 +83,9 @@ class InspectionDatabase:
     @classmethod
     def of(cls, home: Home) -> InspectionDatabase:
         """Open the database of a home: ``$VAD_INSPECTION_DB``, or SQLite under it."""
-        server = sha256(make_url(home.inspection_db_url).set(password=None).render_as_string().encode()).hexdigest()
+        server = sha256(
+            database_address(home.inspection_db_url).set(password=None).render_as_string().encode()
+        ).hexdigest()
         return cls(home.inspection_db_url, home.root / f"inspection_{server[:12]}.made")
 
     @classmethod
@@ -278,7 +279,7 @@ class InspectionDatabase:
 
 def _file_of(url: str) -> Path | None:
     """Return the file of SQLite; None for a server."""
-    parsed = make_url(url)
+    parsed = database_address(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return None
     return Path(parsed.database)

@@ -16,12 +16,14 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
 from vad_lib.errors import DatabaseGoneError, VadError
 from vad_lib.inspection_db.schema import incoming_files
 from vad_lib.settings import settings
 
+ADDRESSES = "Set VAD_INSPECTION_DB to sqlite:////folder/inspection.db or postgresql://user:password@host/database."
 BUSY_SECONDS = 30
 MIGRATION_LOCK = 7236531
 """Names the lock among those of other software that uses the same PostgreSQL database."""
@@ -43,6 +45,25 @@ _of_servers: dict[URL, Engine] = {}
 sensors do in a process that stays, uses the connections of the time before."""
 
 
+def database_address(url: str) -> URL:
+    """Return the parts of the address of a database.
+
+    Where PostgreSQL's names no driver it is the one that comes with us: SQLAlchemy 2.1 would take another.
+
+    Raises:
+        VadError: it is no address, or names a driver that is not installed.
+    """
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            return parsed.set(drivername="postgresql+psycopg2")
+        if parsed.get_backend_name() == "postgresql":
+            parsed.get_dialect().import_dbapi()
+    except (ArgumentError, ImportError) as error:
+        raise VadError(f"The address of the inspection database cannot be used: {error}. {ADDRESSES}") from error
+    return parsed
+
+
 def create_inspection_engine(url: str) -> Engine:
     """Return an engine for ``url``; SQLite's folder is made if it is missing, and its file for its owner only.
 
@@ -50,17 +71,14 @@ def create_inspection_engine(url: str) -> Engine:
     between transactions, and a child of a fork makes its own.
 
     Raises:
-        VadError: the address is of another kind of database, or of SQLite in memory.
+        VadError: the address is of another kind of database, or of SQLite in memory; or see ``database_address``.
     """
-    parsed = make_url(url)
+    parsed = database_address(url)
     if parsed.get_backend_name() == "postgresql":
         # Without a lock, which a fork could catch in another thread's hands; an engine has no connection at first.
         return _of_servers.get(parsed) or _of_servers.setdefault(parsed, _postgresql_engine(parsed))
     if parsed.get_backend_name() != "sqlite":
-        raise VadError(
-            f"The inspection database is SQLite or PostgreSQL, not {parsed.get_backend_name()}: set VAD_INSPECTION_DB "
-            "to sqlite:////folder/inspection.db or postgresql+psycopg2://user:password@host/database."
-        )
+        raise VadError(f"The inspection database is SQLite or PostgreSQL, not {parsed.get_backend_name()}. {ADDRESSES}")
     if not parsed.database or parsed.database == ":memory:":
         raise VadError("The inspection database must be a file or a server: give sqlite:///…/inspection.db.")
     Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from sqlalchemy import Row, and_, desc, func, select
 
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import Label
-from vad_lib.inspection_db.schema import images, incoming_files, labels, predictions
+from vad_lib.inspection_db.schema import descriptions, images, incoming_files, labels, predictions
 
 
 def prediction_by_id(db: InspectionDatabase, line: str, prediction_id: int) -> Row[Any] | None:
@@ -21,8 +21,8 @@ def prediction_by_id(db: InspectionDatabase, line: str, prediction_id: int) -> R
 
 
 def lineage_of(db: InspectionDatabase, record: Row[Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of other tables that belong to a prediction: its image, incoming files, labels, and predictions
-    of other versions."""
+    """Return the rows of other tables that belong to a prediction: its image, incoming files, labels, descriptions
+    in words, and predictions of other versions."""
     content = (record.line, record.sha256)
     queries = {
         "images": select(images).where(images.c.line == content[0], images.c.sha256 == content[1]),
@@ -35,6 +35,9 @@ def lineage_of(db: InspectionDatabase, record: Row[Any]) -> dict[str, list[dict[
             .where(predictions.c.line == content[0], predictions.c.sha256 == content[1])
             .order_by(desc(labels.c.label_id))
         ),
+        "descriptions": select(descriptions)
+        .where(descriptions.c.prediction_id == record.prediction_id)
+        .order_by(desc(descriptions.c.description_id)),
         "other_predictions": select(predictions)
         .where(
             and_(predictions.c.line == content[0], predictions.c.sha256 == content[1]),

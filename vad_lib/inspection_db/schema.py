@@ -23,6 +23,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ColumnElement,
@@ -44,6 +45,9 @@ from sqlalchemy import (
 PENDING = "pending"
 DONE = "done"
 REFUSED = "refused"
+
+WAITING, FAILED = "waiting", "failed"
+"""States of a description, beside ``DONE``."""
 
 ONLINE, BATCH = "online", "batch"
 """Sources of a prediction: the inference service, or a run of Dagster."""
@@ -88,11 +92,24 @@ metadata = MetaData(
 NUMBER = BigInteger().with_variant(Integer, "sqlite")
 """Of rows: SQLite numbers by itself only what it calls an integer, and that has 64 bits."""
 _PENDING, _LEASED = text("state = 'pending'"), text("leased_by IS NOT NULL")
+_WAITING = text("state = 'waiting'")
 _NOT_COPIED = text("rule = 'not_an_image' AND quarantine_file IS NULL AND quarantine_note IS NULL")
 
 
 def _line() -> Column[Any]:
     return Column("line", String(63), nullable=False)
+
+
+def _of_reply() -> tuple[Column[Any], ...]:
+    """Return what is kept about who replied, and at what cost."""
+    return (
+        Column("model", String(200), comment="As the endpoint calls it."),
+        Column("endpoint", Text, comment="Its address."),
+        Column("left_machine", Boolean, comment="Whether pictures went to an endpoint that is not on this machine."),
+        Column("prompt_tokens", Integer, comment="Of all attempts together, as the endpoint counts them."),
+        Column("completion_tokens", Integer, comment="Of all attempts together, as the endpoint counts them."),
+        Column("seconds", Float, comment="Of the last attempt."),
+    )
 
 
 incoming_files = Table(
@@ -193,6 +210,105 @@ labels = Table(
     Index(None, "prediction_id"),
     comment="What people said about predictions. The last label of an image holds, unless it says that those before it "
     "are withdrawn; all of them stay.",
+    sqlite_autoincrement=True,
+)
+
+descriptions = Table(
+    "descriptions",
+    metadata,
+    Column("description_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of being asked for."),
+    _line(),
+    Column("prediction_id", NUMBER, ForeignKey("predictions.prediction_id"), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("leased_by", String(160), comment="The worker that asks the endpoint for it now."),
+    Column("leased_until", UtcDateTime, comment="Nobody else takes it before; without a worker, it is not due before."),
+    Column("attempts", Integer, nullable=False, comment="How often a worker took it."),
+    Column("asked_by", String(128), nullable=False, comment="A person, or the part of the system that asked."),
+    Column("language", String(64), nullable=False, comment="In which the texts are asked for."),
+    Column("anomaly", String(8), comment="What the model says: yes, no or unsure. The prediction stays as it is."),
+    Column("agrees", Boolean, comment="Whether that is what the detector decided; false is a mark for review."),
+    Column("structured", Boolean, comment="Whether the reply had the form of an answer; else only its text is kept."),
+    Column("answer", Text, comment="The checked answer, JSON."),
+    Column("raw_reply", Text, comment="The reply as it came, cut where it is too long."),
+    Column("summary", Text, comment="In a few sentences; this is what a search looks through."),
+    *_of_reply(),
+    Column("error", Text, comment="Why it failed; of a waiting one, what it waits for or what the last attempt met."),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    CheckConstraint("state IN ('waiting', 'done', 'failed')", name="state"),
+    CheckConstraint("anomaly IN ('yes', 'no', 'unsure')", name="anomaly"),
+    CheckConstraint("state = 'waiting' OR leased_by IS NULL", name="only_waiting_is_leased"),
+    CheckConstraint("(state = 'waiting') = (finished_at IS NULL)", name="finished_says_when"),
+    CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="failed_has_reason"),
+    CheckConstraint("state <> 'done' OR raw_reply IS NOT NULL", name="done_has_reply"),
+    Index(
+        "ix_descriptions_waiting",
+        "prediction_id",
+        unique=True,
+        sqlite_where=_WAITING,
+        postgresql_where=_WAITING,
+    ),
+    Index("ix_descriptions_queue", "line", "description_id", sqlite_where=_WAITING, postgresql_where=_WAITING),
+    Index(None, "prediction_id", "description_id"),
+    Index(None, "line", "finished_at"),
+    comment="What a vision language model was asked to say about a prediction. At most one waits for each prediction.",
+    sqlite_autoincrement=True,
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("turn_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of being said."),
+    _line(),
+    Column(
+        "prediction_id", NUMBER, ForeignKey("predictions.prediction_id"), comment="Empty: it is about the line's day."
+    ),
+    Column("hours", Integer, comment="Of a question about the line's day: about how many hours before it."),
+    Column("role", String(16), nullable=False),
+    Column("state", String(8), nullable=False, default=DONE, comment="Of a question; an answer is done."),
+    Column("leased_by", String(160), comment="The worker that asks the endpoint now."),
+    Column("leased_until", UtcDateTime, comment="Nobody else takes it before; without a worker, it is not due before."),
+    Column("attempts", Integer, nullable=False, default=0, comment="How often a worker took the question."),
+    Column("answers", NUMBER, ForeignKey("turns.turn_id"), comment="Of an answer: the question."),
+    Column("text", Text, nullable=False),
+    Column("person", String(128), comment="Who asked; of an answer, who is answered."),
+    *_of_reply(),
+    Column("raw_reply", Text, comment="The reply as it came, cut where it is too long."),
+    Column("handed_in", Text, comment="Of an answer: the data that the model was given, JSON."),
+    Column(
+        "marks",
+        Text,
+        comment="Of an answer, JSON: where figures stand that were not handed in, and how many earlier turns were left "
+        "out of the prompt.",
+    ),
+    Column("error", Text, comment="Why it failed; of a waiting question, what it waits for."),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("role IN ('user', 'assistant')", name="role"),
+    CheckConstraint("state IN ('waiting', 'done', 'failed')", name="state"),
+    CheckConstraint("state = 'waiting' OR leased_by IS NULL", name="only_waiting_is_leased"),
+    CheckConstraint("state <> 'failed' OR error IS NOT NULL", name="failed_has_reason"),
+    CheckConstraint("answers IS NULL OR role = 'assistant'", name="only_answers_answer"),
+    UniqueConstraint("answers"),
+    Index("ix_turns_waiting", "line", "turn_id", sqlite_where=_WAITING, postgresql_where=_WAITING),
+    Index(None, "prediction_id", "turn_id"),
+    Index(None, "line", "created_at"),
+    comment="What was said in the dialogues about predictions and about the day of a line.",
+    sqlite_autoincrement=True,
+)
+
+description_corrections = Table(
+    "description_corrections",
+    metadata,
+    Column("correction_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of being given."),
+    Column("description_id", NUMBER, ForeignKey("descriptions.description_id"), nullable=False),
+    _line(),
+    Column("person", String(128), nullable=False),
+    Column("answer", Text, nullable=False, comment="What the answer should have been, JSON of the same form."),
+    Column("note", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "description_id"),
+    Index(None, "line", "correction_id"),
+    comment="Answers as people corrected them: examples of the next prompts. The last one of a description holds.",
     sqlite_autoincrement=True,
 )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vad_lib.argument_fields import Arguments
+from vad_lib.detectors.registry import find_detector
 from vad_lib.errors import PlanError
 from vad_lib.plan import folders
 from vad_lib.plan.arguments import TrainArguments
@@ -100,6 +101,7 @@ class _Reader:
         paths = self._read_paths(sections.get("external_path"))
         details = self._read_details(sections.get("ui_args_detail"))
         self._notice_one_sided_columns()
+        self._refuse_precision(stages["train"])
         self._problems.raise_faults(self._source)
 
         train = stages.pop("train")
@@ -329,6 +331,12 @@ class _Reader:
                     f"{name} is given for train_pipeline only ({self._given[f'input.{name}']}); "
                     "inference takes the default."
                 )
+
+    def _refuse_precision(self, train: Arguments) -> None:
+        assert isinstance(train, TrainArguments)
+        if reason := find_detector(train.model_name).own(train.model_parameters).reason_against(train.precision):
+            line = int(self._given["train.precision"].removeprefix("line "))
+            self._problems.fault(line, "train_pipeline > train > precision", reason)
 
 
 def _without_columns(args: Node) -> tuple[Node, list[Entry]]:

@@ -142,11 +142,9 @@ def format_tells_label(table: pd.DataFrame) -> Finding | None:
     formats = table["image_path"].map(
         lambda path: PurePosixPath(path.strip()).suffix[1:].upper().replace("JPEG", "JPG")
     )
-    depths = table["notices"].map(lambda text: "; ".join(json.loads(text))) + table["mode"].map(
-        lambda mode: f" ({_MODES.get(mode, mode)})"
-    )
+    depths = pd.Series(map(_depth, table["mode"], table["notices"]), index=table.index)
     told = []
-    for values in (formats, depths.str.removeprefix(" "), _sizes(table)):
+    for values in (formats, depths, _sizes(table)):
         normal, anomalous = values[~is_anomalous], values[is_anomalous]
         usual, other = normal.mode()[0], anomalous.mode()[0]
         has, has_too = float((normal == usual).mean()), float((anomalous == usual).mean())
@@ -162,6 +160,12 @@ def format_tells_label(table: pd.DataFrame) -> Finding | None:
         "take and store all images the same way.",
         count=int(table["is_anomalous"].sum()),
     )
+
+
+def _depth(mode: str, notices: str) -> str:
+    """Return how pixels are stored and what is done about it, such as '16-bit grey: values of 12 bits'."""
+    stored, converted = _MODES.get(mode, mode), "; ".join(json.loads(notices))
+    return converted if converted.startswith(stored) else f"{stored}; {converted}".removesuffix("; ")
 
 
 def _sizes(table: pd.DataFrame) -> pd.Series:

@@ -9,9 +9,12 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from vad_lib.queue import Decision
+from vad_lib.words.client import Reply
 
 BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 """Seconds from arrival to result."""
+VLM_BUCKETS = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Seconds of one reply of a vision language model."""
 
 
 class Metrics:
@@ -35,6 +38,27 @@ class Metrics:
             ["line"],
             registry=self.registry,
         )
+
+        self._vlm_requests = Counter(
+            "vad_vlm_requests",
+            "Requests to the vision language model: replied, refused by the model, or failed.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._vlm_tokens = Counter(
+            "vad_vlm_tokens", "Tokens of prompts and of replies.", ["kind"], registry=self.registry
+        )
+        self._vlm_seconds = Histogram(
+            "vad_vlm_seconds", "Until a reply was there.", buckets=VLM_BUCKETS, registry=self.registry
+        )
+
+    def asked_model(self, outcome: str, reply: Reply | None) -> None:
+        """Count a request to the vision language model, as ``vad_lib.words.client.Client`` tells of it."""
+        self._vlm_requests.labels(outcome).inc()
+        if reply is not None:
+            self._vlm_tokens.labels("prompt").inc(reply.prompt_tokens)
+            self._vlm_tokens.labels("completion").inc(reply.completion_tokens)
+            self._vlm_seconds.observe(reply.seconds)
 
     def decided(self, line: str, decision: Decision) -> None:
         """Count a decision: OK, NG, known (the content had a result), refused, duplicate or unchanged."""

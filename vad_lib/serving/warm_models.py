@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from vad_lib.images.budget import UNCOUNTED_PIXELS
 from vad_lib.inspection.model import PROBE, Model, Served
 from vad_lib.lines import Line
 from vad_lib.serving.sinks import Sinks
@@ -55,10 +56,29 @@ class Source(Protocol):
         """Return the model of a version, ready to score."""
 
 
+class Turns:
+    """A lock that is had in the order of asking: who lets go of it and asks again lets those who wait in between."""
+
+    def __init__(self) -> None:
+        self._asking: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        mine = object()
+        with self._changed:
+            self._asking.append(mine)
+            self._changed.wait_for(lambda: self._asking[0] is mine)
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._asking.popleft()
+            self._changed.notify_all()
+
+
 class InTurn:
     """A model that computes while no other does: two at once would only share the same cores."""
 
-    def __init__(self, model: Model, turn: threading.Lock) -> None:
+    def __init__(self, model: Model, turn: Turns) -> None:
         self._model = model
         self._turn = turn
 
@@ -78,9 +98,13 @@ class InTurn:
         return self._model
 
     def predict_pixels(self, images: Sequence[Any], *, with_maps: bool = False) -> Sequence[Any]:
-        """As the model does."""
-        with self._turn:
-            return self._model.predict_pixels(images, with_maps=with_maps)
+        """As the model does; each of large images has a turn of its own: no other line waits for all of them."""
+        large = any(image.size > UNCOUNTED_PIXELS for image in images)
+        results: list[Any] = []
+        for part in [[image] for image in images] if large else [images]:
+            with self._turn:
+                results += self._model.predict_pixels(part, with_maps=with_maps)
+        return results
 
 
 @dataclass(frozen=True)
@@ -105,7 +129,7 @@ class WarmModels:
     def __init__(self, source: Source, most: int) -> None:
         self._source = source
         self.most = max(1, most)
-        self._turn = threading.Lock()
+        self._turn = Turns()
         self._lock = threading.Lock()
         self._warm: OrderedDict[str, WarmModel] = OrderedDict()
         self._failed: dict[tuple[str, str], float] = {}

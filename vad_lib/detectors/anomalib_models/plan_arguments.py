@@ -49,6 +49,15 @@ class AnomalibArguments(DetectorArguments):
             return (min(sides), min(sides)), f"anomalib's {model.name} takes square images"
         return sides, reason or f"anomalib's {model.name} takes images of one shape"
 
+    def reason_against(self, precision: str) -> str:
+        """Return that anomalib's networks are float32, where another precision is asked for."""
+        if precision == "float32":
+            return ""
+        return (
+            "anomalib's networks are trained and scored in float32: take precision: float32, or a detector of this "
+            "software's own."
+        )
+
     @field_validator("anomalib_model")
     @classmethod
     def _can_be_built(cls, value: str) -> Any:

@@ -14,13 +14,14 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from vad_lib.detectors.anomalyclip.head import Blur, ClassVectors, PromptHead, VectorHead
+from vad_lib.detectors.anomalyclip.head import ClassVectors, PromptHead, VectorHead
 from vad_lib.detectors.anomalyclip.learnt_file import KINDS, Learnt, file_in_store, read_checkpoint, read_learnt
 from vad_lib.detectors.anomalyclip.plan_arguments import AnomalyCLIPArguments
 from vad_lib.detectors.anomalyclip.tower import create_tower
 from vad_lib.detectors.base import Detector, FitReport, FitSettings, Scores, join_scores, require_batch
 from vad_lib.detectors.fit_forecast import FitForecast, Part, bytes_of, memory_problems, sample_of, seconds_an_image
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.detectors.maps import Blur
 from vad_lib.encoders.weight_file import BackboneWeights, part_of
 from vad_lib.errors import ModelFormatError
 from vad_lib.machine import PeakMemory

@@ -6,7 +6,6 @@ UniADet, https://arxiv.org/abs/2601.05552.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vad_lib.detectors.maps import TEMPERATURE, abnormal_maps
 from vad_lib.encoders.clip import CLIP_WORDS, build_text_tower, tensors_of, tokenizer_of
 from vad_lib.encoders.protocol import Embedding
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import ModelFormatError, PlanError
 
-TEMPERATURE = 0.07
-SIGMA = 4
-"""Of the blur of maps, in pixels."""
 WORDS = ("object.", "damaged object.")
 """What stands behind the learnt tokens of the two prompts, normal and abnormal."""
 
@@ -59,46 +56,6 @@ class ClassVectors:
     def patch_probabilities(self, found: Embedding, size: tuple[int, int]) -> list[torch.Tensor]:
         """Return, for each level, the probability that each pixel is abnormal, (N, H, W)."""
         return abnormal_maps(found.patches, self.levels, size)
-
-
-def abnormal_maps(
-    patches: Sequence[torch.Tensor], vectors: Sequence[torch.Tensor], size: tuple[int, int]
-) -> list[torch.Tensor]:
-    """Return, for each level, the probability that each pixel is abnormal, (N, H, W).
-
-    Args:
-        patches: (N, C, rows, columns) for each level.
-        vectors: (2, C) for each level, normal and abnormal.
-        size: (H, W).
-    """
-    maps = []
-    for level, pair in zip(patches, vectors, strict=True):
-        cosine = torch.einsum("nchw,kc->nkhw", functional.normalize(level, dim=1), functional.normalize(pair))
-        abnormal = (cosine / TEMPERATURE).softmax(dim=1)[:, 1:]
-        maps.append(functional.interpolate(abnormal, size=size, mode="bilinear", align_corners=False)[:, 0])
-    return maps
-
-
-class Blur(nn.Module):
-    """A gaussian blur of maps (N, H, W) as ``scipy.ndimage.gaussian_filter`` does it, the border mirrored."""
-
-    line: torch.Tensor
-
-    def __init__(self, sigma: float = SIGMA) -> None:
-        super().__init__()
-        self.reach = int(4.0 * sigma + 0.5)
-        weights = torch.exp(-0.5 * (torch.arange(-self.reach, self.reach + 1).double() / sigma) ** 2)
-        self.register_buffer("line", (weights / weights.sum()).float(), persistent=False)
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Return maps of the same size."""
-        wide = maps[:, self._mirrored(maps.shape[1])][:, :, self._mirrored(maps.shape[2])][:, None]
-        across = functional.conv2d(wide, self.line.view(1, 1, 1, -1))
-        return functional.conv2d(across, self.line.view(1, 1, -1, 1))[:, 0]
-
-    def _mirrored(self, length: int) -> torch.Tensor:
-        place = torch.arange(-self.reach, length + self.reach, device=self.line.device) % (2 * length)
-        return torch.minimum(place, 2 * length - 1 - place)
 
 
 class PromptHead(nn.Module):

@@ -17,6 +17,7 @@ from torch.nn import functional
 from vad_lib.encoders.build import Normalise
 from vad_lib.encoders.clip import build_image_tower, embed_patches, tensors_of
 from vad_lib.encoders.encoder import create_encoder, encoder_layers
+from vad_lib.encoders.precision import in_own_precision
 from vad_lib.encoders.protocol import Embedding
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import PlanError
@@ -51,9 +52,11 @@ class LocalTower(nn.Module):
                 f"blocks {self.first} to {len(blocks)}."
             )
         self.levels = tuple(sorted(levels))
+        self.weights = weights
         self.normalise = Normalise(weights)
         self.visual = visual
 
+    @in_own_precision
     def forward(self, images: torch.Tensor) -> Embedding:
         """Return vectors (N, D) and, a level each, patches (N, D, rows, columns) of images (N, 3, H, W) in 0..1."""
         visual: Any = self.visual

@@ -18,6 +18,7 @@ from torch.nn import functional
 from vad_lib.detectors.anomalyclip.head import ClassVectors, PromptHead, VectorHead
 from vad_lib.detectors.anomalyclip.learnt_file import Learnt
 from vad_lib.detectors.anomalyclip.tower import create_tower
+from vad_lib.detectors.losses import local_loss
 from vad_lib.encoders.protocol import Embedding
 from vad_lib.encoders.store import sha256_of
 from vad_lib.encoders.weight_file import BackboneWeights
@@ -30,8 +31,6 @@ from vad_lib.randomness import seeded
 LEARNING_RATE, BETAS = 1e-3, (0.5, 0.999)
 LOCAL_WEIGHT = 4.0
 """Of the losses of maps, beside the loss of whole images."""
-FOCUS, SMOOTH = 2.0, 1e-5
-"""Gamma of the focal loss, and what keeps its logarithm finite."""
 CONTEXT, DEEP, DEEP_LENGTH, SPREAD = 12, 8, 4, 0.02
 """Tokens of a prompt, most layers with own tokens, how many each has, and the deviation of their random start."""
 
@@ -180,29 +179,6 @@ def learn(
             losses.append((float(local.detach()), float(whole.detach())))
             meter.advance(len(labels))
     return losses
-
-
-def local_loss(abnormal: Sequence[torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
-    """Return focal loss and both dice losses, summed over levels.
-
-    Args:
-        abnormal: probabilities (N, H, W) for each level.
-        masks: bool (N, H, W).
-    """
-    truth = masks.float()
-    total = torch.zeros((), device=truth.device)
-    for level in abnormal:
-        right = torch.where(masks, level, 1 - level)
-        # one-hot labels are smoothed a little, as the authors do
-        right = (1 - SMOOTH) * right + SMOOTH * (1 - right) + SMOOTH
-        focal = -((1 - right) ** FOCUS * right.log()).mean()
-        total = total + focal + _dice(level, truth) + _dice(1 - level, 1 - truth)
-    return total
-
-
-def _dice(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    overlap, both = (found * truth).flatten(1).sum(1), (found + truth).flatten(1).sum(1)
-    return 1 - ((2 * overlap + 1) / (both + 1)).mean()
 
 
 def _new_head(kind: str, weights: BackboneWeights, data: TuningData, n_levels: int) -> nn.Module:

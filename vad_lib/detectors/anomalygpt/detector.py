@@ -16,11 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vad_lib.detectors.anomalyclip.tuning import local_loss
 from vad_lib.detectors.anomalygpt.network import ImageDecoder, MapNetwork, Memory, logistic_curve
 from vad_lib.detectors.anomalygpt.plan_arguments import AnomalyGPTArguments, MapName
 from vad_lib.detectors.base import Detector, Epoch, FitReport, FitSettings, Scores, join_scores, require_batch
-from vad_lib.detectors.drawn_defects import seed_of, with_defect
+from vad_lib.detectors.drawn_defects import random_defect, seed_of
 from vad_lib.detectors.epochs import PATIENCE, BestEpoch
 from vad_lib.detectors.fit_forecast import (
     FitForecast,
@@ -32,16 +31,16 @@ from vad_lib.detectors.fit_forecast import (
     spread_evenly,
 )
 from vad_lib.detectors.images import ImageDataset, group_by_shape
-from vad_lib.detectors.winclip.detector import class_vectors
+from vad_lib.detectors.losses import local_loss
 from vad_lib.detectors.winclip.plan_arguments import WinClipArguments
 from vad_lib.encoders.build import fitting_layers
+from vad_lib.encoders.clip import class_vectors
 from vad_lib.encoders.encoder import create_encoder, default_layers
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError, ModelFormatError
 from vad_lib.machine import PeakMemory
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.randomness import seeded
-from vad_lib.synthetic import DEFECT_KINDS
 from vad_lib.thresholds import learn_threshold
 
 LEARNING_RATE = 1e-3
@@ -61,14 +60,12 @@ class Normals:
 
     Attributes:
         readable: positions of the images that can be read.
-        mean: (C,) for each level, over all patches.
-        deviation: (C,) for each level.
+        moments: of their patches.
         kept: prepared image (3, H, W) and its patches by position, as far as there is room for them.
     """
 
     readable: list[int]
-    mean: list[torch.Tensor]
-    deviation: list[torch.Tensor]
+    moments: Moments
     kept: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = field(default_factory=dict)
 
 
@@ -144,7 +141,9 @@ class AnomalyGPT(Detector):
     def _fit(self, images: ImageDataset, progress: Progress) -> tuple[MapNetwork, FitReport]:
         normals = self._look_at(images, progress)
         held_out, rest = hold_back(normals.readable)
-        decoder = self._new_decoder(normals) if self.map_name != "memory" else None
+        decoder = None
+        if self.map_name != "memory":
+            decoder = new_decoder(self.weights, self.object_name, normals.moments).to(self.device)
         memory = self._new_memory(images, normals, rest) if self.map_name != "decoder" else None
         network = MapNetwork(self.encoder, decoder, memory).to(self.device).eval()
         epochs = [] if decoder is None else self._train(decoder, images, normals, rest, held_out, progress)
@@ -167,13 +166,10 @@ class AnomalyGPT(Detector):
         readable: list[int] = []
         kept: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = {}
         room = FEATURE_BUDGET if images.augmentation is None else 0
-        sums: list[torch.Tensor] = []
+        moments = Moments()
         for batch in images.batches(self.batch_size):
             levels = self._encode(batch.images)
-            moments = [
-                torch.stack([level.double().pow(power).mean((2, 3)).sum(0) for power in (1, 2)]) for level in levels
-            ]
-            sums = moments if not sums else [total + one for total, one in zip(sums, moments, strict=True)]
+            moments.add(levels)
             for index, image, *one in zip(batch.indices, batch.images, *levels, strict=True):
                 readable.append(index)
                 room -= bytes_of((image, *one))
@@ -183,21 +179,7 @@ class AnomalyGPT(Detector):
             meter.advance(len(batch.indices))
         if not readable:
             raise InputError(f"None of the {len(images)} training images can be read; there is nothing to learn from.")
-        means = [total / len(readable) for total in sums]
-        deviations = [(square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-6) for mean, square in means]
-        return Normals(sorted(readable), [mean.float() for mean, _ in means], [one.float() for one in deviations], kept)
-
-    def _new_decoder(self, normals: Normals) -> ImageDecoder:
-        has_texts = self.weights.library == "open_clip"
-        if has_texts:
-            with torch.no_grad():
-                vectors = class_vectors(self.weights, WinClipArguments(winclip_object=self.object_name).sentences())
-        else:
-            vectors = functional.normalize(torch.randn(2, WIDTH), dim=1)
-        decoder = ImageDecoder([len(mean) for mean in normals.mean], vectors, learnt=not has_texts)
-        for level, mean, deviation in zip(decoder.levels, normals.mean, normals.deviation, strict=True):
-            level.load_state_dict({"mean": mean, "deviation": deviation}, strict=False)
-        return decoder.to(self.device)
+        return Normals(sorted(readable), moments, kept)
 
     def _new_memory(self, images: ImageDataset, normals: Normals, rest: Sequence[int]) -> Memory:
         """Remember the patches of a few images, evenly spread over those that are learnt from."""
@@ -279,10 +261,7 @@ class AnomalyGPT(Detector):
             yield indices, pictures, [torch.stack(level) for level in zip(*levels, strict=True)]
 
     def _draw(self, image: torch.Tensor, index: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw a defect, half of the time in the image's colours, half of the time by moving a piece of it."""
-        seed = seed_of(self.seed, index, number)
-        shape, moved = divmod(seed, 2)
-        return with_defect(image, "cut_paste" if moved else DEFECT_KINDS[shape % len(DEFECT_KINDS)], seed)
+        return random_defect(image, seed_of(self.seed, index, number))
 
     @torch.no_grad()
     def _encode(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -406,6 +385,48 @@ class AnomalyGPT(Detector):
         if self.network is None:
             raise ModelFormatError("This AnomalyGPT has not been fitted: fit or load it first.")
         return self.network
+
+
+class Moments:
+    """Mean and deviation of each channel, over all patches of the images that were added; all images weigh the same."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.sums: list[torch.Tensor] = []
+
+    def add(self, levels: Sequence[torch.Tensor]) -> None:
+        """Add images: their patches (N, C, rows, columns), for each level."""
+        more = [torch.stack([level.double().pow(power).mean((2, 3)).sum(0) for power in (1, 2)]) for level in levels]
+        self.sums = more if not self.sums else [total + one for total, one in zip(self.sums, more, strict=True)]
+        self.images += len(levels[0])
+
+    def result(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return mean and deviation, float32 (C,), of each level."""
+        means = [total / self.images for total in self.sums]
+        deviations = [(square - mean.square()).clamp(min=0).sqrt().clamp(min=1e-6) for mean, square in means]
+        return [(mean.float(), deviation.float()) for (mean, _), deviation in zip(means, deviations, strict=True)]
+
+
+def new_decoder(weights: BackboneWeights, object_name: str, moments: Moments) -> ImageDecoder:
+    """Return a decoder that has learnt nothing yet.
+
+    Args:
+        weights: of the encoder. Where it has a text tower, texts about the object give the vectors, which stay; else
+            they are drawn at random and learn.
+        object_name: what the images show.
+        moments: of normal patches.
+    """
+    has_texts = weights.library == "open_clip"
+    if has_texts:
+        with torch.no_grad():
+            vectors = class_vectors(weights, WinClipArguments(winclip_object=object_name).sentences())
+    else:
+        vectors = functional.normalize(torch.randn(2, WIDTH), dim=1)
+    found = moments.result()
+    decoder = ImageDecoder([len(mean) for mean, _ in found], vectors, learnt=not has_texts)
+    for level, (mean, deviation) in zip(decoder.levels, found, strict=True):
+        level.load_state_dict({"mean": mean, "deviation": deviation}, strict=False)
+    return decoder
 
 
 def hold_back(readable: Sequence[int]) -> tuple[list[int], list[int]]:

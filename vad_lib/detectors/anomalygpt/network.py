@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vad_lib.detectors.anomalyclip.head import Blur, abnormal_maps
+from vad_lib.detectors.maps import Blur, abnormal_maps
 from vad_lib.encoders.protocol import Encoder
 
 Patches = Sequence[torch.Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from vad_lib.argument_fields import Words, argument
-from vad_lib.detectors.embedding.plan_arguments import encoder_argument, layers_argument
+from vad_lib.detectors.encoder_arguments import encoder_argument, layers_argument
 from vad_lib.detectors.registry import DetectorArguments
 from vad_lib.errors import PlanError
 

@@ -19,8 +19,8 @@ from vad_lib.detectors.base import Detector, FitReport, FitSettings, Scores, joi
 from vad_lib.detectors.embedding.features import Features
 from vad_lib.detectors.embedding.heads import ForestHead, Head, LofHead, MahalanobisHead, NearestHead
 from vad_lib.detectors.images import ImageDataset
-from vad_lib.detectors.patchcore.k_centre_greedy import coreset_indices
-from vad_lib.detectors.patchcore.network import MapMaker
+from vad_lib.detectors.k_centre_greedy import coreset_indices
+from vad_lib.detectors.maps import MapMaker
 from vad_lib.encoders.build import fitting_layers
 from vad_lib.encoders.encoder import Encoder, create_encoder, default_layers
 from vad_lib.encoders.weight_file import BackboneWeights, part_of

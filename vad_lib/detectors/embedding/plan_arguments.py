@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from vad_lib.argument_fields import Words, argument
+from vad_lib.detectors.encoder_arguments import encoder_argument, layers_argument
 from vad_lib.detectors.registry import DetectorArguments
-
-CLIP = "vit_base_patch16_clip_quickgelu_224.openai"
-"""The image tower of OpenAI's CLIP ViT-B/16 in timm; the report's CLIP rows were made with OpenAI's CLIP."""
 
 
 class EmbeddingArguments(DetectorArguments):
@@ -29,28 +27,6 @@ class EmbeddingArguments(DetectorArguments):
         common = ("encoder", "layers", "patch_level")
         words = [name.removeprefix(f"{self.detector}_") for name in type(self).model_fields]
         return {word: self.value(word) for word in words if word not in common}
-
-
-def encoder_argument(default: str = CLIP) -> Any:
-    """Declare the argument that names the encoder."""
-    return argument(
-        default,
-        "Encoder whose features are judged: a timm model, a weight file, or a folder with a CLIP or SigLIP model.",
-        kind="own",
-        min_length=1,
-        allowed="the name of a timm model, or the path of a file or folder",
-    )
-
-
-def layers_argument() -> Any:
-    """Declare the argument that names the layers."""
-    return argument(
-        (),
-        "Layers of the encoder that are read; empty takes those that suit the encoder.",
-        kind="own",
-        computed="the layers that suit the encoder",
-        allowed="a list of layer names of the encoder",
-    )
 
 
 def level_argument(default: bool) -> Any:

@@ -66,6 +66,7 @@ class ClipSimilarity(EmbeddingDetector):
         second = None
         if wanted := arguments.clip_similarity_second_encoder:
             second = resolve_backbone_weights(wanted, settings.weights_store)
+            second = replace(second, precision=settings.weights.precision)
         return cls(
             settings.weights,
             arguments.clip_similarity_layers,

@@ -12,6 +12,7 @@ from torch import nn
 
 from vad_lib.detectors.fastflow.plan_arguments import SIDE_OF_BACKBONE
 from vad_lib.encoders.build import Normalise, create_backbone, freeze, load_weights
+from vad_lib.encoders.precision import in_own_precision
 from vad_lib.encoders.weight_file import BackboneWeights
 
 STAGES = (1, 2, 3)
@@ -48,6 +49,7 @@ class FlowNetwork(nn.Module):
         from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator
         from anomalib.models.image.fastflow.torch_model import FastflowModel, create_fast_flow_block
 
+        self.weights = weights
         self.normalise = Normalise(weights)
         self._transformer: Any = None
         if weights.name in SIDE_OF_BACKBONE:
@@ -96,6 +98,7 @@ class FlowNetwork(nn.Module):
         parts = [self.features_together(part) for part in images.split(size)]
         return [torch.cat(level) for level in zip(*parts, strict=True)]
 
+    @in_own_precision
     def features_together(self, images: torch.Tensor) -> list[torch.Tensor]:
         """As ``features``, all images at once."""
         images = self.normalise(images)
@@ -106,6 +109,7 @@ class FlowNetwork(nn.Module):
             return list(whole._get_vit_features(images))
         return list(whole._get_cait_features(images))
 
+    @in_own_precision
     def flow(self, features: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return the hidden variables and the log determinants (N,) for each feature."""
         if len(self.norms):

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.detectors.k_centre_greedy import coreset_indices
 from vad_lib.detectors.patchcore.bank_plan import GIB, MemoryBankPlan
 from vad_lib.detectors.patchcore.checkpoints import ChunkFiles
-from vad_lib.detectors.patchcore.k_centre_greedy import coreset_indices
 from vad_lib.detectors.patchcore.nearest import MemoryBank
 from vad_lib.detectors.patchcore.patches import PatchSource
 from vad_lib.detectors.patchcore.streaming import SAMPLE, choose_streaming

@@ -25,6 +25,7 @@ from vad_lib.detectors.base import (
 from vad_lib.detectors.feature_cache import FeatureCache, begin_cache, cache_numbers
 from vad_lib.detectors.fit_forecast import FitForecast, Size
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.detectors.maps import MapMaker
 from vad_lib.detectors.patchcore.bank_choice import choose_bank
 from vad_lib.detectors.patchcore.bank_plan import (
     CAP_ROWS,
@@ -38,7 +39,7 @@ from vad_lib.detectors.patchcore.exported_network import PatchCoreGraph, PatchEm
 from vad_lib.detectors.patchcore.extension import select_new_rows
 from vad_lib.detectors.patchcore.fit_cost import forecast_fit
 from vad_lib.detectors.patchcore.nearest import MemoryBank
-from vad_lib.detectors.patchcore.network import MapMaker, PatchEmbedder, cosine_distances, image_score, top_percent
+from vad_lib.detectors.patchcore.network import PatchEmbedder, cosine_distances, image_score, top_percent
 from vad_lib.detectors.patchcore.patches import PatchSource
 from vad_lib.detectors.patchcore.plan_arguments import PatchCoreArguments, Preset
 from vad_lib.encoders.build import fitting_layers

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from vad_lib.detectors.maps import MapMaker
 from vad_lib.detectors.patchcore.nearest import MemoryBank
-from vad_lib.detectors.patchcore.network import NUM_NEIGHBOURS, MapMaker, PatchEmbedder, cosine_distances, top_percent
+from vad_lib.detectors.patchcore.network import NUM_NEIGHBOURS, PatchEmbedder, cosine_distances, top_percent
 
 
 class PatchCoreGraph(nn.Module):

@@ -19,8 +19,8 @@ from vad_lib.detectors.fit_forecast import (
     seconds_an_image,
     seconds_of,
 )
+from vad_lib.detectors.k_centre_greedy import coreset_indices
 from vad_lib.detectors.patchcore.bank_plan import MemoryBankPlan, bank_sizes, plan_bank
-from vad_lib.detectors.patchcore.k_centre_greedy import coreset_indices
 from vad_lib.detectors.patchcore.nearest import MemoryBank
 from vad_lib.detectors.patchcore.patches import PatchSource
 from vad_lib.detectors.patchcore.selection_cost import bank_work, selection_work

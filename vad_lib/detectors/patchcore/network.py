@@ -10,13 +10,12 @@ from torch.nn import functional
 
 from vad_lib.detectors.patchcore.nearest import Farthest, MemoryBank
 from vad_lib.encoders.build import Normalise, create_backbone
+from vad_lib.encoders.precision import in_own_precision
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import PlanError
 
 NUM_NEIGHBOURS = 9
 """b of the paper: neighbours of the nearest row that the image score is weighed with; anomalib's default."""
-SIGMA = 4
-"""Of the blur of maps, in pixels; anomalib's default."""
 
 
 class PatchEmbedder(nn.Module):
@@ -40,7 +39,7 @@ class PatchEmbedder(nn.Module):
 
     def __init__(self, weights: BackboneWeights, layers: Sequence[str], *, cosine: bool = False) -> None:
         super().__init__()
-        self.name = weights.name
+        self.weights = weights
         self.cosine = cosine
         self.backbone = create_backbone(weights, layers)
         self.pool = nn.AvgPool2d(3, stride=1, padding=1)
@@ -57,6 +56,7 @@ class PatchEmbedder(nn.Module):
         """As ``forward``, all images at once."""
         return self.join_layers(self.layer_features(images))
 
+    @in_own_precision
     def layer_features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return what the backbone gives, each layer (N, C, h, w), shallowest first."""
         return list(self.backbone(self.normalise(images)))
@@ -71,8 +71,8 @@ class PatchEmbedder(nn.Module):
             vectors, _ = self(torch.zeros((1, 3, height, width), device=device))
         except (AssertionError, RuntimeError, ValueError) as error:
             raise PlanError(
-                f"The backbone {self.name} cannot take images of {height} x {width} pixels ({error}). Change img_size, "
-                "or take another backbone."
+                f"The backbone {self.weights.name} cannot take images of {height} x {width} pixels ({error}). Change "
+                "img_size, or take another backbone."
             ) from error
         return vectors.shape[1], vectors.shape[2]
 
@@ -83,30 +83,6 @@ class PatchEmbedder(nn.Module):
         enlarged = [functional.interpolate(feature, size=grid, mode="bilinear") for feature in pooled[1:]]
         patches = torch.cat([pooled[0], *enlarged], 1).flatten(2).transpose(1, 2)
         return (functional.normalize(patches, dim=2) if self.cosine else patches), grid
-
-
-class MapMaker(nn.Module):
-    """Patch distances to a map: enlarged to the image by nearest neighbours, then blurred with sigma 4.
-
-    As anomalib's ``AnomalyMapGenerator``; its 33 x 33 kernel is the product of two lines, which take a tenth of the
-    time.
-    """
-
-    line: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        reach = int(4.0 * SIGMA + 0.5)
-        weights = torch.exp(-torch.arange(-reach, reach + 1).float().square() / (2.0 * SIGMA**2))
-        self.register_buffer("line", weights / weights.sum(), persistent=False)
-
-    def forward(self, distances: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Return (N, H, W) for distances (N, rows, columns); H and W are larger than 16."""
-        reach = len(self.line) // 2
-        large = functional.interpolate(distances[:, None], size=size)
-        padded = functional.pad(large, (reach, reach, reach, reach), mode="reflect")
-        across = functional.conv2d(padded, self.line.view(1, 1, 1, -1))
-        return functional.conv2d(across, self.line.view(1, 1, -1, 1))[:, 0]
 
 
 def cosine_distances(distances: torch.Tensor) -> torch.Tensor:

@@ -33,9 +33,9 @@ from dataclasses import dataclass
 
 import torch
 
+from vad_lib.detectors.k_centre_greedy import random_projection, select_with_radius
 from vad_lib.detectors.patchcore.bank_plan import MemoryBankPlan, streaming_projection
 from vad_lib.detectors.patchcore.checkpoints import ChunkFiles, ChunkSummary
-from vad_lib.detectors.patchcore.k_centre_greedy import random_projection, select_with_radius
 from vad_lib.detectors.patchcore.patches import PatchSource
 from vad_lib.errors import InputError
 from vad_lib.progress import Progress, ProgressMeter, silent

@@ -17,7 +17,7 @@ from vad_lib.detectors.fit_forecast import sample_of
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.winclip.plan_arguments import WinClipArguments
 from vad_lib.detectors.winclip.windows import SCALES, Seen, WindowEncoder, few_shot, zero_shot
-from vad_lib.encoders.clip import OpenClipEncoder, build_text_tower, tensors_of, text_vectors
+from vad_lib.encoders.clip import OpenClipEncoder, class_vectors
 from vad_lib.encoders.encoder import create_encoder
 from vad_lib.encoders.weight_file import BackboneWeights, part_of
 from vad_lib.errors import InputError, ModelFormatError, PlanError
@@ -25,8 +25,6 @@ from vad_lib.progress import Progress, ProgressMeter, silent
 
 TEMPERATURE = 0.07
 """Of the softmax over normal and abnormal, as CLIP was trained."""
-TEXTS = 64
-"""Texts that are encoded at once."""
 
 
 class WinClip(Detector):
@@ -154,20 +152,6 @@ class WinClip(Detector):
         if self.texts_ is None:
             raise ModelFormatError("This winclip has not been fitted: fit or load it first.")
         return self.texts_
-
-
-def class_vectors(weights: BackboneWeights, sentences: Sequence[Sequence[str]]) -> torch.Tensor:
-    """Return the mean vector of the texts of each class, (classes, D), of the texts' vectors of length 1.
-
-    Raises:
-        PlanError: the folder has no text tower that can be used.
-    """
-    tower = build_text_tower(weights, tensors_of(weights))
-    parts = []
-    for texts in sentences:
-        chunks = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
-        parts.append(torch.cat([text_vectors(weights, tower, chunk) for chunk in chunks]).mean(0))
-    return torch.stack(parts)
 
 
 def _memory_of(seen: Sequence[Seen]) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from vad_lib.encoders.clip import OpenClipEncoder, embed_patches
+from vad_lib.encoders.precision import in_own_precision
 from vad_lib.errors import PlanError
 
 SCALES = (2, 3)
@@ -50,9 +51,11 @@ class WindowEncoder(nn.Module):
             raise PlanError(
                 f"WinCLIP needs a CLIP with a vision transformer; {encoder.weights.name} is of another kind."
             )
+        self.weights = encoder.weights
         self.normalise = encoder.normalise
         self.visual = encoder.visual
 
+    @in_own_precision
     def forward(self, image: torch.Tensor) -> Seen:
         """Return what is seen in one image, float32 (1, 3, H, W) in 0..1.
 

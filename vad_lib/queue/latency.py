@@ -12,7 +12,7 @@ from sqlalchemy import case, func, select
 from vad_lib.forecast.records import OBJECTIVE_SECONDS
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.schema import DONE, ONLINE, PENDING, UNREADABLE, incoming_files, predictions
-from vad_lib.queue import services_of
+from vad_lib.queue.facts import services_of
 
 MOST_PREDICTIONS = 20_000
 
