@@ -78,6 +78,7 @@ class TrainConfig(OperatorConfig):
     hue_degree: float | None = _argument(TrainArguments, "hue_degree")
     blur_kernel_size: int | None = _argument(TrainArguments, "blur_kernel_size")
     feature_cache: bool | None = _argument(TrainArguments, "feature_cache")
+    precision: str | None = _argument(TrainArguments, "precision")
 
     @classmethod
     def entered(cls, values: Mapping[str, Any]) -> dict[str, Any]:
