@@ -172,9 +172,3 @@ class ExtensionConfig(dg.Config):
         default=False, description="Let the extended version serve at once. Else it is the challenger, for a person."
     )
     decided_by: str = Field(default="", description="Your name: who says that the images are normal. Kept.")
-
-
-class DriftConfig(dg.Config):
-    """How far back the drift report looks."""
-
-    images: int = Field(default=200, ge=20, le=5000, description="How many of the newest inspected images to compare.")

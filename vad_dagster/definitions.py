@@ -15,7 +15,7 @@ from vad_dagster.assets import ALL_ASSETS
 from vad_dagster.io_manager import LineStore
 from vad_dagster.jobs import extend_line, inspect_line, promote_line, roll_back_line, train_line, watch_line
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.schedules import retrain_lines, watch_lines
+from vad_dagster.schedules import retrain_lines
 from vad_dagster.sensors import ALL_SENSORS, latency_objective
 from vad_lib.settings import keep_private
 
@@ -31,7 +31,7 @@ def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Def
         assets=ALL_ASSETS,
         asset_checks=[latency_objective],
         jobs=[train_line, extend_line, inspect_line, watch_line, promote_line, roll_back_line],
-        schedules=[retrain_lines, watch_lines],
+        schedules=[retrain_lines],
         sensors=ALL_SENSORS,
         resources={"io_manager": LineStore(), "tracking": MLflowTracking(), **(resource_overrides or {})},
         # one process a run: starting one for each step costs seconds, and a line's steps follow each other anyway

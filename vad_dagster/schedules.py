@@ -1,14 +1,13 @@
-"""Retraining and drift reports by the clock. Both are off until somebody switches them on."""
+"""Retraining by the clock. It is off until somebody switches it on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from vad_dagster.jobs import INPUTS_TAG, TRAIN_TAG, VERSION_TAG, train_line, training_tags, watch_line
+from vad_dagster.jobs import INPUTS_TAG, TRAIN_TAG, VERSION_TAG, train_line, training_tags
 from vad_dagster.partitions import LINES_PARTITION
 from vad_dagster.plans import enough_inspected, plan_of, training_table
 from vad_lib.errors import VadError
@@ -113,19 +112,3 @@ def retrain_lines(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] 
         else:
             reasons.append(f"{line.name}: {reason}")
     return requests or dg.SkipReason("; ".join(reasons) or "There is no line yet.")
-
-
-@dg.schedule(
-    name="watch_lines",
-    job=watch_line,
-    cron_schedule="30 5 * * *",
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Writes a drift report for each line every morning.",
-)
-def watch_lines(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-    now = context.scheduled_execution_time or datetime.now(UTC)
-    for name in context.instance.get_dynamic_partitions(LINES_PARTITION):
-        yield dg.RunRequest(
-            run_key=f"{name}:{now.isoformat()}", partition_key=name, tags={"vad/started_by": "schedule watch_lines"}
-        )

@@ -1,16 +1,18 @@
 """What Dagster looks at by itself: folders of lines, watch folders, who serves, and runs whose process is gone."""
 
+from vad_dagster.sensors.drift import drift_alarms
 from vad_dagster.sensors.lines import line_folders
 from vad_dagster.sensors.online_results import latency_objective, online_results
 from vad_dagster.sensors.runs import dead_runs
 from vad_dagster.sensors.serving import serving_versions
 from vad_dagster.sensors.watch_folders import watch_folders
 
-ALL_SENSORS = [line_folders, watch_folders, serving_versions, online_results, dead_runs]
+ALL_SENSORS = [line_folders, watch_folders, serving_versions, online_results, drift_alarms, dead_runs]
 
 __all__ = [
     "ALL_SENSORS",
     "dead_runs",
+    "drift_alarms",
     "latency_objective",
     "line_folders",
     "online_results",

@@ -271,6 +271,18 @@ class OperationArguments(Arguments):
     review_certainty: float = argument(
         0.2, "Images judged with less certainty than this are copied for review.", kind="own", ge=0, le=1
     )
+    drift: bool = argument(True, "Watch each inspected image for drift: place, light, focus, scores, NG.", kind="own")
+    drift_one_in: int = argument(
+        4,
+        "Of so many images one is also measured by what takes longer, rotation and the anomaly map; 0: none.",
+        kind="own",
+        ge=0,
+    )
+    usual_ng_share: float = argument(
+        0.01, "Share of NG that is usual on the line; from three times that on, it is drift.", kind="own", gt=0, lt=0.5
+    )
+    largest_shift: float = argument(1.0, "Pixels at 224 x 224 by which the part may lie off.", kind="own", gt=0)
+    largest_rotation: float = argument(3.0, "Degrees by which the part may be turned.", kind="own", gt=0)
     owners: tuple[str, ...] = argument(
         (),
         "Who answers for the line.",
