@@ -3,9 +3,9 @@
     python -m benchmarks.drift [--sets bottle,magnetic_tile,drawn,painting] [--size 128] [--data FOLDER]
 
 Of each set some normal images train a PatchCore, others are its validation images, and the rest comes as the stream:
-100 unchanged images, then changed ones, in 20 random orders. "Named as" is the first alarm in the order in which alarms
-are shown, at the image at which the first one stands; the number is the median of the images until then, and the share
-of the orders in which the wanted one stood within 50 (of NG: 100) images. An image of the stream may come twice.
+100 unchanged images, then changed ones, in 20 random orders. "Named as" is the alarm that is shown first after 50
+images (with 10 % defective parts: after 100), and in how many of the orders; then come the median of the images until
+the wanted alarm stood, and in how many orders it stood in time. An image of the stream may come several times.
 
 False alarms: the measured images are split anew into reference and stream, and streams of unchanged images are drawn.
 Prints two markdown tables.
@@ -32,7 +32,7 @@ from benchmarks.real_data import add_data_argument
 from vad_lib.comparison.running import dataset_of
 from vad_lib.detectors.base import Detector
 from vad_lib.images.decoding import DecodedImage, decode_image
-from vad_lib.monitoring import ChartState, Monitor, MonitorSettings, Values
+from vad_lib.monitoring import CHARTS, ChartState, Monitor, MonitorSettings, Values
 from vad_lib.monitoring.monitor import ROTATION, SAME_PLACE
 from vad_lib.monitoring.reference import Reference, places_of
 from vad_lib.plan import TrainArguments, model_parameters
@@ -44,18 +44,22 @@ from vad_lib.training import create_detector
 
 Pixels = npt.NDArray[np.uint8]
 TRAIN, VALID, STREAM = 120, 40, 60
-CALM, ORDERS, WITHIN = 100, 20, 50
+CALM, ORDERS, WITHIN, MOST = 100, 20, 50, 300
 SPLITS, UNCHANGED = 20, 2500
 ONE_IN = MonitorSettings().one_in
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def moved(pixels: Pixels, right: float = 0.0, degrees: float = 0.0) -> Pixels:
-    """Shift by pixels of 224, and turn; what comes in from outside repeats the rim."""
+    """Shift by pixels of 224, and turn; what comes in from outside repeats the rim.
+
+    A picture that is drawn anew loses some focus and noise, which one from a moved camera does not; this kernel loses
+    least.
+    """
     height, width = pixels.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
     turn[0, 2] += right * width / 224
-    return cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(pixels, turn, (width, height), flags=cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE)
 
 
 def brighter(pixels: Pixels, by: Sequence[float]) -> Pixels:
@@ -183,32 +187,30 @@ def drawn(observed: Sequence[Mapping[str, Values]], rng: np.random.Generator) ->
     return found
 
 
-def until_alarm(
-    monitor: Monitor, before: Sequence[Mapping[str, Values]], after: Callable[[], Mapping[str, Values]], wanted: str
-) -> tuple[str, int, int | None]:
-    """Return the first alarm shown, after how many images, and after how many the wanted one stood."""
+def run_of(
+    monitor: Monitor,
+    before: Sequence[Mapping[str, Values]],
+    after: Callable[[], Mapping[str, Values]],
+    wanted: str,
+    within: int,
+) -> tuple[str, int]:
+    """Return the alarm that is shown first after so many images, and after how many the wanted one stood."""
     states: Mapping[str, ChartState] = {}
     for each in before:
         states = monitor.advance(states, each, NOW)
     # What was raised before the change is no merit.
     states = {name: state for name, state in states.items() if not state.stands}
-    first, at, found = "none", 0, None
-    for count in range(1, 301):
+    shown, found = "none", MOST
+    for count in range(1, MOST):
         states = monitor.advance(states, after(), NOW)
-        standing = [name for name in monitor.charts if name in states and states[name].stands]
-        if standing and not at:
-            first, at = sorted(standing, key=_order)[0], count
-        if wanted in standing and found is None:
+        standing = [name for name in CHARTS if name in states and states[name].stands]
+        if count == within and standing:
+            shown = standing[0]
+        if wanted in standing and found == MOST:
             found = count
-        if found and at:
+        if found < MOST and count >= within:
             break
-    return first, at, found
-
-
-def _order(name: str) -> int:
-    from vad_lib.monitoring import CHARTS
-
-    return CHARTS.index(name)
+    return shown, found
 
 
 def power(name: str, line: Line) -> list[str]:
@@ -226,7 +228,7 @@ def power(name: str, line: Line) -> list[str]:
         if wanted not in line.monitor.charts:
             rows.append(f"| {name} | {change} | {wanted}: not measured | | |")
             continue
-        runs = []
+        runs, within = [], 100 if share < 1 else WITHIN
         for seed in range(ORDERS):
             rng = np.random.default_rng(seed)
             before = [drawn(calm, rng) for _ in range(CALM)]
@@ -238,14 +240,14 @@ def power(name: str, line: Line) -> list[str]:
             ) -> Mapping[str, Values]:
                 return drawn(observed if rng.random() < share else calm, rng)
 
-            runs.append(until_alarm(line.monitor, before, after, wanted))
-        ((first, times),) = Counter(run[0] for run in runs).most_common(1)
-        needed = [run[2] or 999 for run in runs]
-        within = 100 if share < 1 else WITHIN
+            runs.append(run_of(line.monitor, before, after, wanted, within))
+        ((shown, times),) = Counter(run[0] for run in runs).most_common(1)
+        needed = [run[1] for run in runs]
         median = int(np.median(needed))
+        in_time = sum(count <= within for count in needed)
         rows.append(
-            f"| {name} | {change} | {first} ({times} of {ORDERS}) | {wanted}: {median if median < 999 else 'not'} "
-            f"| {sum(count <= within for count in needed)} of {ORDERS} |"
+            f"| {name} | {change} | {shown} ({times} of {ORDERS}) | {wanted}: {median if median < MOST else 'not'} "
+            f"| {in_time} of {ORDERS} |"
         )
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
@@ -299,7 +301,7 @@ def main() -> None:
             line = Line(images_of(name, given.data, Path(folder) / name), given.size, given.data / "weights")
             named += power(name, line)
             wrong.append(false_alarms(name, line))
-    print("| images | change | named as, by the first alarm | images until | in time |\n|---|---|---|--:|--:|")
+    print("| images | change | named as | images until | in time |\n|---|---|---|--:|--:|")
     print("\n".join(named))
     print("\n| images | unchanged images | alarms | images between two | of which chart |\n|---|--:|--:|--:|---|")
     print("\n".join(wrong))

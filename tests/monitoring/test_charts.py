@@ -32,7 +32,7 @@ def images_until_alarm(chart: Cusum, share: float, rng: np.random.Generator) -> 
 def test_the_mean_images_between_false_alarms_of_decisions_are_as_stated_and_as_simulated(usual: float) -> None:
     chart = Cusum(usual)
     stated = mean_run_length(usual, chart.gain, chart.limit)
-    assert CUSUM_FALSE_ALARM_IMAGES <= stated
+    assert stated >= CUSUM_FALSE_ALARM_IMAGES
     assert mean_run_length(usual, chart.gain, chart.limit - 1) < CUSUM_FALSE_ALARM_IMAGES
     # All lines at once: a chart of its own in each element.
     rng, sums, alarms, images = np.random.default_rng(0), np.zeros(1500, int), 0, 2000

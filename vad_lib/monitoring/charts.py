@@ -175,10 +175,17 @@ class Ewma:
     usual: tuple[Usual, ...]
 
     def step(self, state: State, values: Sequence[float]) -> dict[str, Any]:
-        """Return the state after one more image; ``values`` has one number for each measure, in its own unit."""
-        before = state.get("mean") or [0.0] * len(self.usual)
+        """Return the state after one more image; ``values`` has one number for each measure, in its own unit.
+
+        What decides are deviations within ``CLIP``; beside them the plain differences are averaged, to tell a size.
+        """
         found = [usual.deviations(value) for usual, value in zip(self.usual, values, strict=True)]
-        return {"mean": [old + WEIGHT * (new - old) for old, new in zip(before, found, strict=True)]}
+        moved = [value - usual.mean for usual, value in zip(self.usual, values, strict=True)]
+        nothing = [0.0] * len(self.usual)
+        return {
+            "mean": _averaged(state.get("mean") or nothing, found),
+            "moved": _averaged(state.get("moved") or nothing, moved),
+        }
 
     def level(self, state: State) -> float:
         """Return the largest of the moving averages as a share of its limit; from 1 on it is an alarm."""
@@ -188,7 +195,11 @@ class Ewma:
     def change(self, state: State, images: int) -> list[float]:
         """Return by how much each measure has moved, in its own unit, where it moved ``images`` images ago."""
         reached = 1 - (1 - WEIGHT) ** max(1, images)
-        return [mean / reached * usual.deviation for mean, usual in zip(state["mean"], self.usual, strict=True)]
+        return [moved / reached for moved in state["moved"]]
+
+
+def _averaged(before: Sequence[float], now: Sequence[float]) -> list[float]:
+    return [old + WEIGHT * (new - old) for old, new in zip(before, now, strict=True)]
 
 
 @dataclass(frozen=True)

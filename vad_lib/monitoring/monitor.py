@@ -27,7 +27,7 @@ SHIFT, ROTATION, SHARPNESS, COLOUR = "shift", "rotation", "sharpness", "colour"
 BRIGHTNESS, CONTRAST, NOISE, SAME_PLACE, SCORE, NG_RATE = (
     *("brightness", "contrast", "noise", "same_place", "score", "ng_rate"),
 )
-CHARTS = (SHIFT, ROTATION, SHARPNESS, COLOUR, BRIGHTNESS, CONTRAST, NOISE, SAME_PLACE, SCORE, NG_RATE)
+CHARTS = (ROTATION, SHIFT, SHARPNESS, COLOUR, BRIGHTNESS, CONTRAST, NOISE, SAME_PLACE, SCORE, NG_RATE)
 """In the order in which they explain one another: a part that lies elsewhere also gets other scores, not vice versa."""
 CAMERA = {name: [MEASURES.index(name)] for name in (SHARPNESS, BRIGHTNESS, CONTRAST, NOISE)} | {COLOUR: [4, 5, 6]}
 """Chart -> its columns of ``camera.MEASURES``."""
