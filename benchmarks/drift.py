@@ -43,7 +43,7 @@ from vad_lib.thresholds import DecisionRule, learn_calibration, learn_threshold
 from vad_lib.training import create_detector
 
 Pixels = npt.NDArray[np.uint8]
-TRAIN, VALID, STREAM = 120, 40, 60
+TRAIN, VALID, STREAM = 120, 40, 40
 CALM, ORDERS, WITHIN, MOST = 100, 20, 50, 300
 SPLITS, UNCHANGED = 20, 2500
 ONE_IN = MonitorSettings().one_in
@@ -145,7 +145,7 @@ class Line:
         train = TrainArguments(
             model_name="patchcore",
             img_size=(size, size),
-            model_parameters=model_parameters(patchcore_backbone="resnet18", patchcore_coreset_sampling_ratio=0.02),
+            model_parameters=model_parameters(patchcore_backbone="resnet18", patchcore_coreset_sampling_ratio=0.005),
         )
         self.images, self.preprocessing = images, Preprocessing((size, size))
         self.detector: Detector = create_detector(train, weights_store=weights)

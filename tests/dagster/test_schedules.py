@@ -13,7 +13,7 @@ from gravel_line import PLAN, make_line
 
 from vad_dagster.definitions import defs
 from vad_dagster.jobs import INPUTS_TAG, VERSION_TAG, inspection_tags, training_tags
-from vad_dagster.schedules import retrain_lines, retraining_is_due, watch_lines
+from vad_dagster.schedules import retrain_lines, retraining_is_due
 from vad_lib.ground_truth import read_input
 from vad_lib.lines import Home
 from vad_lib.plan import read_plan
@@ -140,13 +140,3 @@ def test_a_run_from_the_launchpad_carries_the_tags_of_its_line(vad_home: Path) -
         config = defs.resolve_job_def(job).partitioned_config
         assert config is not None
         assert tags.items() <= config.get_tags_for_partition_key("short", job).items()
-
-
-def test_each_line_gets_its_drift_report(vad_home: Path) -> None:
-    with instance_for_test() as instance:
-        instance.add_dynamic_partitions("line", ["a", "b"])
-        context = dg.build_schedule_context(
-            instance, scheduled_execution_time=datetime.now(UTC), repository_def=defs.get_repository_def()
-        )
-        requests = watch_lines.evaluate_tick(context).run_requests or []
-        assert sorted(str(request.partition_key) for request in requests) == ["a", "b"]

@@ -106,7 +106,7 @@ def test_unchanged_images_are_no_alarm(monitor: Monitor) -> None:
         (lambda seed: part(seed, degrees=5.0), "rotation", ("degrees counter-clockwise", "fix the camera")),
         (lambda seed: cv2.GaussianBlur(part(seed), (0, 0), 1.2), "sharpness", ("out of focus", "focus the camera")),
         (lambda seed: (part(seed) * 0.85).astype(np.uint8), "brightness", ("darker by 1", "check the lamp")),
-        (lambda seed: (part(seed) * np.array([1, 1, 1.15])).astype(np.uint8), "colour", ("share of blue rose", "white bal")),
+        (lambda seed: (part(seed) * np.array([1, 1, 1.15])).astype(np.uint8), "colour", ("blue rose", "white")),
     ],
 )  # fmt: skip
 def test_a_change_of_the_camera_is_named_within_50_images(

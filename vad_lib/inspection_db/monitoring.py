@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -226,7 +226,7 @@ def to_audit(db: InspectionDatabase, line: str, count: int) -> list[Row[Any]]:
 
 
 def _columns(state: ChartState) -> dict[str, Any]:
-    return asdict(state) | {"numbers": json.dumps(state.numbers)}
+    return vars(state) | {"numbers": json.dumps(state.numbers)}
 
 
 def _state(row: Row[Any]) -> ChartState:

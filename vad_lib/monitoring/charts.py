@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -57,13 +57,13 @@ class Cusum:
 
     usual: float
 
-    @property
+    @cached_property
     def gain(self) -> int:
         """What one NG adds; an OK takes away 1, and the state never falls below 0."""
         raised = ODDS_RATIO * self.usual / (1 + (ODDS_RATIO - 1) * self.usual)
         return max(1, round(math.log(raised / self.usual) / math.log((1 - self.usual) / (1 - raised))))
 
-    @property
+    @cached_property
     def limit(self) -> int:
         """The state that is an alarm: the least that is reached falsely no more often than stated."""
         return _cusum_limit(self.usual, self.gain, CUSUM_FALSE_ALARM_IMAGES)
@@ -146,7 +146,7 @@ class Usual:
         kept = np.clip(known, low, high)
         return cls(float(kept.mean()), max(float(kept.std(ddof=1)), least_deviation), len(kept), low, high)
 
-    @property
+    @cached_property
     def limit(self) -> float:
         """How far the moving average may lie from the mean, in deviations.
 
