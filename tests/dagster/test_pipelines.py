@@ -314,7 +314,7 @@ def test_a_training_in_which_nothing_changed_registers_no_twin_and_says_so(
         assert told.tags["vad/model_version"] == last.label
 
 
-@pytest.mark.spec("V10.08")
+@pytest.mark.spec("V10.08", "W1.09")
 def test_inspected_images_are_watched_and_an_alarm_becomes_a_report_of_its_own(
     inspected: dg.ExecuteInProcessResult, gravel_home: Home, instance: dg.DagsterInstance
 ) -> None:

@@ -56,6 +56,7 @@ def images_counted(db: InspectionDatabase) -> int:
     return chart_states(db, "bottles")[1]["ng_rate"].images
 
 
+@pytest.mark.spec("W1.06")
 @pytest.mark.parametrize("source", [BATCH, ONLINE])
 def test_each_new_content_counts_once_and_nothing_else_does(rig: Rig, source: str) -> None:
     for i in range(9):
@@ -79,6 +80,7 @@ def test_a_folder_that_somebody_tries_out_is_not_the_line(rig: Rig) -> None:
     assert chart_states(rig.db, "bottles") == ("", {})
 
 
+@pytest.mark.spec("W1.07")
 def test_another_version_that_serves_begins_anew(rig: Rig) -> None:
     for i in range(10):
         write_image(rig.inbox / f"{i}.png", 150, nonce=i)
@@ -91,6 +93,7 @@ def test_another_version_that_serves_begins_anew(rig: Rig) -> None:
     assert standing_alarms(rig.db) == {}
 
 
+@pytest.mark.spec("W1.06")
 @pytest.mark.parametrize("inspection_url", ["sqlite"], indirect=True)  # the database is copied with its folder
 @pytest.mark.parametrize("after_commit", [False, True], ids=["before its commit", "after its commit"])
 def test_a_death_in_any_transaction_counts_no_image_twice_and_none_never(
@@ -121,6 +124,7 @@ def test_a_death_in_any_transaction_counts_no_image_twice_and_none_never(
     assert transactions > 5
 
 
+@pytest.mark.spec("W1.06")
 def test_charts_cost_no_transaction_of_their_own(rig: Rig) -> None:
     def transactions(served: Served) -> int:
         for i in range(4):
@@ -134,6 +138,7 @@ def test_charts_cost_no_transaction_of_their_own(rig: Rig) -> None:
     assert transactions(Served(BrightnessModel(), "1")) == transactions(watched("2")) == 2
 
 
+@pytest.mark.spec("W1.06")
 @pytest.mark.parametrize(
     "inspection_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
 )
@@ -182,6 +187,7 @@ def test_a_report_names_alarms_and_what_is_not_measured_and_comes_back_from_its_
     assert alarm_changes(rig.db) != told, "the end of an alarm is told too"
 
 
+@pytest.mark.spec("W1.08")
 def test_misses_are_estimated_from_the_random_sample_alone(rig: Rig) -> None:
     for i in range(120):
         write_image(rig.inbox / f"{i}.png", 50 + i % 40, nonce=i % 60)

@@ -28,6 +28,7 @@ def images_until_alarm(chart: Cusum, share: float, rng: np.random.Generator) -> 
     return count
 
 
+@pytest.mark.spec("W1.01")
 @pytest.mark.parametrize("usual", [0.01, 0.03, 0.2])
 def test_the_mean_images_between_false_alarms_of_decisions_are_as_stated_and_as_simulated(usual: float) -> None:
     chart = Cusum(usual)
@@ -43,11 +44,13 @@ def test_the_mean_images_between_false_alarms_of_decisions_are_as_stated_and_as_
     assert images * len(sums) / alarms == pytest.approx(stated, rel=0.35)
 
 
+@pytest.mark.spec("W1.02")
 def test_ten_percent_ng_are_seen_within_a_hundred_images_where_one_percent_is_usual() -> None:
     rng = np.random.default_rng(1)
     assert np.median([images_until_alarm(Cusum(0.01), 0.1, rng) for _ in range(100)]) <= 100
 
 
+@pytest.mark.spec("W1.01")
 def test_the_mean_images_between_false_alarms_of_a_measure_are_as_stated() -> None:
     """The limit of a reference without end; that of a small one is wider."""
     rng, means, alarms, images = np.random.default_rng(2), np.zeros(2000), 0, 4000
@@ -62,6 +65,7 @@ def test_the_mean_images_between_false_alarms_of_a_measure_are_as_stated() -> No
     assert large.limit == pytest.approx(limit, rel=0.01)
 
 
+@pytest.mark.spec("W1.01")
 @pytest.mark.parametrize("size", [12, 40, 200])
 def test_a_small_reference_does_not_raise_more_false_alarms_than_one_in_2500(size: int) -> None:
     """The mean over references: some are luckier than others."""
@@ -113,6 +117,11 @@ def test_a_spread_that_is_always_allowed_keeps_tiny_changes_quiet() -> None:
 @pytest.mark.parametrize("values", [[], [1.0] * 9, [np.nan] * 30])
 def test_too_few_images_are_no_reference(values: list[float]) -> None:
     assert Usual.of(values, 0.1) is None
+
+
+def test_a_measure_without_any_spread_is_watched_only_where_some_is_allowed() -> None:
+    assert Usual.of([1.0] * 20, 0.0) is None
+    assert Usual.of([1.0] * 20, 0.1) is not None
 
 
 def test_a_place_that_stands_out_six_times_in_a_row_is_an_alarm_and_others_are_not() -> None:

@@ -98,7 +98,7 @@ def test_unchanged_images_are_no_alarm(monitor: Monitor) -> None:
     assert alarms(run(monitor, 120)) == []
 
 
-@pytest.mark.spec("V10.08")
+@pytest.mark.spec("V10.08", "W1.03")
 @pytest.mark.parametrize(
     ("change", "chart", "words"),
     [
@@ -120,6 +120,7 @@ def test_a_change_of_the_camera_is_named_within_50_images(
         assert word in told, told
 
 
+@pytest.mark.spec("W1.05")
 def test_an_alarm_says_how_far_since_when_and_after_how_many_images(monitor: Monitor) -> None:
     states = run(monitor, 40)
     states = run(monitor, 60, lambda seed: part(seed, right=3.5), states=states, start=40)
@@ -131,6 +132,7 @@ def test_an_alarm_says_how_far_since_when_and_after_how_many_images(monitor: Mon
     assert f"after {int(minutes) + 1} images" in told
 
 
+@pytest.mark.spec("W1.04")
 def test_the_same_place_is_named_by_where_it_is(monitor: Monitor) -> None:
     states = run(monitor, 40, dust=True, states=run(monitor, 20), start=20)
     assert alarms(states) == ["same_place"]
@@ -147,6 +149,7 @@ def test_more_ng_and_higher_scores_are_named_with_what_is_usual(monitor: Monitor
     assert "called OK rose by" in states["score"].alarm
 
 
+@pytest.mark.spec("W1.05")
 def test_an_alarm_ends_by_itself_when_all_is_as_before(monitor: Monitor) -> None:
     states = run(monitor, 40, lambda seed: part(seed, right=3.5))
     assert alarms(states) == ["shift"]

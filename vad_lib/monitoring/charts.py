@@ -130,7 +130,7 @@ class Usual:
 
     @classmethod
     def of(cls, values: npt.ArrayLike, least_deviation: float) -> Usual | None:
-        """Learn it; None where there are too few finite values.
+        """Learn it; None where there are too few finite values, or all are the same and no spread is allowed.
 
         Args:
             values: of the reference, shape (N,).
@@ -144,7 +144,8 @@ class Usual:
         spread = max(1.4826 * float(np.median(np.abs(known - median))), least_deviation)
         low, high = median - CLIP * spread, median + CLIP * spread
         kept = np.clip(known, low, high)
-        return cls(float(kept.mean()), max(float(kept.std(ddof=1)), least_deviation), len(kept), low, high)
+        deviation = max(float(kept.std(ddof=1)), least_deviation)
+        return cls(float(kept.mean()), deviation, len(kept), low, high) if deviation > 0 else None
 
     @cached_property
     def limit(self) -> float:

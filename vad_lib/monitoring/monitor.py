@@ -105,7 +105,7 @@ class Monitor:
             is_ng = rule.judge(reference.scores).predicted == "NG"
             # Few normal images say little about how often NG is usual; the plan's word is the least that counts.
             usual_ng = max(usual_ng, float(is_ng.mean()) if len(is_ng) else 0.0)
-            self._watch(SCORE, [reference.scores[~is_ng]], [1e-12])
+            self._watch(SCORE, [reference.scores[~is_ng]], [0.0])
             for name, columns in CAMERA.items():
                 floors = [LEAST_DEVIATIONS[MEASURES[column]] for column in columns]
                 self._watch(name, [reference.camera[:, column] for column in columns], floors)
