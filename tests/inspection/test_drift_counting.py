@@ -15,6 +15,7 @@ import pytest
 from brightness_model import BrightnessModel, write_image
 from inspection_rig import Rig, dead_worker
 from mortal_database import Death, MortalDatabase, MortalModel
+from sqlalchemy import update
 
 from vad_lib.inspection import Served, inspect_rows
 from vad_lib.inspection.worker import Worker, work_on
@@ -29,7 +30,7 @@ from vad_lib.inspection_db.monitoring import (
     standing_alarms,
     to_audit,
 )
-from vad_lib.inspection_db.schema import BATCH, ONLINE
+from vad_lib.inspection_db.schema import BATCH, ONLINE, monitoring_state
 from vad_lib.lines import Home
 from vad_lib.monitoring import Monitor, MonitorSettings
 from vad_lib.queue import expire, new_worker
@@ -122,6 +123,18 @@ def test_a_death_in_any_transaction_counts_no_image_twice_and_none_never(
         assert (counted["ng_rate"].images if counted else 0) == len(decided)
         transactions += 1
     assert transactions > 5
+
+
+def test_a_state_that_cannot_be_read_begins_anew_and_keeps_no_result_back(rig: Rig) -> None:
+    write_image(rig.inbox / "0.png", 90)
+    work(rig, watched())
+    with rig.db.writing() as connection:
+        connection.execute(update(monitoring_state).values(numbers='["nonsense"]'))
+    write_image(rig.inbox / "1.png", 95)
+    assert work(rig, watched()) == 1
+    write_image(rig.inbox / "2.png", 99)
+    assert work(rig, watched()) == 1
+    assert images_counted(rig.db) == 1
 
 
 @pytest.mark.spec("W1.06")

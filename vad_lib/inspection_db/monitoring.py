@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -19,6 +20,7 @@ from vad_lib.json_record import JsonRecord
 from vad_lib.metrics import interval
 from vad_lib.monitoring import CHARTS, ChartState, Monitor, Values
 
+logger = logging.getLogger("vad.monitoring")
 _STATE = [field.name for field in fields(ChartState)]
 
 NOT_MEASURED = ("scale", "content")
@@ -124,7 +126,8 @@ def count_images(
 ) -> None:
     """Advance the charts of a line by some images, inside the transaction that records their predictions.
 
-    The state belongs to the version that serves: images of another one begin anew.
+    The state belongs to the version that serves: images of another one begin anew. So do charts whose state cannot be
+    read; that never keeps a result from being recorded.
 
     Args:
         connection: of a transaction of ``InspectionDatabase.writing`` that names the line.
@@ -139,10 +142,15 @@ def count_images(
     if any(row.model_version != model_version for row in rows):
         connection.execute(delete(monitoring_state).where(here))
         rows = []
-    before = {row.chart: _state(row) for row in rows}
-    states = dict(before)
-    for each in observed:
-        states = monitor.advance(states, each, now)
+    try:
+        before = {row.chart: _state(row) for row in rows}
+        states = dict(before)
+        for each in observed:
+            states = monitor.advance(states, each, now)
+    except Exception:  # the results of the images do not depend on it
+        logger.exception("the charts of a line cannot be advanced: they begin anew", extra={"line": line})
+        connection.execute(delete(monitoring_state).where(here))
+        return
     changed = {name: state for name, state in states.items() if state is not before.get(name)}
     new = [
         {"line": line, "chart": name, "model_version": model_version, **_columns(state)}

@@ -103,8 +103,9 @@ class Monitor:
         usual_ng = self.settings.usual_ng
         if reference is not None:
             is_ng = rule.judge(reference.scores).predicted == "NG"
-            # Few normal images say little about how often NG is usual; the plan's word is the least that counts.
-            usual_ng = max(usual_ng, float(is_ng.mean()) if len(is_ng) else 0.0)
+            # Few normal images say little about how often NG is usual: none of 20 may be one of 50. So half an image
+            # is added (the mean by Jeffreys' prior), and the plan's word is the least that counts.
+            usual_ng = max(usual_ng, (int(is_ng.sum()) + 0.5) / (len(is_ng) + 1) if len(is_ng) else 0.0)
             self._watch(SCORE, [reference.scores[~is_ng]], [0.0])
             for name, columns in CAMERA.items():
                 floors = [LEAST_DEVIATIONS[MEASURES[column]] for column in columns]
