@@ -51,7 +51,7 @@ class MonitorSettings:
         largest_rotation: degrees that the guide allows.
     """
 
-    one_in: int = 4
+    one_in: int = 3
     usual_ng: float = 0.01
     largest_shift: float = MOST_SHIFT
     largest_rotation: float = MOST_ROTATION

@@ -273,7 +273,7 @@ class OperationArguments(Arguments):
     )
     drift: bool = argument(True, "Watch each inspected image for drift: place, light, focus, scores, NG.", kind="own")
     drift_one_in: int = argument(
-        4,
+        3,
         "Of so many images one is also measured by what takes longer, rotation and the anomaly map; 0: none.",
         kind="own",
         ge=0,
