@@ -175,12 +175,6 @@ class ExtensionConfig(dg.Config):
     decided_by: str = Field(default="", description="Your name: who says that the images are normal. Kept.")
 
 
-class DriftConfig(dg.Config):
-    """How far back the drift report looks."""
-
-    images: int = Field(default=200, ge=20, le=5000, description="How many of the newest inspected images to compare.")
-
-
 class DescriptionConfig(dg.Config):
     """Which findings are described in words."""
 

@@ -23,7 +23,6 @@ from vad_dagster.jobs import (
     watch_line,
 )
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.schedules import watch_lines
 from vad_dagster.sensors import ALL_SENSORS, latency_objective
 from vad_lib.settings import keep_private
 
@@ -39,7 +38,6 @@ def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Def
         assets=ALL_ASSETS,
         asset_checks=[latency_objective],
         jobs=[train_line, extend_line, inspect_line, watch_line, describe_line, promote_line, roll_back_line],
-        schedules=[watch_lines],
         sensors=ALL_SENSORS,
         resources={"io_manager": LineStore(), "tracking": MLflowTracking(), **(resource_overrides or {})},
         # one process a run: starting one for each step costs seconds, and a line's steps follow each other anyway

@@ -18,7 +18,7 @@ import dagster as dg
 
 from vad_dagster.asset_parts import log_progress
 from vad_dagster.configuration import InspectionConfig
-from vad_dagster.plans import plan_of, watch_folder
+from vad_dagster.plans import monitor_settings, plan_of, watch_folder
 from vad_dagster.registry import LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.values import last_dataset
@@ -169,8 +169,10 @@ def _inspect_queue(
     maps_folder: Path | None,
 ) -> tuple[ValidatedDataset, InspectionResult, tuple[Finding, ...]]:
     from vad_lib.inspection import Served, inspect_queue, result_of_run
+    from vad_lib.inspection.model import monitor_of
 
-    served = Served(model, version.label, plan.inference.inference_threshold)
+    threshold = plan.inference.inference_threshold
+    served = Served(model, version.label, threshold, monitor_of(model, threshold, monitor_settings(plan)))
     inspect_queue(
         db,
         line,

@@ -88,7 +88,7 @@ inspect_line = dg.define_asset_job(
 watch_line = dg.define_asset_job(
     "watch_line",
     selection=dg.AssetSelection.groups("monitoring"),
-    description="Compares the images and scores of late with those that the line's model was trained on.",
+    description="Reports where the charts of drift stand that each inspected image advances.",
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "monitoring"},
 )

@@ -16,6 +16,7 @@ from vad_lib.plan import ExperimentalPlan, read_plan
 if TYPE_CHECKING:
     from vad_lib.findings import Finding
     from vad_lib.ground_truth import InputTable
+    from vad_lib.monitoring import MonitorSettings
 
 
 def plan_of(line: Line) -> ExperimentalPlan:
@@ -33,6 +34,21 @@ def plan_of(line: Line) -> ExperimentalPlan:
             "`vad line add`, or put the plan there."
         ) from error
     return _read(line.plan_file, line.base_folder, found.st_mtime_ns, found.st_size)
+
+
+def monitor_settings(plan: ExperimentalPlan) -> MonitorSettings | None:
+    """Return how a line is watched for drift; None where its plan wants that it is not."""
+    from vad_lib.monitoring import MonitorSettings
+
+    wanted = plan.operation
+    if not wanted.drift:
+        return None
+    return MonitorSettings(
+        one_in=wanted.drift_one_in,
+        usual_ng=wanted.usual_ng_share,
+        largest_shift=wanted.largest_shift,
+        largest_rotation=wanted.largest_rotation,
+    )
 
 
 @lru_cache(maxsize=256)

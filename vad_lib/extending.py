@@ -214,7 +214,11 @@ def extend_model(
             "extra": {**model.info.extra, "extensions": [*history, {**past, "sha256": list(images.sha256)}]},
         }
     )
-    new = InspectionModel(grown.detector, model.preprocessing, threshold, calibration, info, model.heatmap_scale)
+    normal = new_scores.loc[~new_scores["is_anomalous"].astype(bool), "raw_score"]
+    reference = model.reference.with_scores(normal) if model.reference else None
+    new = InspectionModel(
+        grown.detector, model.preprocessing, threshold, calibration, info, model.heatmap_scale, reference
+    )
     notices = [notice, *_told(images)]
     if grown.patches_farther and grown.left_radius > grown.radius:
         notices.append(

@@ -32,10 +32,13 @@ if TYPE_CHECKING:
 
     from vad_lib.detectors.base import Detector, Scores
     from vad_lib.heatmaps import HeatmapScale
+    from vad_lib.monitoring.reference import Reference
     from vad_lib.training import FittedDetector
 
 READERS = 2
 """Threads that decode images ahead of the scoring."""
+REFERENCE = "reference."
+"""Begins the names of the tensors of ``InspectionModel.reference``; no detector has such names."""
 
 
 class ModelInfo(BaseModel):
@@ -120,6 +123,7 @@ class InspectionModel:
         calibration: from raw score to p.
         info: about the model.
         heatmap_scale: colours of its heatmaps; None where it makes none.
+        reference: measures of normal images, by which drift is seen; None where it was made without.
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class InspectionModel:
         calibration: Calibration,
         info: ModelInfo,
         heatmap_scale: HeatmapScale | None = None,
+        reference: Reference | None = None,
     ) -> None:
         self.detector = detector
         self.preprocessing = preprocessing
@@ -137,11 +142,13 @@ class InspectionModel:
         self.calibration = calibration
         self.info = info
         self.heatmap_scale = heatmap_scale
+        self.reference = reference
 
     def with_threshold(self, threshold: Threshold) -> InspectionModel:
         """Return the same model with another threshold; nothing is fitted again."""
         calibration = self.calibration.moved_to(threshold.value)
-        return InspectionModel(self.detector, self.preprocessing, threshold, calibration, self.info, self.heatmap_scale)
+        parts = (self.info, self.heatmap_scale, self.reference)
+        return InspectionModel(self.detector, self.preprocessing, threshold, calibration, *parts)
 
     def predict_files(
         self,
@@ -260,9 +267,13 @@ class InspectionModel:
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``detector.json``; the latter last, so that a folder with it is whole."""
+        import torch
+
         from vad_lib.detectors.storage import write_model_folder
 
-        write_model_folder(folder, self.detector.state_dict(), self.describe())
+        arrays = self.reference.tensors() if self.reference else {}
+        known = {f"{REFERENCE}{name}": torch.from_numpy(array) for name, array in arrays.items()}
+        write_model_folder(folder, {**self.detector.state_dict(), **known}, self.describe())
 
     @classmethod
     def load(cls, folder: Path, *, accelerator: str = "cpu") -> InspectionModel:
@@ -293,7 +304,10 @@ class InspectionModel:
     def _from(cls, description: dict[str, Any], tensors: dict[str, torch.Tensor], accelerator: str) -> InspectionModel:
         from vad_lib.detectors.registry import detector_from_description
         from vad_lib.heatmaps import HeatmapScale
+        from vad_lib.monitoring.reference import Reference
 
+        known = {name: tensors.pop(name).numpy() for name in list(tensors) if name.startswith(REFERENCE)}
+        reference = Reference.of_tensors({name.removeprefix(REFERENCE): array for name, array in known.items()})
         try:
             scale = description["heatmap_scale"]
             described = description["detector"]
@@ -313,7 +327,7 @@ class InspectionModel:
                 f"{calibration.threshold:.6g}. It was changed by hand: copy it again, or train the line again."
             )
         # last, because it takes longest
-        return cls(detector_from_description(described, tensors, accelerator=accelerator), *parts)
+        return cls(detector_from_description(described, tensors, accelerator=accelerator), *parts, reference)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from vad_lib.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from vad_lib.detectors.base import Detector
     from vad_lib.heatmaps import HeatmapScale
+    from vad_lib.monitoring.reference import Reference
     from vad_lib.thresholds import LearntThreshold
     from vad_lib.training import FittedDetector
 
@@ -97,10 +98,12 @@ class TrainedModel:
         told = [self.detector.describe(), self.preprocessing.to_json()]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
-    def with_threshold(self, learnt: LearntThreshold, scale: HeatmapScale | None = None) -> InspectionModel:
+    def with_threshold(
+        self, learnt: LearntThreshold, scale: HeatmapScale | None = None, reference: Reference | None = None
+    ) -> InspectionModel:
         """Return the model that inspects."""
         return InspectionModel(
-            self.detector, self.preprocessing, learnt.threshold, learnt.calibration, self.fit.info, scale
+            self.detector, self.preprocessing, learnt.threshold, learnt.calibration, self.fit.info, scale, reference
         )
 
     def save(self, folder: Path) -> None:

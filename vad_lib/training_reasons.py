@@ -26,7 +26,7 @@ class SinceTraining:
         champion: label of the version that serves; empty where none does.
         judged: predictions of the champion whose image has a label.
         agree: those of them that say what the label says.
-        drifted: measures that have drifted, as the last drift report on the champion says.
+        drifted: charts of drift whose alarm stands and that a training may answer.
     """
 
     hours: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from vad_lib.artifacts import TrainingRecord, TrainTree, write_train_tree
 from vad_lib.artifacts.pictures import rows_with_heatmaps
 from vad_lib.heatmaps import PROBABILITIES, HeatmapScale, learn_heatmap_scale
 from vad_lib.metrics import Evaluation, evaluate
+from vad_lib.monitoring.reference import Reference, places_of
 from vad_lib.progress import Progress, silent
 from vad_lib.tables import NG
 from vad_lib.training_inputs import digest_of_model
@@ -63,6 +64,9 @@ def publish_training(
         progress=progress,
     )
     scale = PROBABILITIES if judged.empty else maps.scale
+    normal = judged[~judged["is_anomalous"].astype(bool)]
+    train_files = [Path(file) for file in dataset.train_rows["file"]]
+    reference = Reference.learn(train_files, normal["raw_score"], maps.places)
     record = TrainingRecord(
         dataset=dataset,
         train=fit.train,
@@ -78,7 +82,7 @@ def publish_training(
         made_from=digest_of_model(dataset, fit.train, fit.info, learnt.threshold),
         scores_like=trained.scores_like,
     )
-    trained.with_threshold(learnt, scale).save(record.model_folder)
+    trained.with_threshold(learnt, scale, reference).save(record.model_folder)
     return record, write_train_tree(target, record, maps=maps, log_folder=log_folder, progress=progress)
 
 
@@ -88,11 +92,15 @@ class ValidationMaps:
     Attributes:
         scale: the colour scale of the model version; None for a detector without maps.
         files: row -> ``.npy`` file, float32 (H, W).
+        places: ``places_of`` the maps of normal rows that were decided OK.
     """
 
-    def __init__(self, scale: HeatmapScale | None, files: Mapping[int, Path]) -> None:
+    def __init__(
+        self, scale: HeatmapScale | None, files: Mapping[int, Path], places: Sequence[npt.NDArray[np.float32]] = ()
+    ) -> None:
         self.scale = scale
         self.files = dict(files)
+        self.places = list(places)
 
     def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         for row, file in self.files.items():
@@ -121,6 +129,7 @@ def make_validation_maps(
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[int, Path] = {}
     flags: list[bool] = []
+    places = []
     for result in model.predict_files([Path(file) for file in rows["file"]], progress=progress, with_maps=True):
         if result.map is None:
             continue
@@ -129,11 +138,13 @@ def make_validation_maps(
         np.save(file, np.asarray(result.map, dtype=np.float32), allow_pickle=False)
         files[int(row["row"])] = file
         flags.append(bool(row["predicted"] == NG))
+        if not flags[-1] and not row["is_anomalous"]:
+            places.append(places_of(result.map))
     if not files:
         return ValidationMaps(None, {})
     scale = learn_heatmap_scale((np.load(file, allow_pickle=False) for file in files.values()), flags)
     keep = set(judged.loc[drawn, "row"].astype(int))
-    return ValidationMaps(scale, {row: file for row, file in files.items() if row in keep})
+    return ValidationMaps(scale, {row: file for row, file in files.items() if row in keep}, places)
 
 
 def evaluate_on_rows(model: InspectionModel, rows: pd.DataFrame, *, progress: Progress = silent) -> Evaluation:

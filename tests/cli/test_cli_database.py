@@ -13,14 +13,15 @@ from brightness_model import write_image
 from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 from inspection_rig import Rig
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from typer.testing import CliRunner, Result
 
 from vad_dagster.cli import app
 from vad_dagster.cli.server import open_instance
 from vad_dagster.jobs import INSPECT_TAG
-from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db import InspectionDatabase, utc_now
 from vad_lib.inspection_db.revision import HEAD
+from vad_lib.inspection_db.schema import monitoring_state
 from vad_lib.lines import Home
 from vad_lib.queue import new_worker
 from vad_lib.queue.facts import announce_service
@@ -106,6 +107,24 @@ def test_a_label_is_given_listed_and_exported(vad: Vad, rig: Rig, tmp_path: Path
     assert "bright.png" not in vad("label", "list", "bottles").output
     assert "withdrawn" in vad("label", "list", "bottles", "--history").output
     assert vad("label", "withdraw", "bottles", "bright.png").exit_code == 1
+
+
+@pytest.mark.spec("W1.09")
+def test_an_alarm_of_drift_stands_below_the_list_of_lines(vad: Vad, rig: Rig) -> None:
+    assert "darker" not in vad("line", "list").output
+    now = utc_now()
+    row = {"line": "bottles", "chart": "brightness", "model_version": "1", "numbers": "{}", "images": 9, "level": 1.2}
+    row |= {"since": now, "since_images": 3, "alarm": "darker by 20%: check the lamp", "raised_at": now}
+    with rig.db.writing() as connection:
+        connection.execute(insert(monitoring_state).values(row))
+    assert "bottles: darker by 20%: check the lamp" in vad("line", "list").output
+
+
+@pytest.mark.spec("W1.08")
+def test_the_random_sample_is_listed_with_what_is_known_of_misses(vad: Vad, rig: Rig) -> None:
+    told = vad("label", "sample", "bottles")
+    assert told.exit_code == 0, told.output
+    assert "Missed defects: not known: nobody has judged an image" in " ".join(told.output.split())
 
 
 def test_a_wrong_label_or_image_is_told(vad: Vad, rig: Rig, tmp_path: Path) -> None:

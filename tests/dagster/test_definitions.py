@@ -34,7 +34,7 @@ GRAPH = {
     "extended_model": ("extension", {"champion_model", "validated_dataset"}),
     "inference_outputs": ("inference", {"champion_model"}),
     "inference_summary": ("inference", {"inference_outputs"}),
-    "drift_report": ("monitoring", {"inference_outputs", "validated_dataset", "validation_scores"}),
+    "drift_report": ("monitoring", {"inference_outputs"}),
     "finding_descriptions": ("words", {"inference_outputs"}),
 }
 

@@ -13,19 +13,17 @@ from dagster._core.definitions.partitions.context import partition_loading_conte
 from dagster._core.instance_for_test import instance_for_test
 from dagster._core.test_utils import create_run_for_test
 from gravel_line import PLAN, make_line
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 
 from vad_dagster.definitions import defs
 from vad_dagster.io_manager import store_folder
 from vad_dagster.jobs import INPUTS_TAG, LABELS_TAG, REASON_TAG, VERSION_TAG, inspection_tags, training_tags
-from vad_dagster.schedules import watch_lines
 from vad_dagster.sensors import trainings
 from vad_dagster.sensors.trainings import decide, due_trainings, inputs_of
 from vad_dagster.values import ChampionRecord
-from vad_lib.drift import DriftReport, MeasureDrift
 from vad_lib.inspection_db import InspectionDatabase, utc_now
 from vad_lib.inspection_db.labels import newest_label, record_label, withdraw_label
-from vad_lib.inspection_db.schema import predictions
+from vad_lib.inspection_db.schema import monitoring_state, predictions
 from vad_lib.lines import Home, Line
 from vad_lib.plan import read_plan
 from vad_lib.promotion import PromotionDecision
@@ -171,13 +169,22 @@ def test_low_agreement_and_drift_of_the_champion_start_a_training(vad_home: Path
     train, why = decided(instance, line)
     assert train
     assert why == "people agree with 0 of 3 predictions of vad-slow/1, which is less than 90%"
-    measure = MeasureDrift(
-        measure="contrast", n_reference=50, n_recent=50, median_reference=0.1, median_recent=0.2, ks=1, p_value=0,
-        psi=3, status="drifted",
-    )  # fmt: skip
-    for version, told in (("vad-slow/0", False), ("vad-slow/1", True)):
-        DriftReport(model_version=version, measures=(measure,)).save(store_folder("slow", "drift_report"))
-        assert ("drift of contrast since vad-slow/1 was trained" in decided(instance, line)[1]) == told
+    db, now = InspectionDatabase.of(vad_home), utc_now()
+    row = {
+        "line": "slow",
+        "numbers": "{}",
+        "images": 9,
+        "level": 1.2,
+        "since": now,
+        "since_images": 3,
+        "raised_at": now,
+    }
+    for version, chart, told in (("0", "score", False), ("1", "score", True), ("1", "shift", False)):
+        with db.writing(line="slow") as connection:
+            connection.execute(delete(monitoring_state).where(monitoring_state.c.model_version != "vad-slow/1"))
+            values = {**row, "chart": chart, "model_version": f"vad-slow/{version}", "alarm": "something moved"}
+            connection.execute(insert(monitoring_state).values(values))
+        assert ("drift of score since vad-slow/1 was trained" in decided(instance, line)[1]) == told
 
 
 @pytest.mark.spec("V9.06", "L3.03")
@@ -285,8 +292,3 @@ def test_dagster_starts_what_is_asked_for_on_the_partition_of_the_line(vad_home:
         with partition_loading_context(dynamic_partitions_store=instance):  # as the daemon's process does
             (request,) = due_trainings.evaluate_tick(context).run_requests or []
         assert (request.partition_key, request.tags["dagster/partition"]) == ("slow", "slow")
-        schedule = dg.build_schedule_context(
-            instance, scheduled_execution_time=datetime.now(UTC), repository_def=defs.get_repository_def()
-        )
-        reports = watch_lines.evaluate_tick(schedule).run_requests or []
-        assert [str(report.partition_key) for report in reports] == ["slow"], "each line gets its drift report"

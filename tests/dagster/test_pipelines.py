@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -12,13 +13,20 @@ import pandas as pd
 import pytest
 import yaml
 from gravel_line import PLAN, checks, draw_tile, failure, metadata, run
+from sqlalchemy import update
 
 from tests.words.stub_endpoint import Stub
 from tests.words.words_rig import data_of, texts
+from vad_dagster.definitions import defs
 from vad_dagster.registry import CHALLENGER, CHAMPION, PREVIOUS, LineRegistry
 from vad_dagster.resources import MLflowTracking
+from vad_dagster.sensors import drift_alarms
+from vad_lib.ingest import Arrival, FolderWatch
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.monitoring import alarm_changes, chart_states
+from vad_lib.inspection_db.schema import monitoring_state
 from vad_lib.lines import Home
+from vad_lib.queue import register
 
 
 @pytest.fixture(scope="module")
@@ -308,13 +316,37 @@ def test_a_training_in_which_nothing_changed_registers_no_twin_and_says_so(
         assert told.tags["vad/model_version"] == last.label
 
 
-def test_the_drift_report_compares_what_was_inspected(
-    inspected: dg.ExecuteInProcessResult, instance: dg.DagsterInstance
+@pytest.mark.spec("V10.08", "W1.09")
+def test_inspected_images_are_watched_and_an_alarm_becomes_a_report_of_its_own(
+    inspected: dg.ExecuteInProcessResult, gravel_home: Home, instance: dg.DagsterInstance
 ) -> None:
+    db = InspectionDatabase.of(gravel_home)
+    line = gravel_home.line("gravel")
+    assert chart_states(db, "gravel") == ("", {}), "a folder that is inspected is not the line"
+    for number in range(3):
+        draw_tile(100 + number).save(line.inbox / f"new {number}.png")
+    watch = FolderWatch("gravel", line.inbox, 0.0, known=lambda versions: {}, skip_folders=line.own_folders)
+    watch.scan()
+    register(db, "gravel", line.inbox, [Arrival(version, moment) for version, moment in watch.waiting.items()])
+    assert run(instance, "inspect_line", {"inference_outputs": {"queue": True}}).success
+    version, states = chart_states(db, "gravel")
+    assert version == LineRegistry(MLflowTracking(), "gravel").champion().label
+    assert {"ng_rate", "brightness", "contrast", "sharpness", "noise"} <= set(states)
+    counted = states["ng_rate"].images
+    assert counted == 3
+    told = drift_alarms(dg.build_sensor_context(instance, repository_def=defs.get_repository_def()))
+    assert isinstance(told, dg.SkipReason) == (alarm_changes(db) == {})
+    darker = replace(states["brightness"], alarm="darker by 20%", raised_at=states["brightness"].since)
+    with db.writing(line="gravel") as connection:
+        this = (monitoring_state.c.line == "gravel") & (monitoring_state.c.chart == "brightness")
+        connection.execute(update(monitoring_state).where(this).values(alarm=darker.alarm, raised_at=darker.raised_at))
+    (request,) = drift_alarms(dg.build_sensor_context(instance, repository_def=defs.get_repository_def()))
+    assert request.partition_key == "gravel"
     result = run(instance, "watch_line")
     assert result.success, failure(result)
-    assert metadata(result, "drift_report")["images compared"] >= 6
-    assert "no_drift" in checks(result)
+    assert metadata(result, "drift_report")["images watched"] == counted
+    assert not checks(result)["no_drift"].passed
+    assert checks(result)["no_drift"].description == "darker by 20%"
 
 
 @pytest.mark.spec("P7.10")

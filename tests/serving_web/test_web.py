@@ -27,6 +27,7 @@ from vad_dagster.service.process import refuse_open_door
 from vad_lib.errors import InputError
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.monitoring import MonitorSettings
 
 Web = Callable[..., str]
 
@@ -288,6 +289,24 @@ def test_metrics_tell_what_happened(web: Web, source: RigSource, db: InspectionD
     assert "vad_ready 1.0" in text
     for row in text.splitlines():
         assert row.startswith("#") or float(row.rpartition(" ")[2]) >= 0
+
+
+@pytest.mark.spec("W1.09")
+def test_an_alarm_of_drift_stands_on_the_page_of_lines_and_in_the_metrics(
+    web: Web, source: RigSource, db: InspectionDatabase
+) -> None:
+    source.change("bottles", monitor=MonitorSettings(usual_ng=0.2))
+    address = web()
+    for i in range(10):
+        write_image(source.lines["bottles"].folder / f"{i}.png", 150, nonce=i)
+    until(lambda: db.count_predictions("bottles") == 10)
+    told = "NG has become more frequent: 100.0% of images, 20.0% is usual since"
+    assert told in requests.get(f"{address}/", timeout=5).text
+    (line,) = requests.get(f"{address}/lines", timeout=5).json()
+    assert line["drift"][0].startswith(told)
+    text = requests.get(f"{address}/metrics", timeout=5).text
+    assert 'vad_drift_alarm{chart="ng_rate",line="bottles"} 1.0' in text
+    assert 'vad_drift_level{chart="ng_rate",line="bottles"} 1.0' in text
 
 
 @pytest.mark.spec("S1.06")

@@ -19,9 +19,10 @@ PACKAGES = ("vad_lib", "vad_dagster")
 FLOORS: Mapping[str, tuple[str, ...]] = {
     "vad_lib": (
         "errors findings machine atomic_files processes settings progress randomness json_record argument_fields",
-        "quietness lines tables images csv_text preprocessing augmentation synthetic promotion drift summary",
+        "quietness lines tables images csv_text preprocessing augmentation synthetic promotion summary",
         "plan labelled_folder ground_truth thresholds encoders detectors",
         "metrics heatmaps readiness",
+        "monitoring",
         "training models forecast training_inputs training_reasons",
         "trained_model export compiled extending artifacts",
         "comparison",
@@ -34,7 +35,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
     ),
     "vad_dagster": (
         "partitions home configuration table_schemas plans jobs run_coordinator web_gate",
-        "resources schedules values checks io_manager mlflow_model",
+        "resources values checks io_manager mlflow_model",
         "provenance",
         "registry",
         "recording asset_metadata asset_parts",

@@ -118,6 +118,25 @@ def _list_of_version(line: str, version: str) -> None:
 
 
 @app.command()
+def sample(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    count: Annotated[int, typer.Option(min=1, help="How many images.")] = 20,
+) -> None:
+    """Show images of the random sample of OK images that nobody has judged: judging all of them, some each shift, tells
+    how many defects are missed."""
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.monitoring import read_drift, to_audit
+
+    line = existing_line(name)
+    db = InspectionDatabase.from_environment()
+    table = new_table("prediction", "image", "time")
+    for row in to_audit(db, line.name, count):
+        table.add_row(str(row.prediction_id), row.path, f"{row.created_at:%Y-%m-%d %H:%M}")
+    console.print(table)
+    console.print(f"Missed defects: {read_drift(db, line.name).misses}", markup=False)
+
+
+@app.command()
 def export(
     name: Annotated[str, typer.Argument(help="Name of the line.")],
     to: Annotated[Path, typer.Option(help="A folder that is there.")],

@@ -174,7 +174,7 @@ def list_() -> None:
         if fault:
             faults[line.name] = fault
     console.print(table)
-    for name, fault in faults.items():
+    for name, fault in [*faults.items(), *_alarms(home)]:
         console.print(f"{name}: {fault}", style="yellow", markup=False)
 
 
@@ -196,13 +196,25 @@ def _row(home: Home, line: Line, counted: Mapping[str, DecisionCounts]) -> list[
 
 
 def _decisions(home: Home) -> dict[str, DecisionCounts]:
-    """Return what was decided on each line; nothing where there is no database yet, which is not made here."""
-    file = home.inspection_db_url.removeprefix("sqlite:///")
-    if file != home.inspection_db_url and not Path(file).exists():
-        return {}
+    """Return what was decided on each line; nothing where there is no database yet."""
     from vad_lib.inspection_db import InspectionDatabase
 
-    return InspectionDatabase.of(home).decision_counts()
+    return InspectionDatabase.of(home).decision_counts() if _has_database(home) else {}
+
+
+def _alarms(home: Home) -> list[tuple[str, str]]:
+    """Return lines with each alarm of drift that stands."""
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.monitoring import standing_alarms
+
+    found = standing_alarms(InspectionDatabase.of(home)) if _has_database(home) else {}
+    return [(line, sentence) for line, told in found.items() for sentence in told.values()]
+
+
+def _has_database(home: Home) -> bool:
+    """Whether there is one: to list lines makes none."""
+    file = home.inspection_db_url.removeprefix("sqlite:///")
+    return file == home.inspection_db_url or Path(file).exists()
 
 
 def _count_images(folder: Path) -> int:

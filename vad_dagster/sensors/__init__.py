@@ -1,5 +1,6 @@
 """What Dagster looks at by itself: folders of lines, watch folders, who serves, what is to be trained, dead runs."""
 
+from vad_dagster.sensors.drift import drift_alarms
 from vad_dagster.sensors.lines import line_folders
 from vad_dagster.sensors.online_results import latency_objective, online_results
 from vad_dagster.sensors.runs import dead_runs
@@ -7,11 +8,20 @@ from vad_dagster.sensors.serving import serving_versions
 from vad_dagster.sensors.trainings import due_trainings
 from vad_dagster.sensors.watch_folders import watch_folders
 
-ALL_SENSORS = [line_folders, watch_folders, serving_versions, online_results, due_trainings, dead_runs]
+ALL_SENSORS = [
+    line_folders,
+    watch_folders,
+    serving_versions,
+    online_results,
+    drift_alarms,
+    due_trainings,
+    dead_runs,
+]
 
 __all__ = [
     "ALL_SENSORS",
     "dead_runs",
+    "drift_alarms",
     "due_trainings",
     "latency_objective",
     "line_folders",

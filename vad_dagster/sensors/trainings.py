@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
-from vad_dagster.io_manager import store_folder
 from vad_dagster.jobs import INPUTS_TAG, LABELS_TAG, REASON_TAG, TRAIN_TAG, VERSION_TAG, train_line, training_tags
 from vad_dagster.partitions import LINES_PARTITION
 from vad_dagster.plans import enough_inspected, plan_of, training_table
 from vad_dagster.registry import registered_model
 from vad_dagster.sensors.serving import recorded_version
-from vad_lib.drift import DriftReport
 from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.labels import agreement, count_judged_since, labels_that_hold, newest_label
+from vad_lib.inspection_db.monitoring import chart_states
 from vad_lib.lines import Home, Line
+from vad_lib.monitoring import ANSWERED_BY_TRAINING
 from vad_lib.training_reasons import SinceTraining, reason_to_wait, reasons_to_train, trains_by_itself
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def since_training(instance: dg.DagsterInstance, line: Line, last: dg.DagsterRun
         champion=champion,
         judged=agreed.judged,
         agree=agreed.agree,
-        drifted=_drifted(line.name, champion),
+        drifted=_drifted(db, line.name, champion),
     )
 
 
@@ -193,8 +193,8 @@ def _began(instance: dg.DagsterInstance, line: str) -> float | None:
     return max(began or 0.0, newest[0].timestamp) if newest else began
 
 
-def _drifted(line: str, champion: str) -> tuple[str, ...]:
-    """Return what has drifted, as the last report says, where it is about the champion."""
-    folder = store_folder(line, "drift_report")
-    report = DriftReport.load(folder) if champion and folder.is_dir() else None
-    return report.drifted if report is not None and report.model_version == champion else ()
+def _drifted(db: InspectionDatabase, line: str, champion: str) -> tuple[str, ...]:
+    """Return the charts of the champion whose alarms a training may answer; none while the camera is to be mended."""
+    version, states = chart_states(db, line)
+    standing = tuple(name for name, state in states.items() if state.stands)
+    return standing if version == champion and set(standing) <= set(ANSWERED_BY_TRAINING) else ()

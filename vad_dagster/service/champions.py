@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from vad_dagster.home import tracking_file
-from vad_dagster.plans import plan_of, watch_folder
+from vad_dagster.plans import monitor_settings, plan_of, watch_folder
 from vad_dagster.registry import CHAMPION, LineRegistry, registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.values import ChampionRecord, last_dataset
@@ -110,6 +110,7 @@ class ChampionSource:
             ignored_suffixes=plan.operation.ignored_suffixes,
             inference_threshold=plan.inference.inference_threshold,
             sinks=self._sinks,
+            monitor=monitor_settings(plan),
             trouble="" if version else _champion_that_was(line),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from vad_lib.inspection_db.monitoring import drift_levels, standing_alarms
 from vad_lib.queue import queue_facts
 from vad_lib.queue.outbox import notification_counts
 from vad_lib.serving import InferenceService
@@ -45,5 +46,10 @@ class ServiceGauges(Collector):
         yield gauge("vad_descriptions", "Descriptions; disagrees: of those done.", described, "line", "state")
         asked = [((line, state), float(count)) for line, state, count in question_counts(service.db)]
         yield gauge("vad_questions", "Questions of people in dialogues.", asked, "line", "state")
+        levels = [((row.line, row.chart), row.level) for row in drift_levels(service.db)]
+        meaning = "Where each chart of drift stands, as a share of what is an alarm."
+        yield gauge("vad_drift_level", meaning, levels, "line", "chart")
+        alarms = [((line, chart), 1.0) for line, told in standing_alarms(service.db).items() for chart in told]
+        yield gauge("vad_drift_alarm", "1 for each alarm of drift that stands.", alarms, "line", "chart")
         sent = [((state,), count) for state, count in notification_counts(service.db).items()]
         yield gauge("vad_notifications", "Results that wait to be sent, or were given up.", sent, "state")

@@ -27,6 +27,7 @@ from vad_lib.errors import InputError
 from vad_lib.images.paths import IMAGE_FORMATS, format_of
 from vad_lib.inspection_db.labels import agreement, record_label
 from vad_lib.inspection_db.lineage import lineage_of, newest_results
+from vad_lib.inspection_db.monitoring import standing_alarms
 from vad_lib.queue import QueueFacts, queue_facts
 from vad_lib.queue.latency import latencies
 from vad_lib.serving import InferenceService
@@ -47,12 +48,13 @@ class LineOut(BaseModel):
     waiting: int = Field(description="Images in the queue that are not decided.")
     leased: int = Field(description="Images that a worker has in hand.")
     trouble: str
+    drift: list[str] = Field(description="Alarms that stand: what changed, since when, and what to do.")
 
 
 def served_lines(service: InferenceService) -> list[LineOut]:
     """Return how each line is served, by name."""
     warm, reasons, facts = service.models.versions(), service.not_ready(), queue_facts(service.db)
-    nothing = QueueFacts()
+    nothing, drift = QueueFacts(), standing_alarms(service.db)
     return [
         LineOut(
             line=name,
@@ -62,6 +64,7 @@ def served_lines(service: InferenceService) -> list[LineOut]:
             waiting=facts.get(name, nothing).pending,
             leased=facts.get(name, nothing).leased,
             trouble=reasons.get(name, ""),
+            drift=list(drift.get(name, {}).values()),
         )
         for name, line in sorted(service.watched.items())
     ]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.images.decoding import StoredPixels
+from vad_lib.monitoring import Monitor, MonitorSettings
 from vad_lib.thresholds import Calibration, DecisionRule, Threshold
 
 
@@ -74,16 +75,25 @@ class Served:
         model: what scores.
         version: the registry's label of it; part of what makes a prediction unique.
         inference_threshold: on p; NG at or above it.
+        monitor: watches over what it decides; None: nobody does.
     """
 
     model: Model
     version: str
     inference_threshold: float = 0.5
+    monitor: Monitor | None = None
 
     @cached_property
     def rule(self) -> DecisionRule:
         """What decides."""
         return DecisionRule(self.model.calibration, self.inference_threshold)
+
+
+def monitor_of(model: Any, inference_threshold: float, settings: MonitorSettings | None) -> Monitor | None:
+    """Return what watches over the decisions of a model; None where the plan wants none."""
+    if settings is None:
+        return None
+    return Monitor(getattr(model, "reference", None), DecisionRule(model.calibration, inference_threshold), settings)
 
 
 PROBE = np.full((64, 64, 3), 127, dtype=np.uint8)

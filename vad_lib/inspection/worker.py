@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from vad_lib.errors import InputError
 from vad_lib.images.decoding import DecodedImage, decode_bytes
-from vad_lib.inspection.model import Served, is_well, map_file, save_map, score_chunk
+from vad_lib.inspection.model import PixelScores, Served, is_well, map_file, save_map, score_chunk
 from vad_lib.inspection.quarantine import keep, read_for_keeping
 from vad_lib.inspection.reader import Item, Pixels, Unread, read_items
 from vad_lib.inspection_db.database import InspectionDatabase, chunks
@@ -41,6 +41,7 @@ from vad_lib.inspection_db.schema import (
     predictions,
 )
 from vad_lib.lines import Line
+from vad_lib.monitoring import Values
 from vad_lib.queue import (
     Decision,
     Done,
@@ -106,7 +107,12 @@ def work_on(db: InspectionDatabase, line: Line, served: Served, worker: Worker, 
         raise
     while True:
         try:
-            decided = finish(db, line.name, worker.name, outcomes, source=worker.source, run_id=worker.run_id)
+            decided = finish(
+                *(db, line.name, worker.name, outcomes),
+                source=worker.source,
+                run_id=worker.run_id,
+                monitor=served.monitor,
+            )
             return Worked(decided, more or len(decided) < len(leased))
         except DBAPIError as error:
             if not worker.goes_on():
@@ -179,20 +185,40 @@ def score_images(
     if not distinct:
         return [], []
     started = time.perf_counter()
-    results = score_chunk(served.model, [each.image.values for each in distinct], maps_folder is not None)
+    results = _score(served, distinct, maps_folder is not None)
     seconds = (time.perf_counter() - started) / len(distinct)
     errors = {each.image.sha256: result for each, result in zip(distinct, results, strict=True)
               if isinstance(result, Exception)}  # fmt: skip
     if len(errors) == len(distinct) and not is_well(served.model):
         raise next(iter(errors.values()))
     made: dict[str, Prediction] = {}
+    observed: dict[str, Mapping[str, Values]] = {}
     for each, result in zip(distinct, results, strict=True):
         if not isinstance(result, Exception):
-            made[each.image.sha256] = _predict(served, each, result.raw_score, seconds)
+            made[each.image.sha256] = made_now = _predict(served, each, result.raw_score, seconds)
+            if served.monitor:
+                told = (result.raw_score, made_now.predicted, result.map)
+                observed[each.image.sha256] = served.monitor.observe(each.image, *told)
             if maps_folder is not None and result.map is not None:
                 save_map(maps_folder, each.image.sha256, result.map)
-    done = [Done(each.item.number, each.image, made[each.image.sha256]) for each in new if each.image.sha256 in made]
+    done = [
+        Done(each.item.number, each.image, made[sha], observed.get(sha))
+        for each in new
+        if (sha := each.image.sha256) in made
+    ]
     return done, [(each, errors[each.image.sha256]) for each in new if each.image.sha256 in errors]
+
+
+def _score(served: Served, new: Sequence[Pixels], with_maps: bool) -> list[PixelScores | Exception]:
+    """Score with maps where they are wanted: all, or those by which the line is watched."""
+    monitor = served.monitor
+    mapped = [with_maps or (monitor is not None and monitor.wants_map(each.image.sha256)) for each in new]
+    scored: dict[int, PixelScores | Exception] = {}
+    for wanted in sorted(set(mapped)):
+        chosen = [position for position, one in enumerate(mapped) if one == wanted]
+        found = score_chunk(served.model, [new[position].image.values for position in chosen], wanted)
+        scored.update(zip(chosen, found, strict=True))
+    return [scored[position] for position in range(len(new))]
 
 
 def _predict(served: Served, pixels: Pixels, raw_score: float, seconds: float) -> Prediction:

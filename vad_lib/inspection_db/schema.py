@@ -348,6 +348,23 @@ services = Table(
     comment="Inference services that are alive; each renews its row every few seconds.",
 )
 
+monitoring_state = Table(
+    "monitoring_state",
+    metadata,
+    Column("line", String(63), primary_key=True),
+    Column("chart", String(16), primary_key=True, comment="What is watched, such as shift or ng_rate."),
+    Column("model_version", String(64), nullable=False, comment="Another version that serves begins anew."),
+    Column("numbers", Text, nullable=False, comment="The state of the chart: JSON."),
+    Column("images", BigInteger, nullable=False, comment="That the chart has counted."),
+    Column("since", UtcDateTime, nullable=False, comment="When the present departure began, or the newest image."),
+    Column("since_images", BigInteger, nullable=False, comment="Images of the line before that."),
+    Column("level", Float, nullable=False, comment="Where the chart stands, as a share of what is an alarm."),
+    Column("alarm", Text, nullable=False, comment="The last alarm in words; empty where there was none."),
+    Column("raised_at", UtcDateTime, comment="Of that alarm."),
+    Column("ended_at", UtcDateTime, comment="Empty while it stands."),
+    comment="Drift: where each chart of a line stands, changed in one transaction with the predictions that it counts.",
+)
+
 
 def is_not_superseded(rule: ColumnElement[str | None]) -> ColumnElement[bool]:
     """Leave out versions of a file that are no more; ``rule`` is that of the file, None where it was not refused."""

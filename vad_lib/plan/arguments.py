@@ -286,7 +286,9 @@ class OperationArguments(Arguments):
         50, "Predictions of the champion that people must have judged before their agreement counts.", kind="own", ge=1
     )
     train_on_drift: bool = argument(
-        False, "Train by itself where the last drift report on the champion names a measure.", kind="own"
+        False,
+        "Train by itself where an alarm of drift stands about scores or NG, and none about the camera.",
+        kind="own",
     )
     train_every_hours: float = argument(
         0.0, "Train by itself so long after the last training began; 0: never.", kind="own", ge=0
@@ -305,6 +307,18 @@ class OperationArguments(Arguments):
         "machine needs no leave.",
         kind="own",
     )
+    drift: bool = argument(True, "Watch each inspected image for drift: place, light, focus, scores, NG.", kind="own")
+    drift_one_in: int = argument(
+        3,
+        "Of so many images one is also measured by what takes longer, rotation and the anomaly map; 0: none.",
+        kind="own",
+        ge=0,
+    )
+    usual_ng_share: float = argument(
+        0.01, "Share of NG that is usual on the line; from three times that on, it is drift.", kind="own", gt=0, lt=0.5
+    )
+    largest_shift: float = argument(1.0, "Pixels at 224 x 224 by which the part may lie off.", kind="own", gt=0)
+    largest_rotation: float = argument(3.0, "Degrees by which the part may be turned.", kind="own", gt=0)
     owners: tuple[str, ...] = argument(
         (),
         "Who answers for the line.",

@@ -12,7 +12,9 @@ from sqlalchemy import Connection, Row, bindparam, delete, select, update
 from vad_lib.images.decoding import DecodedImage
 from vad_lib.ingest import FileVersion
 from vad_lib.inspection_db.database import InspectionDatabase, insert_many
+from vad_lib.inspection_db.monitoring import count_images
 from vad_lib.inspection_db.schema import DONE, DUPLICATE, PENDING, REFUSED, images, incoming_files, predictions
+from vad_lib.monitoring import Monitor, Values
 from vad_lib.queue.outbox import notify
 
 
@@ -40,6 +42,8 @@ class Done:
     file_id: int
     image: DecodedImage
     prediction: Prediction | None = None
+    observed: Mapping[str, Values] | None = None
+    """What the image adds to the line's charts."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def finish(
     *,
     source: str,
     run_id: str | None = None,
+    monitor: Monitor | None = None,
 ) -> list[Decision]:
     """Write down what became of leased files, all or nothing, and end their leases.
 
@@ -110,6 +115,7 @@ def finish(
         outcomes: one for each file.
         source: ``online`` or ``batch``.
         run_id: the Dagster run, where there is one.
+        monitor: advances the line's charts by what new predictions say.
 
     Returns:
         What was decided.
@@ -125,7 +131,11 @@ def finish(
         owners = _note_images(db, connection, line, done, now)
         settled = [_unless_duplicate(row, each, owners) for row, each in zip(rows, outcomes, strict=True)]
         new = [each for each in settled if isinstance(each, Done)]
+        unseen = _not_predicted(connection, line, new) if monitor else []
         _insert_predictions(db, connection, line, new, source, run_id, now)
+        if monitor and unseen:
+            version = unseen[0].prediction.model_version  # type: ignore[union-attr]
+            count_images(connection, line, version, monitor, [each.observed or {} for each in unseen], now)
         _settle(connection, rows, settled, run_id, now)
         notify(db, connection, line, incoming_files.c.file_id.in_([row.file_id for row in rows]), now)
     return [_decision(row, each, now) for row, each in zip(rows, settled, strict=True) if not isinstance(each, Later)]
@@ -207,6 +217,19 @@ def _insert_predictions(
     common = {"line": line, "source": source, "run_id": run_id, "created_at": now}
     new = [{**vars(each.prediction), **common} for each in done if each.prediction is not None]
     insert_many(connection, db.insert_or_ignore(predictions), new)
+
+
+def _not_predicted(connection: Connection, line: str, done: Sequence[Done]) -> list[Done]:
+    """Return those whose prediction is not recorded yet, each content once: they are counted."""
+    new = {each.prediction.sha256: each for each in reversed(done) if each.prediction is not None}
+    if not new:
+        return []
+    (version,) = {each.prediction.model_version for each in done if each.prediction is not None}
+    known = select(predictions.c.sha256).where(
+        predictions.c.line == line, predictions.c.model_version == version, predictions.c.sha256.in_(new)
+    )
+    recorded = set(connection.execute(known).scalars())
+    return [each for sha, each in reversed(new.items()) if sha not in recorded]
 
 
 def _settle(

@@ -319,7 +319,7 @@ class InferenceService:
                 continue
             started = time.monotonic()
             try:
-                served = warm.served(watched.inference_threshold)
+                served = warm.served(watched.inference_threshold, watched.monitor)
                 decided, more = work_on(self.db, watched.line, served, self.worker, self.limits.micro_batch)
             except Exception:
                 logger.exception("a chunk of files failed", extra={"line": name})

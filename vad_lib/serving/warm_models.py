@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vad_lib.images.budget import UNCOUNTED_PIXELS
-from vad_lib.inspection.model import PROBE, Model, Served
+from vad_lib.inspection.model import PROBE, Model, Served, monitor_of
 from vad_lib.lines import Line
+from vad_lib.monitoring import Monitor, MonitorSettings
 from vad_lib.serving.sinks import Sinks
 from vad_lib.thresholds import Calibration, Threshold
 
@@ -33,6 +34,7 @@ class WatchedLine:
         ignored_suffixes: endings of files in the folder that are passed over.
         inference_threshold: on p.
         sinks: where results are sent on.
+        monitor: how it is watched for drift; None: not at all.
         trouble: why it cannot be served, where its source knows of a reason.
     """
 
@@ -43,6 +45,7 @@ class WatchedLine:
     ignored_suffixes: tuple[str, ...] = ()
     inference_threshold: float = 0.5
     sinks: Sinks = field(default_factory=Sinks)
+    monitor: MonitorSettings | None = None
     trouble: str = ""
 
 
@@ -113,10 +116,14 @@ class WarmModel:
 
     version: str
     model: InTurn
+    _monitors: dict[tuple[float, MonitorSettings | None], Monitor | None] = field(default_factory=dict)
 
-    def served(self, inference_threshold: float) -> Served:
-        """Return the model with the threshold that its line decides by."""
-        return Served(self.model, self.version, inference_threshold)
+    def served(self, inference_threshold: float, settings: MonitorSettings | None = None) -> Served:
+        """Return the model with the threshold that its line decides by, and with what watches over it."""
+        key = inference_threshold, settings
+        if key not in self._monitors:
+            self._monitors[key] = monitor_of(self.model.model, *key)
+        return Served(self.model, self.version, inference_threshold, self._monitors[key])
 
 
 class WarmModels:
@@ -175,16 +182,18 @@ class WarmModels:
                 continue
             if time.monotonic() < self._failed.get((line, target.model_version), 0.0):
                 continue
-            changed |= self._load(line, target.model_version)
+            changed |= self._load(line, target)
         return changed
 
-    def _load(self, line: str, version: str) -> bool:
-        started = time.monotonic()
+    def _load(self, line: str, target: WatchedLine) -> bool:
+        started, version = time.monotonic(), target.model_version
         try:
             model = self._source.load(line, version)
             with self._turn:
                 # The first image costs more than any later one.
                 model.predict_pixels([PROBE])
+            loaded = WarmModel(version, InTurn(model, self._turn))
+            loaded.served(target.inference_threshold, target.monitor)
         except Exception as error:
             self._failed[line, version] = time.monotonic() + RETRY_SECONDS
             self.errors[line] = f"{version} cannot be loaded: {error}"
@@ -194,7 +203,7 @@ class WarmModels:
         self.errors.pop(line, None)
         with self._lock:
             before = self._warm.get(line)
-            self._warm[line] = WarmModel(version, InTurn(model, self._turn))
+            self._warm[line] = loaded
             self._warm.move_to_end(line)
             dropped = []
             while len(self._warm) > self.most:
