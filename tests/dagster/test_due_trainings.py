@@ -169,7 +169,7 @@ def test_low_agreement_and_drift_of_the_champion_start_a_training(vad_home: Path
     train, why = decided(instance, line)
     assert train
     assert why == "people agree with 0 of 3 predictions of vad-slow/1, which is less than 90%"
-    db, now = InspectionDatabase.of(vad_home), utc_now()
+    db, now = InspectionDatabase.from_environment(), utc_now()
     row = {
         "line": "slow",
         "numbers": "{}",
