@@ -329,7 +329,20 @@ def test_prompts_are_learnt_from_a_folder_with_masks_and_never_from_images_of_th
         (other / kind).mkdir(parents=True)
         for number in range(3):
             Image.new("L", (64, 64), 40 * number + label).save(other / kind / f"{number}.png")
-    learn = ("weights", "learn", "ours", other, "--encoder", FALLBACK, "--kind", "vectors", "--level", 2)
+    learn = (
+        "weights",
+        "learn",
+        "ours",
+        other,
+        "--detector",
+        "anomalyclip",
+        "--encoder",
+        FALLBACK,
+        "--kind",
+        "vectors",
+        "--level",
+        2,
+    )
     learn = (*learn, "--size", 64, "--epochs", 1, "--line", "own")
     refused = vad(*learn)
     assert refused.exit_code == 1

@@ -24,9 +24,10 @@ from vad_lib.detectors.anomalyclip.detector import AnomalyCLIP
 from vad_lib.detectors.anomalyclip.head import PromptHead
 from vad_lib.detectors.anomalyclip.learnt_file import Learnt, read_checkpoint, read_learnt
 from vad_lib.detectors.anomalyclip.tower import create_tower
-from vad_lib.detectors.anomalyclip.tuning import TuningData, TuningImage, extract, learn, tune
+from vad_lib.detectors.anomalyclip.tuning import TuningData, extract, learn, tune
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.maps import Blur
+from vad_lib.detectors.masked_images import MaskedImage
 from vad_lib.detectors.registry import load_detector
 from vad_lib.encoders.store import sha256_of
 from vad_lib.encoders.weight_file import BackboneWeights
@@ -189,7 +190,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> BackboneWeights:
 
 
 @pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> list[TuningImage]:
+def masked(tmp_path_factory: pytest.TempPathFactory) -> list[MaskedImage]:
     """Six tiles, three of them with a dark bar and its mask."""
     folder = tmp_path_factory.mktemp("masked")
     found = []
@@ -199,7 +200,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> list[TuningImage]:
             mask = folder / "masks" / image.name
             mask.parent.mkdir(exist_ok=True)
             Image.fromarray(np.where(np.asarray(Image.open(image)) == 10, 255, 0).astype(np.uint8)).save(mask)
-        found.append(TuningImage(image, mask))
+        found.append(MaskedImage(image, mask))
     return found
 
 
@@ -208,7 +209,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> list[TuningImage]:
 def test_what_is_learnt_on_other_images_scores_and_needs_no_text_tower_afterwards(
     tiny_clip: BackboneWeights,
     random_resnet: BackboneWeights,
-    masked: list[TuningImage],
+    masked: list[MaskedImage],
     tmp_path: Path,
     kind: str,
     levels: tuple[int, ...],
@@ -229,7 +230,7 @@ def test_what_is_learnt_on_other_images_scores_and_needs_no_text_tower_afterward
 
 
 def test_learning_lowers_the_loss_and_changes_the_tokens_alone(
-    tiny_clip: BackboneWeights, masked: list[TuningImage]
+    tiny_clip: BackboneWeights, masked: list[MaskedImage]
 ) -> None:
     prompts = tiny_prompts().tensors
     head = PromptHead(tiny_clip, prompts["ctx"], prompts["deep"], 1)
@@ -243,7 +244,7 @@ def test_learning_lowers_the_loss_and_changes_the_tokens_alone(
 
 
 def test_images_of_the_line_are_refused_before_learning_and_again_when_the_line_is_trained(
-    tiny_clip: BackboneWeights, masked: list[TuningImage]
+    tiny_clip: BackboneWeights, masked: list[MaskedImage]
 ) -> None:
     digest = sha256_of(masked[4].image)
     with pytest.raises(InputError, match=rf"1 of the images .* such as {masked[4].image}"):

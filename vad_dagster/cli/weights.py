@@ -81,11 +81,12 @@ def _warn(weights: BackboneWeights) -> None:
 
 @app.command("learn")
 def learn(
-    name: Annotated[str, typer.Argument(help="How the plan's anomalyclip_prompts will call what is learnt.")],
+    name: Annotated[str, typer.Argument(help="How plans will call what is learnt.")],
     folders: Annotated[
         list[Path],
         typer.Argument(help="Image sets of other products: train/good, test/KIND, and masks in ground_truth/KIND."),
     ],
+    detector: Annotated[str, typer.Option(help="The detector that learns, as a plan's model_name.")],
     encoder: Annotated[str, typer.Option(help="A CLIP folder; with --kind vectors any backbone.")],
     lines: Annotated[
         list[str] | None,
@@ -93,52 +94,47 @@ def learn(
     ] = None,
     kind: Annotated[str, typer.Option(help="prompts, for a CLIP; vectors, for any encoder.")] = "prompts",
     levels: Annotated[
-        list[int] | None, typer.Option("--level", help="A block from 1, repeatable. Default: 24.")
+        list[int] | None, typer.Option("--level", help="A layer from 1; repeatable. Default: the detector's.")
     ] = None,
     size: Annotated[int, typer.Option(help="Pixels of a side of the images.")] = 518,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 15,
     most_of_each_kind: Annotated[int, typer.Option(help="Most damaged images of a kind; 0 takes all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the start and of the order.")] = 42,
 ) -> None:
-    """Learn AnomalyCLIP's prompts on images of other products, for lines that have no images to learn from."""
+    """Learn from images of other products what damage looks like, for lines that have no images to learn from."""
     from vad_dagster.cli.lines import existing_line
     from vad_lib.comparison.image_sets import masked_images
-    from vad_lib.detectors.anomalyclip.learnt_file import KINDS, file_in_store
-    from vad_lib.detectors.anomalyclip.tuning import tune
+    from vad_lib.detectors.masked_images import LearningSettings
+    from vad_lib.detectors.registry import find_detector
     from vad_lib.encoders.store import sha256_of
-    from vad_lib.encoders.weights import resolve_backbone_weights
-    from vad_lib.errors import InputError
     from vad_lib.images.paths import is_image_name
     from vad_lib.lines import Home
     from vad_lib.plan import read_plan
 
-    store = Home.from_environment().weights_folder
-    file = file_in_store(name, store)
-    if kind not in KINDS:
-        raise InputError(f"--kind is {kind}; it is one of {', '.join(KINDS)}.")
     under_test = set()
     for line in map(existing_line, lines or ()):
         folder = read_plan(line.plan_file, line.base_folder).find_train_data(line.base_folder)
         files = folder.rglob("*") if folder else ()
         under_test |= {sha256_of(file) for file in files if is_image_name(file.name) and file.is_file()}
-    with stderr.status("learning prompts") as status:
-        learnt = tune(
-            [one for folder in folders for one in masked_images(folder, most_of_each_kind)],
-            resolve_backbone_weights(encoder, store),
-            line_sha256=under_test,
-            levels=levels or (24,),
-            side=size,
-            kind=kind,
-            epochs=epochs,
-            seed=seed,
-            progress=lambda update: status.update(escape(str(update))),
+    images = [one for folder in folders for one in masked_images(folder, most_of_each_kind)]
+    store = Home.from_environment().weights_folder
+    how = LearningSettings(encoder, store, kind, tuple(levels or ()), size, epochs, seed)
+    with stderr.status("learning") as status:
+        file, arguments = (
+            find_detector(detector)
+            .load_class()
+            .learn_file(
+                images,
+                name,
+                how,
+                line_sha256=under_test,
+                progress=lambda update: status.update(escape(str(update))),
+            )
         )
-    learnt.save(file)
-    console.print(f"{file}: learnt from {len(learnt.images_sha256)} images", markup=False)
-    console.print("For a plan with model_name: anomalyclip, under model_parameters:", markup=False)
-    told = {"encoder": encoder, "prompts": name, "levels": list(levels or (24,)), "image_side": size}
-    for argument, value in told.items():
-        console.print(f"  anomalyclip_{argument}: {value}", markup=False)
+    console.print(f"{file}: learnt from {len(images)} images", markup=False)
+    console.print(f"For a plan with model_name: {detector}, under model_parameters:", markup=False)
+    for argument, value in arguments.items():
+        console.print(f"  {argument}: {value}", markup=False)
 
 
 @app.command("fetch")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from vad_lib.detectors.anomalyclip.tuning import TuningImage
+from vad_lib.detectors.masked_images import MaskedImage
 from vad_lib.errors import InputError
 from vad_lib.images.paths import is_image_name
 from vad_lib.synthetic.demo_line import NORMAL, DemoLine
@@ -66,7 +66,7 @@ def folder_set(folder: Path, most_normal: int = 0, most_of_each_kind: int = 0) -
     return _split(folder.name.replace("_", " "), train, _table(rows))
 
 
-def masked_images(folder: Path, most_of_each_kind: int = 0) -> list[TuningImage]:
+def masked_images(folder: Path, most_of_each_kind: int = 0) -> list[MaskedImage]:
     """Return what prompts can be learnt from in a folder as ``folder_set`` takes it: damaged images with a mask, and
     as many normal ones, spread evenly over those that there are.
 
@@ -75,11 +75,11 @@ def masked_images(folder: Path, most_of_each_kind: int = 0) -> list[TuningImage]
     """
     images = folder_set(folder, 0, most_of_each_kind)
     pairs = zip(images.test["file"], images.test["mask"], strict=True)
-    damaged = [TuningImage(Path(file), Path(mask)) for file, mask in pairs if mask]
+    damaged = [MaskedImage(Path(file), Path(mask)) for file, mask in pairs if mask]
     if not damaged:
         raise InputError(f"{folder} holds no masks: prompts are learnt from damaged images with ground_truth/KIND.")
     normal = [*images.fit, *images.held_out, *map(Path, images.test.loc[~images.test["is_anomalous"], "file"])]
-    return [*damaged, *map(TuningImage, _spread(sorted(normal), len(damaged)))]
+    return [*damaged, *map(MaskedImage, _spread(sorted(normal), len(damaged)))]
 
 
 def drawn_set(line: DemoLine, most_normal: int = 0, most_of_each_kind: int = 0) -> ImageSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -21,6 +21,7 @@ from vad_lib.detectors.fit_forecast import (
     sample_of,
     seconds_an_image,
 )
+from vad_lib.detectors.masked_images import LearningSettings, MaskedImage
 from vad_lib.detectors.storage import write_model_folder
 from vad_lib.encoders.weight_file import NO_BACKBONE, BackboneWeights
 from vad_lib.errors import InputError, VadError
@@ -193,6 +194,33 @@ class Detector(ABC):
         Raises:
             InputError: some of them were learnt from.
         """
+
+    @classmethod
+    def learn_file(
+        cls,
+        images: Sequence[MaskedImage],
+        name: str,
+        settings: LearningSettings,
+        *,
+        line_sha256: Collection[str] = (),
+        progress: Progress = silent,
+    ) -> tuple[Path, dict[str, Any]]:
+        """Learn from images of other products what a file of ``add_file`` holds, for lines without images of their own.
+
+        Args:
+            images: normal and damaged ones, the damaged ones with masks.
+            name: that plans will use.
+            settings: how.
+            line_sha256: of the image files of the lines that will be inspected with it; learning from them is refused.
+            progress: told of every step.
+
+        Returns:
+            The file in the weights store, and the arguments of a plan that uses it.
+
+        Raises:
+            InputError: the detector learns nothing so, or not from these images.
+        """
+        raise InputError(f"{cls.name} learns nothing from images of other products.")
 
     @classmethod
     def add_file(cls, file: Path, name: str, store: Path) -> Path:

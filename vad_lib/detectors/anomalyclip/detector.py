@@ -7,7 +7,7 @@ https://arxiv.org/abs/2310.18961
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,8 +22,10 @@ from vad_lib.detectors.base import Detector, FitReport, FitSettings, Scores, joi
 from vad_lib.detectors.fit_forecast import FitForecast, Part, bytes_of, memory_problems, sample_of, seconds_an_image
 from vad_lib.detectors.images import ImageDataset
 from vad_lib.detectors.maps import Blur
+from vad_lib.detectors.masked_images import LearningSettings, MaskedImage
 from vad_lib.encoders.weight_file import BackboneWeights, part_of
-from vad_lib.errors import ModelFormatError
+from vad_lib.encoders.weights import resolve_backbone_weights
+from vad_lib.errors import InputError, ModelFormatError
 from vad_lib.machine import PeakMemory
 from vad_lib.progress import Progress, silent
 
@@ -79,6 +81,37 @@ class AnomalyCLIP(Detector):
             learnt,
             settings.accelerator,
         )
+
+    @classmethod
+    def learn_file(
+        cls,
+        images: Sequence[MaskedImage],
+        name: str,
+        settings: LearningSettings,
+        *,
+        line_sha256: Collection[str] = (),
+        progress: Progress = silent,
+    ) -> tuple[Path, dict[str, Any]]:
+        """Learn prompts, or vectors for any encoder; see ``base.Detector.learn_file`` and ``tuning.tune``."""
+        from vad_lib.detectors.anomalyclip.tuning import tune
+
+        file = file_in_store(name, settings.store)
+        if settings.kind not in KINDS:
+            raise InputError(f"The kind is {settings.kind}; it is one of {', '.join(KINDS)}.")
+        levels = settings.levels or (24,)
+        tune(
+            images,
+            resolve_backbone_weights(settings.encoder, settings.store),
+            line_sha256=line_sha256,
+            levels=levels,
+            side=settings.side,
+            kind=settings.kind,
+            epochs=settings.epochs,
+            seed=settings.seed,
+            progress=progress,
+        ).save(file)
+        asked = {"encoder": settings.encoder, "prompts": name, "levels": list(levels), "image_side": settings.side}
+        return file, {f"{cls.name}_{argument}": value for argument, value in asked.items()}
 
     @classmethod
     def add_file(cls, file: Path, name: str, store: Path) -> Path:

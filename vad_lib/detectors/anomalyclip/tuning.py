@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,6 +18,7 @@ from vad_lib.detectors.anomalyclip.head import ClassVectors, PromptHead, VectorH
 from vad_lib.detectors.anomalyclip.learnt_file import Learnt
 from vad_lib.detectors.anomalyclip.tower import create_tower
 from vad_lib.detectors.losses import local_loss
+from vad_lib.detectors.masked_images import MaskedImage
 from vad_lib.encoders.protocol import Embedding
 from vad_lib.encoders.store import sha256_of
 from vad_lib.encoders.weight_file import BackboneWeights
@@ -33,19 +33,6 @@ LOCAL_WEIGHT = 4.0
 """Of the losses of maps, beside the loss of whole images."""
 CONTEXT, DEEP, DEEP_LENGTH, SPREAD = 12, 8, 4, 0.02
 """Tokens of a prompt, most layers with own tokens, how many each has, and the deviation of their random start."""
-
-
-@dataclass(frozen=True)
-class TuningImage:
-    """One image to learn from.
-
-    Attributes:
-        image: its file.
-        mask: the file of its mask, brighter than half where it is damaged; None where nothing is.
-    """
-
-    image: Path
-    mask: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +59,7 @@ class TuningData:
 
 
 def tune(
-    images: Sequence[TuningImage],
+    images: Sequence[MaskedImage],
     weights: BackboneWeights,
     *,
     line_sha256: Collection[str],
@@ -129,7 +116,7 @@ def tune(
 
 
 @torch.no_grad()
-def extract(images: Sequence[TuningImage], tower: nn.Module, side: int, progress: Progress = silent) -> TuningData:
+def extract(images: Sequence[MaskedImage], tower: nn.Module, side: int, progress: Progress = silent) -> TuningData:
     """Take each image through the tower once.
 
     Raises:

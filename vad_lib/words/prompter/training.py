@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vad_lib.detectors.anomalyclip.tuning import local_loss
 from vad_lib.detectors.anomalygpt.detector import Moments, hold_back, new_decoder
 from vad_lib.detectors.drawn_defects import random_defect, seed_of
 from vad_lib.detectors.images import ImageDataset
+from vad_lib.detectors.losses import local_loss
 from vad_lib.encoders.encoder import create_encoder, default_layers
 from vad_lib.encoders.weight_file import BackboneWeights
 from vad_lib.errors import InputError
