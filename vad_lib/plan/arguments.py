@@ -315,7 +315,7 @@ class OperationArguments(Arguments):
         ge=0,
     )
     usual_ng_share: float = argument(
-        0.01, "Share of NG that is usual on the line; from three times that on, it is drift.", kind="own", gt=0, lt=0.5
+        0.01, "Share of NG that is usual on the line; from three times that on, it is drift.", kind="own", gt=0, le=0.3
     )
     largest_shift: float = argument(1.0, "Pixels at 224 x 224 by which the part may lie off.", kind="own", gt=0)
     largest_rotation: float = argument(3.0, "Degrees by which the part may be turned.", kind="own", gt=0)
