@@ -14,6 +14,7 @@ from vad_lib.detectors.fastflow.plan_arguments import SIDE_OF_BACKBONE
 from vad_lib.encoders.build import Normalise, create_backbone, freeze, load_weights
 from vad_lib.encoders.precision import in_own_precision
 from vad_lib.encoders.weight_file import BackboneWeights
+from vad_lib.quietness import quiet
 
 STAGES = (1, 2, 3)
 """timm's indices of the features that flows are put on: strides 4, 8 and 16."""
@@ -46,8 +47,9 @@ class FlowNetwork(nn.Module):
 
     def __init__(self, weights: BackboneWeights, input_size: tuple[int, int], flow_steps: int) -> None:
         super().__init__()
-        from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator
-        from anomalib.models.image.fastflow.torch_model import FastflowModel, create_fast_flow_block
+        with quiet():  # they import what their own libraries call deprecated
+            from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator
+            from anomalib.models.image.fastflow.torch_model import FastflowModel, create_fast_flow_block
 
         self.weights = weights
         self.normalise = Normalise(weights)
