@@ -33,10 +33,10 @@ from vad_lib.words.describing import (
     answer_of,
     description_by_id,
     lease_description,
-    lines_due,
     newest_description,
     search_descriptions,
 )
+from vad_lib.words.waiting import lines_due
 
 OK_PREDICTION, NG_PREDICTION = 1, 2
 
@@ -393,20 +393,20 @@ def test_a_worker_that_somebody_ends_leaves_the_finding_as_if_it_had_not_begun(
         words.with_facts(map_of=interrupted).describe(make_client())
     row = row_of(words, number)
     assert (row.state, row.attempts, row.leased_by, row.endpoint) == ("waiting", 0, None, None)
-    assert lines_due(words.db) == ["bottles"]
+    assert lines_due(words.db, descriptions) == ["bottles"]
 
 
 def test_a_line_is_due_while_something_waits_that_nobody_has(words: WordsRig, make_client: MakeClient) -> None:
-    assert lines_due(words.db) == []
+    assert lines_due(words.db, descriptions) == []
     words.ask(2)
-    assert lines_due(words.db) == ["bottles"]
+    assert lines_due(words.db, descriptions) == ["bottles"]
     lease_description(words.db, "bottles", worker_elsewhere(), Budgets(10, 1000))
-    assert lines_due(words.db) == []
+    assert lines_due(words.db, descriptions) == []
     with words.db.writing() as connection:
         connection.execute(update(descriptions).values(leased_by=dead_worker()))
-    assert lines_due(words.db) == ["bottles"]
+    assert lines_due(words.db, descriptions) == ["bottles"]
     assert words.describe(make_client()).done == 1
-    assert lines_due(words.db) == []
+    assert lines_due(words.db, descriptions) == []
 
 
 def _describe_and_hang(words: WordsRig, client: Any) -> None:

@@ -18,7 +18,8 @@ from vad_lib.inspection_db import utc_now
 from vad_lib.inspection_db.schema import turns
 from vad_lib.words.client import CircuitBreaker, Client
 from vad_lib.words.describing import Budgets
-from vad_lib.words.dialogue import MOST_WAITING, answer_waiting, ask_question, lines_with_questions, newest_turns
+from vad_lib.words.dialogue import MOST_WAITING, answer_waiting, ask_question, newest_turns
+from vad_lib.words.waiting import lines_due
 
 LINE = "bottles"
 
@@ -53,11 +54,11 @@ def test_a_question_about_a_part_is_answered_with_its_pictures_and_the_turns_bef
     stub.turns = [Turn("A spot at the top right."), Turn("It is bright.")]
     first = ask(words)
     assert said(words) == [("user", "waiting", "What is wrong?")], "the question is kept before anybody is asked"
-    assert lines_with_questions(words.db) == [LINE]
+    assert lines_due(words.db, turns) == [LINE]
     assert answer(words, client) == 1
     ask(words, "How does it look?")
     assert answer(words, client) == 1
-    assert lines_with_questions(words.db) == []
+    assert lines_due(words.db, turns) == []
     assert said(words) == [
         ("user", "done", "What is wrong?"),
         ("assistant", "done", "A spot at the top right."),
@@ -194,7 +195,7 @@ def test_the_question_of_a_worker_that_died_is_answered_once_by_the_next(
     with words.db.writing() as connection:
         held = {"leased_by": dead_worker(), "leased_until": utc_now() + timedelta(hours=1), "attempts": 1}
         connection.execute(update(turns).where(turns.c.turn_id == number).values(**held))
-    assert lines_with_questions(words.db) == [LINE]
+    assert lines_due(words.db, turns) == [LINE]
     assert answer(words, make_client()) == 1
     assert [state for _, state, _ in said(words)] == ["done", "done"]
 

@@ -9,13 +9,15 @@ import time
 from vad_dagster.finding_words import line_facts
 from vad_dagster.service.heatmap_drawer import Drawer
 from vad_lib.errors import VadError
+from vad_lib.inspection_db.schema import descriptions, turns
 from vad_lib.queue import new_worker
 from vad_lib.serving import InferenceService
 from vad_lib.words.client import Client
 from vad_lib.words.context import LineFacts
-from vad_lib.words.describing import Budgets, describe_waiting, lines_due
-from vad_lib.words.dialogue import answer_waiting, lines_with_questions
+from vad_lib.words.describing import Budgets, describe_waiting
+from vad_lib.words.dialogue import answer_waiting
 from vad_lib.words.endpoint import Endpoint
+from vad_lib.words.waiting import lines_due
 
 IDLE_SECONDS = 2.0
 FACTS_SECONDS = 60.0
@@ -95,10 +97,10 @@ class Describer:
         while not self._stopping.is_set():
             described = 0
             try:
-                for line in lines_with_questions(self._service.db):
+                for line in lines_due(self._service.db, turns):
                     if line in self._service.watched and time.monotonic() >= self._unanswered.get(line, 0.0):
                         self._answer(client, worker, line)
-                for line in lines_due(self._service.db):
+                for line in lines_due(self._service.db, descriptions):
                     if line in self._service.watched and time.monotonic() >= self._resting.get(line, 0.0):
                         described += self._describe(client, worker, line)
             except Exception:

@@ -24,17 +24,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, desc, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, desc, func, insert, or_, select
 
 from vad_lib.errors import InputError, UnreadableImageError
 from vad_lib.inspection_db.database import InspectionDatabase
+from vad_lib.inspection_db.lineage import prediction_by_id
 from vad_lib.inspection_db.schema import DONE, FAILED, WAITING, descriptions, predictions, turns
-from vad_lib.processes import is_dead
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.settings import settings
 from vad_lib.words.answer import LONGEST_SUMMARY, Answer, answer_schema, plain_text
 from vad_lib.words.client import Asked, Client, EndpointError, EndpointRestsError
 from vad_lib.words.context import LineFacts, context_of
+from vad_lib.words.waiting import LONGEST_REASON, finish, is_due, lease, note, note_why_waiting, offer_again
 
 MOST_ATTEMPTS = 3
 FIRST_PAUSE_SECONDS = 30.0
@@ -43,7 +44,6 @@ LEASE_SLACK_SECONDS = 600.0
 LEASED_REPLIES = 12
 """A lease lasts for so many replies of the longest duration, beside the slack: two turns, each sent three times, on
 any rung. On one machine a death is seen at once; the end of a lease is for all other cases."""
-LONGEST_REASON = 1000
 _LANGUAGE = re.compile(r"[^\W\d_][\w ()-]{0,40}")
 """It becomes a part of the system text, where nobody should write more."""
 _ROW = descriptions.c
@@ -76,12 +76,16 @@ class Budgets:
         )
         if connection.execute(done).scalar_one() >= self.findings_hour:
             return f"{self.findings_hour} findings were described within an hour (VAD_VLM_FINDINGS_HOUR); it waits."
-        if tokens_of_day(connection, line, now) >= self.tokens_day:
-            return f"{self.tokens_day} tokens were used within 24 hours (VAD_VLM_TOKENS_DAY); it waits."
-        return ""
+        return self.why_no_tokens(connection, line, now)
+
+    def why_no_tokens(self, connection: Connection, line: str, now: datetime) -> str:
+        """Say that the tokens of a line are used up; '' where they are not."""
+        if _tokens_of_day(connection, line, now) < self.tokens_day:
+            return ""
+        return f"{self.tokens_day} tokens were used within 24 hours (VAD_VLM_TOKENS_DAY); it waits."
 
 
-def tokens_of_day(connection: Connection, line: str, now: datetime) -> int:
+def _tokens_of_day(connection: Connection, line: str, now: datetime) -> int:
     """Return how many tokens descriptions and dialogues of a line have used within the last 24 hours."""
     since = now - timedelta(hours=24)
     used = 0
@@ -168,70 +172,21 @@ def lease_description(
     """
     with db.writing(line=line) as connection:
         now = db.clock(connection)
-        _offer_again(connection, line, now)
-        waiting = (
-            select(descriptions)
-            .where(_ROW.line == line, _ROW.state == WAITING, _ROW.leased_by.is_(None))
-            .where(or_(_ROW.leased_until.is_(None), _ROW.leased_until <= now))
-            .order_by(_ROW.description_id)
-            .limit(1)
-        )
+        offer_again(connection, descriptions, line, now, MOST_ATTEMPTS, {"finished_at": now})
+        waiting = select(_ROW.description_id).where(_ROW.line == line, is_due(descriptions, now))
         if only:
             waiting = waiting.where(_ROW.description_id.in_(only))
-        row = connection.execute(waiting).one_or_none()
-        if row is None:
+        number = connection.execute(waiting.order_by(_ROW.description_id).limit(1)).scalar()
+        if number is None:
             return None, ""
         if reason := budgets.why_not(connection, line, now):
-            _note(connection, line, reason)
+            note(connection, descriptions, line, reason)
             return None, reason
-        taken = (
-            update(descriptions)
-            .where(_ROW.description_id == row.description_id)
-            .values(
-                leased_by=worker,
-                leased_until=now + timedelta(seconds=seconds),
-                attempts=_ROW.attempts + 1,
-            )
-            .returning(descriptions)
-        )
-        return connection.execute(taken).one(), ""
+        return lease(connection, descriptions, number, worker, now + timedelta(seconds=seconds)), ""
 
 
 def _is_held(now: datetime) -> ColumnElement[bool]:
     return and_(_ROW.leased_by.is_not(None), _ROW.leased_until > now)
-
-
-def _offer_again(connection: Connection, line: str, now: datetime) -> None:
-    """Offer what workers had that died or were not heard of in time; what killed several of them has failed."""
-    held = connection.execute(
-        select(_ROW.description_id, _ROW.leased_by, _ROW.leased_until, _ROW.attempts).where(
-            _ROW.line == line, _ROW.leased_by.is_not(None)
-        )
-    ).all()
-    for row in held:
-        if row.leased_until > now and not is_dead(row.leased_by):
-            continue
-        free: dict[str, Any] = {"leased_by": None, "leased_until": None}
-        if row.attempts >= MOST_ATTEMPTS:
-            told = f"{row.attempts} workers began it, and none came to an end."
-            free |= {"state": FAILED, "error": told, "finished_at": now}
-        connection.execute(update(descriptions).where(_ROW.description_id == row.description_id).values(free))
-
-
-def _note(connection: Connection, line: str, reason: str) -> None:
-    """Say on all that waits why it does; only where that is new, so that looking often writes nothing."""
-    connection.execute(
-        update(descriptions)
-        .where(_ROW.line == line, _ROW.state == WAITING, _ROW.leased_by.is_(None))
-        .where(or_(_ROW.error.is_(None), _ROW.error != reason))
-        .values(error=reason)
-    )
-
-
-def note_why_waiting(db: InspectionDatabase, line: str, reason: str) -> None:
-    """Say on all descriptions of a line that wait why they do."""
-    with db.writing(line=line, durable=False) as connection:
-        _note(connection, line, plain_text(reason, LONGEST_REASON))
 
 
 @dataclass(frozen=True)
@@ -293,7 +248,7 @@ def describe_waiting(
         client.require_installed()
         client.endpoint.require_leave(line, facts.allow_images_to_leave)
     except InputError as error:
-        note_why_waiting(db, line, str(error))
+        note_why_waiting(db, descriptions, line, str(error))
         raise
     total = min(most, len(only) or _count_waiting(db, line))
     meter = ProgressMeter(progress, "describing", total, "findings", 0.0)
@@ -304,7 +259,7 @@ def describe_waiting(
             client.breaker.refuse_while_it_rests()
         except EndpointRestsError as error:
             why = str(error)
-            note_why_waiting(db, line, why)
+            note_why_waiting(db, descriptions, line, why)
             break
         row, why = lease_description(db, line, worker, budgets, seconds=lease_seconds, only=only)
         if row is None:
@@ -334,8 +289,8 @@ def _added(tally: Tally, values: dict[str, Any]) -> Tally:
 
 def _describe(db: InspectionDatabase, facts: LineFacts, client: Client, worker: str, row: Row[Any]) -> dict[str, Any]:
     """Describe one finding that was leased, and return what was written about it."""
-    with db.reading() as connection:
-        record = connection.execute(select(predictions).where(predictions.c.prediction_id == row.prediction_id)).one()
+    record = prediction_by_id(db, row.line, row.prediction_id)
+    assert record is not None
     try:
         context = context_of(db, facts, record)
         asked = client.ask_for(context.describing_messages(row.language), Answer.of_reply, answer_schema(context.kinds))
@@ -402,28 +357,9 @@ def _finish(db: InspectionDatabase, row: Row[Any], worker: str, client: Client, 
     with db.writing(line=row.line) as connection:
         now = db.clock(connection)
         waits = values["state"] == WAITING
-        done = connection.execute(
-            update(descriptions)
-            .where(_ROW.description_id == row.description_id, _ROW.leased_by == worker, _ROW.state == WAITING)
-            .values(
-                **values,
-                leased_by=None,
-                leased_until=now + timedelta(seconds=pause) if waits else None,
-                finished_at=None if waits else now,
-            )
-        )
-    return done.rowcount == 1
-
-
-def lines_due(db: InspectionDatabase) -> list[str]:
-    """Return the lines on which a description is due, by name: it waits and nobody has it, or who had it is gone."""
-    with db.reading() as connection:
-        now = db.clock(connection)
-        free = select(_ROW.line).where(_ROW.state == WAITING, _ROW.leased_by.is_(None))
-        due = free.where(or_(_ROW.leased_until.is_(None), _ROW.leased_until <= now)).distinct()
-        held = select(_ROW.line, _ROW.leased_by, _ROW.leased_until).where(_ROW.leased_by.is_not(None))
-        lost = {row.line for row in connection.execute(held) if row.leased_until <= now or is_dead(row.leased_by)}
-        return sorted({*connection.execute(due).scalars(), *lost})
+        values["finished_at"] = None if waits else now
+        until = now + timedelta(seconds=pause) if waits else None
+        return finish(connection, descriptions, row.description_id, worker, values, until)
 
 
 def description_counts(db: InspectionDatabase) -> list[tuple[str, str, int]]:

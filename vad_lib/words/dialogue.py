@@ -19,20 +19,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, desc, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, desc, func, insert, select
 
 from vad_lib.errors import InputError, UnreadableImageError
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.lineage import prediction_by_id
 from vad_lib.inspection_db.schema import DONE, FAILED, WAITING, turns
-from vad_lib.processes import is_dead
 from vad_lib.settings import settings
 from vad_lib.words.answer import plain_text
 from vad_lib.words.client import Client, EndpointError, EndpointRestsError, Reply, estimated_tokens
 from vad_lib.words.context import DATA_RULE, LineFacts, context_of
 from vad_lib.words.day import MOST_HOURS, day_facts
-from vad_lib.words.describing import LONGEST_REASON, Budgets, answer_of, newest_description, tokens_of_day
+from vad_lib.words.describing import Budgets, answer_of, newest_description
 from vad_lib.words.figures import unfounded_figures
+from vad_lib.words.waiting import LONGEST_REASON, finish, is_due, lease, note, note_why_waiting, offer_again
 
 PERSON, MODEL = "user", "assistant"
 """Roles of turns."""
@@ -166,20 +166,6 @@ def newest_turns(db: InspectionDatabase, line: str, prediction_id: int | None, l
     return sorted(rows, key=lambda row: (row.answers or row.turn_id, row.turn_id))
 
 
-def lines_with_questions(db: InspectionDatabase) -> list[str]:
-    """Return the lines on which a question is due, by name: it waits and nobody has it, or who had it is gone."""
-    with db.reading() as connection:
-        now = db.clock(connection)
-        waiting = select(_TURN.line, _TURN.leased_by, _TURN.leased_until).where(_TURN.state == WAITING)
-        return sorted(
-            {
-                row.line
-                for row in connection.execute(waiting)
-                if row.leased_until is None or row.leased_until <= now or (row.leased_by and is_dead(row.leased_by))
-            }
-        )
-
-
 def question_counts(db: InspectionDatabase) -> list[tuple[str, str, int]]:
     """Return how many questions there are: line, state, number."""
     with db.reading() as connection:
@@ -216,14 +202,14 @@ def answer_waiting(
     try:
         client.endpoint.require_leave(line, facts.allow_images_to_leave)
     except InputError as error:
-        _note(db, line, str(error))
+        note_why_waiting(db, turns, line, str(error))
         raise
     ended = 0
     while ended < most and goes_on():
         try:
             client.breaker.refuse_while_it_rests()
         except EndpointRestsError as error:
-            _note(db, line, str(error))
+            note_why_waiting(db, turns, line, str(error))
             break
         question = _lease(db, line, worker, budgets, LEASE_SLACK_SECONDS + LEASED_REPLIES * client.endpoint.seconds)
         if question is None:
@@ -243,48 +229,16 @@ def _lease(db: InspectionDatabase, line: str, worker: str, budgets: Budgets, sec
     )
     with db.writing(line=line) as connection:
         now = db.clock(connection)
-        _offer_again(connection, line)
-        question = connection.execute(
-            select(turns)
-            .where(_TURN.turn_id.in_(first), or_(_TURN.leased_until.is_(None), _TURN.leased_until <= now))
-            .order_by(_TURN.turn_id)
-            .limit(1)
-        ).one_or_none()
-        if question is None:
+        # the death of a worker is no reply: one more than those is allowed
+        offer_again(connection, turns, line, now, MOST_ATTEMPTS + 1)
+        due = select(_TURN.turn_id).where(_TURN.turn_id.in_(first), is_due(turns, now))
+        number = connection.execute(due.order_by(_TURN.turn_id).limit(1)).scalar()
+        if number is None:
             return None
-        if tokens_of_day(connection, line, now) >= budgets.tokens_day:
-            reason = f"{budgets.tokens_day} tokens were used within 24 hours (VAD_VLM_TOKENS_DAY); it waits."
-            connection.execute(_noting(line, reason))
+        if reason := budgets.why_no_tokens(connection, line, now):
+            note(connection, turns, line, reason)
             return None
-        taken = update(turns).where(_TURN.turn_id == question.turn_id)
-        lease = {"leased_by": worker, "leased_until": now + timedelta(seconds=seconds), "attempts": _TURN.attempts + 1}
-        return connection.execute(taken.values(**lease).returning(turns)).one()
-
-
-def _offer_again(connection: Connection, line: str) -> None:
-    """Offer what workers had that died; what killed several of them has failed."""
-    held = select(_TURN.turn_id, _TURN.leased_by, _TURN.attempts).where(_TURN.line == line, _TURN.state == WAITING)
-    for row in connection.execute(held.where(_TURN.leased_by.is_not(None))).all():
-        if is_dead(row.leased_by):
-            free: dict[str, Any] = {"leased_by": None, "leased_until": None}
-            if row.attempts > MOST_ATTEMPTS:
-                free |= {"state": FAILED, "error": f"{row.attempts} workers began it, and none came to an end."}
-            connection.execute(update(turns).where(_TURN.turn_id == row.turn_id).values(**free))
-
-
-def _noting(line: str, reason: str) -> Any:
-    """Say on all that waits why it does; only where that is new, so that looking often writes nothing."""
-    return (
-        update(turns)
-        .where(_TURN.line == line, _TURN.state == WAITING, _TURN.leased_by.is_(None))
-        .where(or_(_TURN.error.is_(None), _TURN.error != reason))
-        .values(error=reason)
-    )
-
-
-def _note(db: InspectionDatabase, line: str, reason: str) -> None:
-    with db.writing(line=line, durable=False) as connection:
-        connection.execute(_noting(line, plain_text(reason, LONGEST_REASON)))
+        return lease(connection, turns, number, worker, now + timedelta(seconds=seconds))
 
 
 def _answer(db: InspectionDatabase, facts: LineFacts, client: Client, worker: str, question: Row[Any]) -> bool:
@@ -329,12 +283,7 @@ def _finish(
     with db.writing(line=question.line) as connection:
         now = db.clock(connection)
         until = now + timedelta(seconds=pause) if ended["state"] == WAITING else None
-        mine = connection.execute(
-            update(turns)
-            .where(_TURN.turn_id == question.turn_id, _TURN.leased_by == worker, _TURN.state == WAITING)
-            .values(**ended, leased_by=None, leased_until=until)
-        )
-        if mine.rowcount == 1 and answer is not None:
+        if finish(connection, turns, question.turn_id, worker, ended, until) and answer is not None:
             same = {name: getattr(question, name) for name in ("line", "prediction_id", "hours", "person")}
             kept = {"role": MODEL, "state": DONE, "answers": question.turn_id, "created_at": now}
             connection.execute(insert(turns).values(**same, **kept, **answer))

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import UnreadableImageError
 from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.inspection_db.schema import predictions
+from vad_lib.inspection_db.lineage import prediction_by_id
 from vad_lib.words.context import CORRECTED, Context, LineFacts, context_of, system_text
 from vad_lib.words.corrections import Correction, newest_corrections
 
@@ -50,9 +48,8 @@ def export_chat(db: InspectionDatabase, facts: LineFacts, folder: Path, language
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     lines, lost = [], []
     for one in reversed(newest_corrections(db, facts.line, MOST_EXAMPLES)):
-        with db.reading() as connection:
-            query = select(predictions).where(predictions.c.prediction_id == one.prediction_id)
-            record = connection.execute(query).one()
+        record = prediction_by_id(db, facts.line, one.prediction_id)
+        assert record is not None
         try:
             context = context_of(db, facts, record)
         except UnreadableImageError:
