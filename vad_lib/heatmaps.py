@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vad_lib.images.budget import LARGE_PICTURES
+from vad_lib.images.decoding import rgb_picture
 from vad_lib.tables import NG
 from vad_lib.thresholds import learn_threshold
 
@@ -153,13 +154,13 @@ def thumbnail_markdown(picture: Image.Image, name: str, width: int = 480) -> str
     return f"![{_plain(name)}]({data_url(picture, width)})"
 
 
-def data_url(picture: Image.Image, width: int = 480, quality: int = 80) -> str:
-    """Return a picture as a data: URL of a JPEG at most `width` pixels wide."""
+def data_url(picture: Image.Image, width: int = 480, quality: int = 80, subsampling: int = -1) -> str:
+    """Return a picture as a data: URL of a JPEG at most `width` pixels wide; subsampling 0 keeps fine colours."""
     small = picture.convert("RGB")
     if small.width > width:
         small = small.resize((width, max(1, round(small.height * width / small.width))), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=quality)
+    small.save(buffer, format="JPEG", quality=quality, subsampling=subsampling)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -199,7 +200,7 @@ def _scale_about(low: float, contour: float, high: float | None) -> HeatmapScale
 
 
 def _panel(pixels: NDArray[np.uint8]) -> Image.Image:
-    image = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+    image = rgb_picture(pixels)
     factor = PANEL / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     if factor >= 2:

@@ -96,6 +96,11 @@ def to_8_bit(values: StoredPixels, bits: int) -> npt.NDArray[np.uint8]:
     return ((np.minimum(values, white).astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
+def rgb_picture(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    """Return uint8 pixels, (H, W) or (H, W, 3), as an RGB picture."""
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+
+
 @dataclass(frozen=True)
 class DecodedImage:
     """One image, upright.

@@ -8,8 +8,6 @@ note can be taken for an instruction.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +22,8 @@ from PIL import Image
 from sqlalchemy import Row
 
 from vad_lib.errors import UnreadableImageError
-from vad_lib.images.decoding import DecodedImage, decode_bytes
+from vad_lib.heatmaps import data_url
+from vad_lib.images.decoding import DecodedImage, decode_bytes, rgb_picture
 from vad_lib.images.paths import read_known_content
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import labels_that_hold
@@ -98,9 +97,7 @@ class Picture:
 
     def data_url(self) -> str:
         """Return it as a data: URL of a JPEG."""
-        stream = io.BytesIO()
-        self.image.save(stream, format="JPEG", quality=90, subsampling=0)
-        return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+        return data_url(self.image, LONG_SIDE, 90, subsampling=0)
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ def context_of(db: InspectionDatabase, facts: LineFacts, record: Row[Any]) -> Co
     """
     data = read_known_content(Path(record.path), record.sha256)
     decoded = decode_bytes(data, record.path, sha256=record.sha256)
-    image = Image.fromarray(np.ascontiguousarray(decoded.pixels)).convert("RGB")
+    image = rgb_picture(decoded.pixels)
     regions, map_note = _regions(facts, record, decoded)
     references = _references(facts, record, image)
     pictures = _pictures(image, references, regions)

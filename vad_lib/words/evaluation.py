@@ -25,7 +25,7 @@ from PIL import Image
 
 from vad_lib.errors import InputError, UnsafePathError, VadError
 from vad_lib.heatmaps import data_url
-from vad_lib.images.decoding import decode_image
+from vad_lib.images.decoding import decode_image, rgb_picture
 from vad_lib.images.paths import resolve_inside
 from vad_lib.metrics import interval
 from vad_lib.progress import Progress, ProgressMeter, silent
@@ -343,7 +343,7 @@ def picture_of(file: Path) -> Image.Image:
     Raises:
         UnreadableImageError: it cannot be read.
     """
-    picture = Image.fromarray(np.ascontiguousarray(decode_image(file).pixels)).convert("RGB")
+    picture = rgb_picture(decode_image(file).pixels)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return picture
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vad_lib.errors import UnreadableImageError
 from vad_lib.images.budget import LARGE_PICTURES
-from vad_lib.images.decoding import decode_bytes
+from vad_lib.images.decoding import decode_bytes, rgb_picture
 from vad_lib.images.paths import read_known_content
 
 SIDE = 16
@@ -40,7 +40,7 @@ def read_picture(image: KnownImage) -> Image.Image:
     data = read_known_content(image.file, image.sha256)
     pixels = decode_bytes(data, image.file, sha256=image.sha256).pixels
     with LARGE_PICTURES.hold(pixels.shape[0] * pixels.shape[1]):
-        return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+        return rgb_picture(pixels)
 
 
 def thumbnail(picture: Image.Image) -> npt.NDArray[np.float32]:
