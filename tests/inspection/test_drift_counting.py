@@ -20,7 +20,7 @@ from sqlalchemy import update
 from vad_lib.inspection import Served, inspect_rows
 from vad_lib.inspection.worker import Worker, work_on
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.labels import record_label
+from vad_lib.inspection_db.labels import record_label, withdraw_label
 from vad_lib.inspection_db.monitoring import (
     AUDIT,
     alarm_changes,
@@ -218,3 +218,6 @@ def test_misses_are_estimated_from_the_random_sample_alone(rig: Rig) -> None:
     assert (found.sampled, found.judged, found.missed) == (len(sampled), len(sampled), 1)
     assert f"(1 of {len(sampled)} judged" in found.in_words()
     assert to_audit(rig.db, "bottles", 100) == []
+    first = sampled.iloc[0]
+    withdraw_label(rig.db, int(first["prediction_id"]), person="A")
+    assert [row.sha256 for row in to_audit(rig.db, "bottles", 100)] == [first["sha256"]], "it is to be judged again"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
-from sqlalchemy import Row, Select, desc, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, and_, desc, func, insert, or_, select
 
 from vad_lib.errors import InputError
 from vad_lib.inspection_db.database import InspectionDatabase, utc_now
@@ -129,16 +129,7 @@ def labels_that_hold(db: InspectionDatabase, line: str, *, sha256: str | None = 
         line: whose labels.
         sha256: of this image content only.
     """
-    last = (
-        select(func.max(labels.c.label_id))
-        .join(predictions, predictions.c.prediction_id == labels.c.prediction_id)
-        .where(predictions.c.line == line)
-        .group_by(predictions.c.sha256)
-    )
-    if sha256 is not None:
-        last = last.where(predictions.c.sha256 == sha256)
-    held = _with_predictions(line).where(labels.c.label_id.in_(last), labels.c.label != WITHDRAWN)
-    return db.table(held.order_by(labels.c.label_id))
+    return db.table(_with_predictions(line).where(_holds(line, sha256)).order_by(labels.c.label_id))
 
 
 def newest_label(db: InspectionDatabase, line: str) -> int:
@@ -160,31 +151,51 @@ def count_judged_since(db: InspectionDatabase, line: str, label_id: int) -> int:
 
 def agreement(db: InspectionDatabase, line: str, model_version: str | None = None) -> Agreement:
     """Return how often the predictions of a line say what people say who saw the same images."""
-    held = labels_that_hold(db, line).set_index("sha256")["label"]
-    if held.empty:
-        return Agreement(0, 0, 0, 0)
-    said = db.table(_of_judged(line, model_version))
-    said = said[said["sha256"].isin(held.index)]
-    truth = said["sha256"].map(held)
-    predicted_ng, is_ng = said["predicted"] == "NG", truth == "NG"
-    return Agreement(
-        judged=len(said),
-        agree=int((predicted_ng == is_ng).sum()),
-        missed=int((~predicted_ng & is_ng).sum()),
-        false_alarms=int((predicted_ng & ~is_ng).sum()),
-    )
+    of_version = [] if model_version is None else [predictions.c.model_version == model_version]
+    with db.reading() as connection:
+        return count_agreement(connection, line, *of_version)
 
 
-def _of_judged(line: str, model_version: str | None) -> Select[Any]:
-    judged = (
-        select(predictions.c.sha256)
-        .join(labels, labels.c.prediction_id == predictions.c.prediction_id)
-        .where(predictions.c.line == line)
+def count_agreement(connection: Connection, line: str, *chosen: ColumnElement[bool]) -> Agreement:
+    """Return how often predictions of a line say what the labels on the same images say.
+
+    Args:
+        connection: to read by.
+        line: of the predictions.
+        chosen: conditions on ``predictions``; all that have a label count where there is none.
+    """
+    held = labels_by_content(line)
+    rows = connection.execute(
+        select(predictions.c.predicted, held.c.label, func.count())
+        .join(held, held.c.sha256 == predictions.c.sha256)
+        .where(predictions.c.line == line, *chosen)
+        .group_by(predictions.c.predicted, held.c.label)
     )
-    statement = select(predictions.c.sha256, predictions.c.predicted).where(
-        predictions.c.line == line, predictions.c.sha256.in_(judged)
+    counts = {(predicted, label): int(count) for predicted, label, count in rows}
+    missed, false_alarms = counts.get(("OK", "NG"), 0), counts.get(("NG", "OK"), 0)
+    judged = sum(counts.values())
+    return Agreement(judged, judged - missed - false_alarms, missed, false_alarms)
+
+
+def labels_by_content(line: str) -> Subquery:
+    """Return the labels that hold on a line, as a part of other queries: columns ``sha256`` and ``label``."""
+    judged = predictions.alias("judged")
+    of_label = judged.c.prediction_id == labels.c.prediction_id
+    return select(judged.c.sha256, labels.c.label).join(judged, of_label).where(_holds(line)).subquery()
+
+
+def _holds(line: str, sha256: str | None = None) -> ColumnElement[bool]:
+    """That a label is the last one on its image content on a line, and no withdrawal; ``sha256``: of this one only."""
+    given, judged = labels.alias("given"), predictions.alias("judged_on_line")
+    last = (
+        select(func.max(given.c.label_id))
+        .join(judged, judged.c.prediction_id == given.c.prediction_id)
+        .where(judged.c.line == line)
+        .group_by(judged.c.sha256)
     )
-    return statement if model_version is None else statement.where(predictions.c.model_version == model_version)
+    if sha256 is not None:
+        last = last.where(judged.c.sha256 == sha256)
+    return and_(labels.c.label_id.in_(last), labels.c.label != WITHDRAWN)
 
 
 def _with_predictions(line: str) -> Select[Any]:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.inspection_db.labels import labels_that_hold
-from vad_lib.inspection_db.schema import labels, monitoring_state, predictions
+from vad_lib.inspection_db.labels import labels_by_content, labels_that_hold
+from vad_lib.inspection_db.schema import monitoring_state, predictions
 from vad_lib.json_record import JsonRecord
 from vad_lib.metrics import interval
 from vad_lib.monitoring import CHARTS, ChartState, Monitor, Values
@@ -222,12 +222,11 @@ def miss_rate(db: InspectionDatabase, line: str, model_version: str) -> MissRate
 def to_audit(db: InspectionDatabase, line: str, count: int) -> list[Row[Any]]:
     """Return the newest predictions of the random sample of OK images that nobody has judged."""
     columns = predictions.c
-    judged = select(columns.sha256).join(labels, labels.c.prediction_id == columns.prediction_id)
     waiting = select(predictions).where(
         columns.line == line,
         columns.predicted == "OK",
         columns.sha256 < AUDIT,
-        columns.sha256.not_in(judged.where(columns.line == line)),
+        columns.sha256.not_in(select(labels_by_content(line).c.sha256)),
     )
     with db.reading() as connection:
         return list(connection.execute(waiting.order_by(columns.prediction_id.desc()).limit(count)).all())

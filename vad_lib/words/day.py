@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, case, desc, extract, func, select
 
 from vad_lib.inspection_db.database import InspectionDatabase
+from vad_lib.inspection_db.labels import count_agreement
 from vad_lib.inspection_db.schema import (
     DONE,
     REFUSED,
@@ -22,7 +23,6 @@ from vad_lib.inspection_db.schema import (
     descriptions,
     incoming_files,
     is_not_superseded,
-    labels,
     predictions,
 )
 from vad_lib.queue.latency import latencies
@@ -243,31 +243,14 @@ def _newest_ng(connection: Connection, asked: Stretch) -> list[dict[str, Any]]:
 
 
 def _labels(connection: Connection, asked: Stretch) -> dict[str, Any]:
-    """Return how predictions of the stretch compare with the last label on each."""
-    last = (
-        select(labels.c.prediction_id, func.max(labels.c.label_id).label("last"))
-        .group_by(labels.c.prediction_id)
-        .subquery()
-    )
-    said = labels.c.label
-    agree, missed, false_alarms = connection.execute(
-        select(
-            _sum(predictions.c.predicted == said),
-            _sum((predictions.c.predicted == "OK") & (said == "NG")),
-            _sum((predictions.c.predicted == "NG") & (said == "OK")),
-        )
-        .select_from(predictions)
-        .join(last, last.c.prediction_id == predictions.c.prediction_id)
-        .join(labels, labels.c.label_id == last.c.last)
-        .where(asked.predicted)
-    ).one()
-    judged = int(agree + missed + false_alarms)
+    """Return how predictions of the stretch compare with the labels that hold on their images."""
+    found = count_agreement(connection, asked.line, asked.predicted)
     return {
-        "predictions_with_a_label": judged,
-        "agree": int(agree),
-        "missed": int(missed),
-        "false_alarms": int(false_alarms),
-        "agree_percent": _percent(int(agree), judged),
+        "predictions_with_a_label": found.judged,
+        "agree": found.agree,
+        "missed": found.missed,
+        "false_alarms": found.false_alarms,
+        "agree_percent": _percent(found.agree, found.judged),
     }
 
 
