@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vad_lib.findings import Finding
     from vad_lib.ground_truth import InputTable
     from vad_lib.monitoring import MonitorSettings
+    from vad_lib.progress import Progress
+    from vad_lib.readiness import ValidatedDataset
 
 
 def plan_of(line: Line) -> ExperimentalPlan:
@@ -86,6 +88,28 @@ def training_table(
         may_be_empty=not plan.train.needs_images,
     )
     return table, renewed
+
+
+def rows_of_next_training(line: Line, plan: ExperimentalPlan, progress: Progress) -> ValidatedDataset:
+    """Return the rows that a training of a line would take now, labels of people included. Nothing is written.
+
+    Args:
+        line: with its own images.
+        plan: of the line, with what was entered for the run.
+        progress: told about the images.
+
+    Raises:
+        VadError: whatever would stop the training itself.
+    """
+    from vad_lib.inspection.confirmed_labels import collect_labels
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.readiness import prepare_training_data
+
+    table, _ = training_table(plan, line.base_folder, renew=False)
+    labels = collect_labels(InspectionDatabase.from_environment(), line, keep=False)
+    chosen = plan.readiness
+    table = table.with_labels(labels, ok_class=chosen.ok_class, split_column=chosen.train_validate_column)
+    return prepare_training_data(table, chosen, plan.train, progress)
 
 
 def enough_inspected(line: Line, plan: ExperimentalPlan) -> bool:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from vad_lib.progress import Progress
 
 console = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def shown_progress(title: str) -> Iterator[Progress]:
+    """Show progress beside a title on standard error, as long as the block runs."""
+    with stderr.status(escape(title)) as status:
+        yield lambda update: status.update(escape(f"{title}: {update}"))
 
 
 def new_table(*columns: str, title: str = "") -> Table:

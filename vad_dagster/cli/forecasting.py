@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from vad_dagster.cli.console import console, new_table, stderr
+from vad_dagster.cli.console import console, new_table, shown_progress
 from vad_lib.lines import Home, Line
 
 
@@ -23,27 +23,15 @@ def forecast_line(line: Line, run_config: Mapping[str, Any]) -> None:
         VadError: whatever would stop the training itself.
     """
     from vad_dagster.configuration import plan_of_run
-    from vad_dagster.plans import plan_of, training_table
+    from vad_dagster.plans import plan_of, rows_of_next_training
     from vad_lib.forecast import forecast_training, require_fit
-    from vad_lib.inspection.confirmed_labels import collect_labels
-    from vad_lib.inspection_db import InspectionDatabase
-    from vad_lib.progress import ProgressUpdate
-    from vad_lib.readiness import prepare_training_data
     from vad_lib.training import require_usable
 
     plan = plan_of_run(plan_of(line), run_config)
     require_usable(plan.train)
-    with stderr.status(escape(f"dry run {line.name}: checking images")) as status:
-
-        def show(update: ProgressUpdate) -> None:
-            status.update(escape(f"dry run {line.name}: {update}"))
-
-        table, _ = training_table(plan, line.base_folder, renew=False)
-        labels = collect_labels(InspectionDatabase.from_environment(), line, keep=False)
-        chosen = plan.readiness
-        table = table.with_labels(labels, ok_class=chosen.ok_class, split_column=chosen.train_validate_column)
-        dataset = prepare_training_data(table, plan.readiness, plan.train, show)
-        status.update(escape(f"dry run {line.name}: probing"))
+    with shown_progress(f"dry run {line.name}") as show:
+        dataset = rows_of_next_training(line, plan, show)
+    with shown_progress(f"dry run {line.name}: probing"):
         forecast = forecast_training(
             dataset,
             plan.train,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from vad_dagster.cli.console import console, new_table, stderr
+from vad_dagster.cli.console import console, new_table, shown_progress, stderr
 
 if TYPE_CHECKING:
     from vad_lib.encoders.weight_file import BackboneWeights
@@ -119,18 +119,9 @@ def learn(
     images = [one for folder in folders for one in masked_images(folder, most_of_each_kind)]
     store = Home.from_environment().weights_folder
     how = LearningSettings(encoder, store, kind, tuple(levels or ()), size, epochs, seed)
-    with stderr.status("learning") as status:
-        file, arguments = (
-            find_detector(detector)
-            .load_class()
-            .learn_file(
-                images,
-                name,
-                how,
-                line_sha256=under_test,
-                progress=lambda update: status.update(escape(str(update))),
-            )
-        )
+    learner = find_detector(detector).load_class()
+    with shown_progress("learning") as show:
+        file, arguments = learner.learn_file(images, name, how, line_sha256=under_test, progress=show)
     console.print(f"{file}: learnt from {len(images)} images", markup=False)
     console.print(f"For a plan with model_name: {detector}, under model_parameters:", markup=False)
     for argument, value in arguments.items():

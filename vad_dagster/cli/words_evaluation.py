@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vad_dagster.cli.console import console
+from vad_dagster.cli.console import console, shown_progress
 from vad_dagster.cli.lines import existing_line
-from vad_dagster.cli.words_training import PrompterFolder, checked_rows, load_prompted, shown
+from vad_dagster.cli.words_training import PrompterFolder, load_prompted
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import InputError
 
@@ -61,7 +61,7 @@ def evaluate(
         raise InputError("Name a line, or give --mmad with the folder of a copy of MMAD.")
     if model is not None and not name:
         raise InputError("Prompts are learnt on a line: --model goes with the name of one.")
-    with shown(f"asking about {name or mmad}") as show:
+    with shown_progress(f"asking about {name or mmad}") as show:
         questions, may_leave = _questions(name, mmad, images, shots, seed, show)
         found: dict[str, list[Answered]] = {}
         local_only = model is not None and not ask
@@ -82,11 +82,14 @@ def _questions(
     name: str, mmad: Path | None, images: int, shots: int, seed: int, show: Progress
 ) -> tuple[list[Question], bool]:
     """Return the questions, and whether the line's pictures may leave this machine."""
+    from vad_dagster.plans import plan_of, rows_of_next_training
     from vad_lib.words.evaluation import line_questions, mmad_questions
 
     if mmad is not None:
         return mmad_questions(mmad, most_images=images, shots=shots, seed=seed), False
-    plan, dataset = checked_rows(existing_line(name), show)
+    line = existing_line(name)
+    plan = plan_of(line)
+    dataset = rows_of_next_training(line, plan, show)
     questions = line_questions(dataset, most_images=images, shots=shots, seed=seed)
     return questions, plan.operation.allow_images_to_leave
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
-from vad_dagster.cli.console import console, new_table, stderr
+from vad_dagster.cli.console import console, new_table, shown_progress
 from vad_dagster.cli.lines import existing_line
 from vad_lib.errors import InputError
 
 if TYPE_CHECKING:
     from vad_lib.lines import Line
-    from vad_lib.plan import ExperimentalPlan
-    from vad_lib.progress import Progress
-    from vad_lib.readiness import ValidatedDataset
     from vad_lib.words.prompter.prompted import Prompted
 
 LineName = Annotated[str, typer.Argument(help="Name of the line.")]
@@ -45,6 +39,7 @@ def train_prompter(
 
     The normal images of the line are shown as they are and with drawn defects. Ctrl-C stops it and writes nothing.
     """
+    from vad_dagster.plans import plan_of, rows_of_next_training
     from vad_lib.detectors.anomalygpt.plan_arguments import AnomalyGPTArguments
     from vad_lib.detectors.images import ImageDataset
     from vad_lib.encoders.weights import resolve_backbone_weights
@@ -59,8 +54,9 @@ def train_prompter(
     if preset not in PRESETS:
         raise InputError(f"--preset {preset}: there are {', '.join(PRESETS)}.")
     folder = out or line.folder / "prompter"
-    with shown(f"prompts of {line.name}") as show:
-        plan, dataset = checked_rows(line, show)
+    with shown_progress(f"prompts of {line.name}") as show:
+        plan = plan_of(line)
+        dataset = rows_of_next_training(line, plan, show)
         weights = resolve_backbone_weights(encoder or AnomalyGPTArguments().anomalygpt_encoder)
         language_model = LanguageModel(model, plan.train.accelerator)
         preprocessing = Preprocessing((size, size), grey_bits_of(dataset.image_facts))
@@ -110,30 +106,3 @@ def load_prompted(line: Line, model: Path, prompter: Path | None) -> Prompted:
     from vad_lib.words.prompter.prompted import Prompted
 
     return Prompted.load(prompter or line.folder / "prompter", LanguageModel(model, plan_of(line).train.accelerator))
-
-
-def checked_rows(line: Line, progress: Progress) -> tuple[ExperimentalPlan, ValidatedDataset]:
-    """Return a line's plan, and the rows of its table as they would go into a training now; nothing is written.
-
-    Raises:
-        VadError: whatever would stop the training.
-    """
-    from vad_dagster.plans import plan_of, training_table
-    from vad_lib.readiness import prepare_training_data
-
-    plan = plan_of(line)
-    table, _ = training_table(plan, line.base_folder, renew=False)
-    return plan, prepare_training_data(table, plan.readiness, plan.train, progress)
-
-
-@contextmanager
-def shown(title: str) -> Iterator[Progress]:
-    """Show progress beside a title on standard error, as long as the block runs."""
-    from vad_lib.progress import ProgressUpdate
-
-    with stderr.status(escape(title)) as status:
-
-        def show(update: ProgressUpdate) -> None:
-            status.update(escape(f"{title}: {update}"))
-
-        yield show
