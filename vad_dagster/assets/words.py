@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` in modules of assets: Dagster reads the annotations of their parameters.
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -55,13 +56,10 @@ def finding_descriptions(
         newest, _ = newest_results(db, line.name, predicted="NG" if config.only_ng else None, limit=config.newest)
         for number in map(int, newest["prediction_id"]):
             request_description(db, line.name, number, asked_by=ASKED_BY)
-        client = Client(endpoint)
-        try:
+        with closing(Client(endpoint)) as client:
             tally = describe_waiting(
                 db, facts, client, new_worker(), Budgets.of_settings(), progress=log_progress(context)
             )
-        finally:
-            client.close()
     yield dg.MaterializeResult(metadata=description_metadata(line.name, endpoint.url, endpoint.model, tally))
 
 

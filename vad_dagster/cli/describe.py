@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,16 +78,14 @@ def run(
         request_description(db, line.name, number, asked_by=user_name(), language=language, again=again)
         for number in dict.fromkeys(numbers)
     ]
-    client = Client(endpoint)
     try:
-        tally = describe_waiting(
-            db, facts, client, new_worker(), Budgets.of_settings(), only=asked, progress=_show_progress
-        )
+        with closing(Client(endpoint)) as client:
+            tally = describe_waiting(
+                db, facts, client, new_worker(), Budgets.of_settings(), only=asked, progress=_show_progress
+            )
     except KeyboardInterrupt:
         stderr.print("Stopped. What is not described yet waits for the next worker.")
         raise typer.Exit(130) from None
-    finally:
-        client.close()
     left = 0
     for number in asked:
         row = description_by_id(db, number)
@@ -189,15 +188,13 @@ def check(
     if name:
         line = existing_line(name)
         endpoint.require_leave(line.name, _facts(line).allow_images_to_leave)
-    client = Client(endpoint)
     try:
-        models = client.models()
+        with closing(Client(endpoint)) as client:
+            models = client.models()
         there = "is among them" if endpoint.model in models else "is NOT among them: see VAD_VLM_MODEL"
         console.print(f"models: {', '.join(models) or 'none'}; {endpoint.model} {there}", markup=False)
     except EndpointError as error:
         console.print(f"models: {error}", markup=False)
-    finally:
-        client.close()
     table = new_table("form asked for by", "replied", "has the form", ">seconds", ">tokens", "said")
     checks = check_rungs(endpoint)
     for one in checks:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +16,8 @@ from vad_lib.atomic_files import write_whole
 from vad_lib.errors import InputError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from vad_lib.progress import Progress
+    from vad_lib.words.client import Client
     from vad_lib.words.endpoint import Endpoint
     from vad_lib.words.evaluation import Answered, Ask, Question
 
@@ -55,6 +54,7 @@ def evaluate(
 
     A line is asked for anomalies, for their kinds, and for their places where there are masks. What is right is known.
     """
+    from vad_lib.words.client import Client
     from vad_lib.words.evaluation import ask_all
 
     if (mmad is None) == (not name):
@@ -67,8 +67,8 @@ def evaluate(
         local_only = model is not None and not ask
         for endpoint in () if local_only else _endpoints(ask or []):
             endpoint.require_leave(name or str(mmad), may_leave or (mmad is not None and allow_images_to_leave))
-            with _asking(endpoint) as own:
-                found[f"{endpoint.model} at {endpoint.url}"] = ask_all(own, questions, show)
+            with closing(Client(endpoint)) as client:
+                found[f"{endpoint.model} at {endpoint.url}"] = ask_all(_asked_by(client), questions, show)
             _write(found, out)
         if model is not None:
             prompted = load_prompted(existing_line(name), model, prompter)
@@ -114,20 +114,10 @@ def _endpoints(asked: Sequence[str]) -> list[Endpoint]:
     return found
 
 
-@contextmanager
-def _asking(endpoint: Endpoint) -> Iterator[Ask]:
-    from vad_lib.words.client import Client
+def _asked_by(client: Client) -> Ask:
     from vad_lib.words.evaluation import messages_of
 
-    client = Client(endpoint)
-
-    def ask(pictures: Sequence[Image.Image], text: str) -> str:
-        return client.ask(messages_of(pictures, text), most_tokens=REPLY_TOKENS).text
-
-    try:
-        yield ask
-    finally:
-        client.close()
+    return lambda pictures, text: client.ask(messages_of(pictures, text), most_tokens=REPLY_TOKENS).text
 
 
 def _write(found: Mapping[str, Sequence[Answered]], out: Path) -> str:

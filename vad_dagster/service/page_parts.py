@@ -2,7 +2,8 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from fastapi import Path as InPath
 from pydantic import AfterValidator
 from sqlalchemy import Row
 
+from vad_lib.errors import InputError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.lineage import prediction_by_id
 
@@ -51,3 +53,12 @@ def recorded_by(db: InspectionDatabase, known: Callable[[str], str]) -> Callable
         return found
 
     return recorded
+
+
+@contextmanager
+def refused_as_422() -> Iterator[None]:
+    """Answer what is wrong with a request, where the block refuses it."""
+    try:
+        yield
+    except InputError as error:
+        raise HTTPException(422, str(error)) from error

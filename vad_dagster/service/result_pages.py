@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
@@ -21,9 +21,8 @@ from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import dagster_url
 from vad_dagster.service.heatmap_drawer import Drawer, bytes_as_scored
-from vad_dagster.service.page_parts import LARGEST_NUMBER, TEMPLATES, Storable, recorded_by
+from vad_dagster.service.page_parts import LARGEST_NUMBER, TEMPLATES, Storable, recorded_by, refused_as_422
 from vad_dagster.service.word_pages import WordPages
-from vad_lib.errors import InputError
 from vad_lib.images.paths import IMAGE_FORMATS, format_of
 from vad_lib.inspection_db.labels import agreement, record_label
 from vad_lib.inspection_db.lineage import lineage_of, newest_results
@@ -196,10 +195,8 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
     @router.post("/{prediction_id}/labels", status_code=201)
     def give_label(record: Recorded, said: LabelIn) -> LabelOut:
         """Say what the part is. The last label on an image holds; those before it stay."""
-        try:
+        with refused_as_422():
             number = record_label(service.db, record.prediction_id, said.label, person=said.person, note=said.note)
-        except InputError as error:
-            raise HTTPException(422, str(error)) from error
         return LabelOut(label_id=number, prediction_id=record.prediction_id, label=said.label)
 
     pages.include_router(router)

@@ -7,8 +7,7 @@ stores what is wanted, wakes the thread that asks, and answers 202. Pages ask ag
 # No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +20,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Row, func, select
 
 from vad_dagster.service.describer import Describer
-from vad_dagster.service.page_parts import LARGEST_NUMBER, TEMPLATES, Storable, recorded_by
-from vad_lib.errors import InputError, VadError
+from vad_dagster.service.page_parts import LARGEST_NUMBER, TEMPLATES, Storable, recorded_by, refused_as_422
+from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.database import chunks, utc_now
 from vad_lib.inspection_db.schema import DONE, WAITING, descriptions
@@ -138,7 +137,7 @@ class WordPages:
         def describe(record: Recorded, said: DescribeIn) -> Accepted:
             """Ask for a description of what was found. It comes later: the page of the prediction shows it."""
             self._require_endpoint(record.line)
-            with _told():
+            with refused_as_422():
                 number = request_description(
                     self._db,
                     record.line,
@@ -170,7 +169,7 @@ class WordPages:
             row = description_by_id(self._db, description_id)
             if row is None or row.line != line:
                 raise HTTPException(404, f"The line {line!r} has no description {description_id}.")
-            with _told():
+            with refused_as_422():
                 number = record_correction(self._db, description_id, said.answer, person=said.person, note=said.note)
             return JSONResponse({"correction_id": number}, 201)
 
@@ -243,7 +242,7 @@ class WordPages:
 
     def _ask(self, line: str, said: QuestionIn, **about: Any) -> Accepted:
         self._require_endpoint(line)
-        with _told():
+        with refused_as_422():
             number = ask_question(self._db, line, said.text, person=said.person.strip() or SOMEBODY, **about)
         self._describer.wake()
         return Accepted(id=number, state=WAITING)
@@ -257,15 +256,6 @@ class WordPages:
             client.endpoint.require_leave(line, self._describer.facts(line).allow_images_to_leave)
         except VadError as error:
             raise HTTPException(409, str(error)) from error
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Answer what is wrong with a request."""
-    try:
-        yield
-    except InputError as error:
-        raise HTTPException(422, str(error)) from error
 
 
 def _why_off() -> str:

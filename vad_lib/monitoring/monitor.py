@@ -24,13 +24,12 @@ from vad_lib.readiness.pose import MOST_ROTATION, MOST_SHIFT, MOSTLY, UsualPose,
 from vad_lib.thresholds import DecisionRule
 
 SHIFT, ROTATION, SHARPNESS, COLOUR = "shift", "rotation", "sharpness", "colour"
-BRIGHTNESS, CONTRAST, NOISE, SAME_PLACE, SCORE, NG_RATE = (
-    *("brightness", "contrast", "noise", "same_place", "score", "ng_rate"),
-)
+BRIGHTNESS, CONTRAST, NOISE = "brightness", "contrast", "noise"
+SAME_PLACE, SCORE, NG_RATE = "same_place", "score", "ng_rate"
 CHARTS = (ROTATION, SHIFT, SHARPNESS, COLOUR, BRIGHTNESS, CONTRAST, NOISE, SAME_PLACE, SCORE, NG_RATE)
+"""In the order in which they explain one another: a part that lies elsewhere also gets other scores, not vice versa."""
 ANSWERED_BY_TRAINING = (SCORE, NG_RATE)
 """A training may answer their alarms, as long as no other stands: the others ask for the camera to be mended."""
-"""In the order in which they explain one another: a part that lies elsewhere also gets other scores, not vice versa."""
 CAMERA = {name: [MEASURES.index(name)] for name in (SHARPNESS, BRIGHTNESS, CONTRAST, NOISE)} | {COLOUR: [4, 5, 6]}
 """Chart -> its columns of ``camera.MEASURES``."""
 MOST_USUAL_NG = 0.5

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
 from vad_lib.words.answer import Answer, answer_schema
-from vad_lib.words.client import RUNGS, CircuitBreaker, Client, EndpointError
+from vad_lib.words.client import RUNGS, Client, EndpointError
 from vad_lib.words.context import Context, Picture
 from vad_lib.words.endpoint import Endpoint
 
@@ -41,14 +42,12 @@ def check_rungs(endpoint: Endpoint) -> list[RungCheck]:
 
 
 def _check(endpoint: Endpoint, rung: str) -> RungCheck:
-    client = Client(endpoint, CircuitBreaker())
-    client.rung = rung
     try:
-        asked = client.ask_for(_spotted().describing_messages("English"), Answer.of_reply, answer_schema())
+        with closing(Client(endpoint)) as client:
+            client.rung = rung
+            asked = client.ask_for(_spotted().describing_messages("English"), Answer.of_reply, answer_schema())
     except EndpointError as error:
         return RungCheck(rung, False, False, 0.0, 0, str(error))
-    finally:
-        client.close()
     said = asked.value.summary if asked.value else asked.problem
     tokens = asked.reply.prompt_tokens + asked.reply.completion_tokens
     return RungCheck(rung, True, asked.value is not None, asked.reply.seconds, tokens, said)
