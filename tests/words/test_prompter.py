@@ -285,11 +285,12 @@ def test_a_language_model_that_follows_words_learns_to_follow_maps(tmp_path: Pat
     """It was taught to answer by a place that is said before the question; prompts then take the place of that word."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = train_tokenizer()
-    tokenizer.chat_template = None
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     taught = {place: f"Yes. There is an anomaly in the image, at the {place}." for place in PLACES}
     taught["none"] = NORMAL_ANSWER
+    # of its own sentences: what the pages under docs say must not decide what is learnt
+    tokenizer = train_tokenizer([QUESTION, *taught.values()])
+    tokenizer.chat_template = None
     with seeded(0):
         model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
         optimiser = torch.optim.Adam(model.parameters(), 3e-3)

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,18 +116,18 @@ def make_tiny_vlm(folder: Path) -> Path:
     return folder
 
 
-def train_tokenizer():  # type: ignore[no-untyped-def]
-    """Return a byte-level tokenizer, trained on the pages under docs, with the special tokens of Qwen's models."""
+def train_tokenizer(texts: Sequence[str] = ()):  # type: ignore[no-untyped-def]
+    """Return a byte-level tokenizer with the special tokens of Qwen's models, trained on texts, or the pages under docs."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    pages = [page.read_text(encoding="utf-8") for page in sorted((REPOSITORY / "docs").glob("*.md"))]
+    texts = texts or [page.read_text(encoding="utf-8") for page in sorted((REPOSITORY / "docs").glob("*.md"))]
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     raw.train_from_iterator(
-        pages,
+        texts,
         trainers.BpeTrainer(
             vocab_size=WORDS, special_tokens=[*SPECIAL], initial_alphabet=alphabet, show_progress=False
         ),
