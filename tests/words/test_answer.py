@@ -16,6 +16,7 @@ from vad_lib.words.answer import LONGEST_SUMMARY, MAX_REGIONS, Answer, AnswerErr
         json.dumps(ANSWER),
         f"Here you are:\n```json\n{json.dumps(ANSWER, indent=2)}\n```\nAnything else?",
         f"<think>a {{small}} thought {{}}</think> {json.dumps(ANSWER)}",
+        f"<thinking>{json.dumps(ANSWER | {'summary': 'A draft. ' * 20})}</thinking>{json.dumps(ANSWER)}",
         json.dumps(ANSWER | {"anomaly": " Yes", "confidence": "HIGH", "agrees_with_detector": "true"}),
     ],
 )

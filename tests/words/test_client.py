@@ -212,6 +212,33 @@ def test_a_reply_that_drips_is_ended_by_the_clock(make_client: MakeClient) -> No
     listener.close()
 
 
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_an_echo_of_the_secret_is_not_handed_on(status: int, stub: Stub, make_client: MakeClient) -> None:
+    said = json.dumps({"error": {"message": "wrong key: s3cret-of-ours"}}).encode()
+    stub.script = lambda body: Turn("Your key is s3cret-of-ours.", status=status, body=said if status > 200 else None)
+    try:
+        told = make_client(key="s3cret-of-ours", retries=0).ask(QUESTION).text
+    except EndpointError as error:
+        told = str(error)
+    assert "key" in told
+    assert "s3cret" not in told
+    assert stub.headers[0]["authorization"] == "Bearer s3cret-of-ours"
+
+
+@pytest.mark.parametrize("key", ["schl\u00fcssel", "a\0b", "a\tb"])
+def test_a_secret_that_cannot_be_sent_is_refused_without_being_shown(key: str) -> None:
+    with pytest.raises(InputError, match="VAD_VLM_API_KEY") as refused:
+        Endpoint("http://127.0.0.1:1/v1", "m", key)
+    assert key not in str(refused.value)
+
+
+def test_a_count_of_tokens_that_no_column_holds_is_none(stub: Stub, make_client: MakeClient) -> None:
+    stub.script = lambda body: Turn("a scratch", usage={"prompt_tokens": 2**31 - 1, "completion_tokens": -1})
+    asked = ask(make_client())
+    assert 0 < asked.reply.prompt_tokens < 10_000
+    assert 0 < asked.reply.completion_tokens < 100
+
+
 def test_tokens_are_estimated_where_the_endpoint_counts_none(stub: Stub, make_client: MakeClient) -> None:
     stub.script = lambda body: Turn("a scratch", usage=None)
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
@@ -270,6 +297,10 @@ def test_the_models_of_an_endpoint_are_listed(stub: Stub, make_client: MakeClien
         ("http://localhost.example.org/v1", False),
         ("http://0.0.0.0:8000/v1", False),
         ("http://10.0.0.7/v1", False),
+        ("http://2130706433/v1", False),
+        ("http://127.1/v1", False),
+        ("http://[::ffff:10.0.0.1]/v1", False),
+        ("http://127.0.0.1\n.example.org/v1", False),
         ("https://models.example.org/v1", False),
     ],
 )
@@ -284,7 +315,14 @@ def test_pictures_leave_the_machine_only_with_the_leave_of_the_plan(url: str, is
             endpoint.require_leave("bottles", False)
 
 
-@pytest.mark.parametrize("url", ["ftp://host/v1", "host:8000", "http://", "http://a:b@host/v1", "http://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://host/v1", "host:8000", "http://", "http://a:b@host/v1", "http://[::1"),
+        *("http://127.0.0.1@host/v1", "http://127.0.0.1:99999/v1", "http://127.0.0.1:x/v1", "http://127.0.0.1:0/v1"),
+        *("https://host/v1?key=s3cret", "http://127.0.0.1#@host/v1"),
+    ],
+)
 def test_what_is_no_address_of_the_web_is_refused_without_being_shown(url: str) -> None:
     with pytest.raises(InputError, match="VAD_VLM_URL must be an address"):
         Endpoint(url, "m")

@@ -117,7 +117,7 @@ def make_tiny_vlm(folder: Path) -> Path:
 
 
 def train_tokenizer(texts: Sequence[str] = ()):  # type: ignore[no-untyped-def]
-    """Return a byte-level tokenizer with the special tokens of Qwen's models, trained on texts, or the pages under docs."""
+    """Return a byte-level tokenizer with Qwen's special tokens, trained on texts, or on the pages under docs."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

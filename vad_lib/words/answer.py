@@ -7,6 +7,7 @@ into a terminal, a page (escaped there, as all texts) or another prompt.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +23,7 @@ LONGEST_REPLY = 20_000
 """Characters of a reply that are read and kept."""
 OTHER_KIND = "other"
 
+_THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _JOINERS = "\u200c\u200d"
 """They have no width, and words of some languages are written with them."""
 _MAX_CANDIDATES = 200
@@ -53,6 +55,15 @@ def plain_text(text: str, longest: int, *, lines: bool = False) -> str:
     else:
         kept = " ".join("".join(each for each in _spaced(text) if each in _JOINERS or _is_printable(each)).split())
     return kept if len(kept) <= longest else kept[: longest - 1].rstrip() + "…"
+
+
+def without_thoughts(reply: str) -> str:
+    """Return a reply without what a model thought before it answered, between tags.
+
+    >>> without_thoughts("<think>A? B?</think>A")
+    ' A'
+    """
+    return _THOUGHTS.sub(" ", reply)
 
 
 def _spaced(text: str) -> str:
@@ -135,14 +146,14 @@ class Answer(BaseModel):
 
     @classmethod
     def of_reply(cls, reply: str) -> Self:
-        """Read a reply: JSON, or prose with JSON in it. Texts that are too long are cut.
+        """Read a reply: JSON, or prose with JSON in it, after thoughts or none. Texts that are too long are cut.
 
         Raises:
             AnswerError: there is no JSON object in it, or it has another form; the message says what is wrong.
         """
         faults = []
         # A model may repeat the schema before it answers.
-        for found in json_objects(reply):
+        for found in json_objects(without_thoughts(reply)):
             try:
                 return cls.checked(found, cut=True)
             except AnswerError as error:

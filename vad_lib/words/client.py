@@ -34,6 +34,8 @@ NOT_THIS_RUNG = (400, 415, 422, 501)
 """Status codes of endpoints that do not know a rung."""
 LARGEST_REPLY = 2**20
 """Bytes of a whole response; more is not read."""
+MOST_TOKENS = 10**8
+"""A larger count of tokens is none; the columns of the database hold the sum of several."""
 PICTURE_TOKENS = 1340
 """What a picture of 1024 x 1024 pixels costs about, where an endpoint counts nothing."""
 FAILURES, REST_SECONDS = 3, 300.0
@@ -367,6 +369,8 @@ def _bounded_transport(endpoint: Endpoint) -> httpx2.BaseTransport:
                         raise httpx2.ReadTimeout("the reply does not end", request=request)
             finally:
                 response.close()
+            # What an endpoint says is stored and shown: an echo of the secret must not be in it.
+            body = endpoint.without_key(body)
             return httpx2.Response(response.status_code, headers=response.headers, content=body, request=request)
 
     def _instead(request: httpx2.Request, why: str) -> httpx2.Response:
@@ -452,7 +456,7 @@ def _reply_of(body: Mapping[str, Any], messages: Messages, seconds: float) -> Re
 
 
 def _count(value: Any, estimate: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else estimate
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_TOKENS else estimate
 
 
 def estimated_tokens(messages: Messages) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +25,7 @@ from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.lineage import prediction_by_id
 from vad_lib.inspection_db.schema import DONE, FAILED, WAITING, turns
 from vad_lib.settings import settings
-from vad_lib.words.answer import plain_text
+from vad_lib.words.answer import plain_text, without_thoughts
 from vad_lib.words.client import Client, EndpointError, EndpointRestsError, Reply, estimated_tokens
 from vad_lib.words.context import DATA_RULE, LineFacts, context_of
 from vad_lib.words.day import MOST_HOURS, day_facts
@@ -49,7 +48,6 @@ DAY_HISTORY = timedelta(hours=24)
 """What was said about the day of a line before that is another day's."""
 LEASE_SLACK_SECONDS, LEASED_REPLIES = 120.0, 4
 _TURN = turns.c
-_THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 
 logger = logging.getLogger("vad.words")
 
@@ -290,7 +288,7 @@ def _finish(
 
 
 def _answered(prompt: Prompt, reply: Reply, client: Client) -> dict[str, Any]:
-    text = plain_text(_THOUGHTS.sub("", reply.text, count=1), LONGEST_ANSWER, lines=True)
+    text = plain_text(without_thoughts(reply.text), LONGEST_ANSWER, lines=True)
     text = text or "The model wrote nothing but its thoughts."
     marks = {
         "figures": unfounded_figures(text, prompt.handed_in, *prompt.vouched),

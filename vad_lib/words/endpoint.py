@@ -15,6 +15,8 @@ OFF = (
     "http://127.0.0.1:11434/v1, and VAD_VLM_MODEL to the name of a model that it has."
 )
 LONGEST_KEY = 10_000
+SHORTEST_SECRET = 8
+"""Characters; a shorter key is a word such as 'none' or 'ollama', which a reply may hold."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,25 @@ class Endpoint:
         """Refuse what is no address of the web.
 
         Raises:
-            InputError: it is another kind of address, or one with a password in it.
+            InputError: it is another kind of address, or one with a password in it, or the secret is none.
         """
         try:
             parts = urlsplit(self.url)
-            usable = parts.scheme in ("http", "https") and parts.hostname and not (parts.username or parts.password)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            usable = usable and not (parts.username or parts.password or parts.query or parts.fragment)
         except ValueError:
             usable = False
         if not usable:
             raise InputError(
-                "VAD_VLM_URL must be an address such as http://127.0.0.1:11434/v1, without a user name or a password "
-                "in it: secrets belong into the file that VAD_VLM_API_KEY_FILE names."
+                "VAD_VLM_URL must be an address such as http://127.0.0.1:11434/v1, without a user name, a password "
+                "or a question mark in it: secrets belong into the file that VAD_VLM_API_KEY_FILE names."
             )
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise InputError("The secret of the endpoint must be plain ASCII: look into VAD_VLM_API_KEY(_FILE).")
+
+    def without_key(self, said: bytes) -> bytes:
+        """Return what the endpoint said without the secret, where it repeats it, as some do that do not take it."""
+        return said.replace(self.key.encode(), b"(the secret)") if len(self.key) >= SHORTEST_SECRET else said
 
     @classmethod
     def of_settings(cls) -> Endpoint | None:

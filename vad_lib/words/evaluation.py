@@ -30,7 +30,7 @@ from vad_lib.images.paths import resolve_inside
 from vad_lib.metrics import interval
 from vad_lib.progress import Progress, ProgressMeter, silent
 from vad_lib.readiness.dataset import ValidatedDataset
-from vad_lib.words.answer import LONGEST_REPLY, plain_text
+from vad_lib.words.answer import LONGEST_REPLY, plain_text, without_thoughts
 from vad_lib.words.places import PLACES, place_of
 
 Ask = Callable[[Sequence[Image.Image], str], str]
@@ -274,7 +274,7 @@ def chosen_letter(reply: str, options: Mapping[str, str]) -> str | None:
     >>> chosen_letter("A scratch is to be seen, so: yes", {"A": "No", "B": "Yes"})
     'B'
     """
-    text = re.sub(r"<think(?:ing)?>.*?</think(?:ing)?>", " ", reply, flags=re.DOTALL | re.IGNORECASE)
+    text = without_thoughts(reply)
     text = re.sub(r"\\boxed\{(\w)\}", r"answer: \1", text).replace("*", " ").strip()
     letters = "".join(options)
     either = f"[{letters}{letters.lower()}]"
