@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 from serving_rig import RigSource, until
 from test_descriptions import Mapping, send
 
+from tests.browser import page
 from tests.words.stub_endpoint import ANSWER, Stub, Turn
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.words.describing import newest_description
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+__all__ = ["page"]
 
 Web = Callable[..., str]
 PLAN = "user_parameters:\n  - train_pipeline:\n    - step: train\n"
@@ -128,6 +134,19 @@ def test_what_a_model_writes_is_shown_as_text_and_never_linked(site: Callable[..
     assert "&lt;script&gt;" in search
     assert "<img" not in search
     assert 'href="http' not in search
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_words_without_an_end_keep_within_the_page(site: Callable[..., Site], page: Page, width: int) -> None:
+    made = site()
+    long = {"kind": "k" * 60, "place": "p" * 100, "description": "W" * 200}
+    answer = ANSWER | {"summary": "S" * 300, "regions": [ANSWER["regions"][0] | long]}
+    made.stub.script = lambda body: Turn(json.dumps(answer))
+    made.described()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"{made.address}{made.here}" if made.here.startswith("/") else made.here)
+    page.get_by_text("W" * 200).first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_reply_without_form_is_shown_as_its_text(site: Callable[..., Site]) -> None:
