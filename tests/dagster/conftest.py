@@ -8,10 +8,10 @@ import dagster as dg
 import pytest
 from gravel_line import make_line, own_home
 
-from tests.words.words_rig import stub
+from tests.words.words_rig import home_db, stub
 from vad_lib.lines import Home
 
-__all__ = ["gravel_home", "instance", "stub"]
+__all__ = ["gravel_home", "home_db", "instance", "stub"]
 
 
 @pytest.fixture(scope="module")

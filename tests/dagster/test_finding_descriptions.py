@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-from inspection_rig import Rig
 
 from tests.words.stub_endpoint import Stub, Turn
-from tests.words.words_rig import brightness_map, write_part
 from vad_dagster.assets.words import finding_descriptions
 from vad_dagster.resources import MLflowTracking
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.lines import Home
 from vad_lib.words.describing import search_descriptions
-
-
-@pytest.fixture
-def db(vad_home: Path, monkeypatch: pytest.MonkeyPatch) -> InspectionDatabase:
-    """Two images, the second one NG."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
-    monkeypatch.setattr("vad_dagster.finding_words.ModelMaps.__call__", lambda self, *about: brightness_map(*about))
-    line = Home(vad_home).line("bottles")
-    line.inbox.mkdir(parents=True)
-    line.plan_file.write_text("user_parameters:\n  - train_pipeline:\n    - step: train\n")
-    write_part(line.inbox / "dark.png", 60)
-    write_part(line.inbox / "zbright.png", 150, spot=250)
-    db = InspectionDatabase.of(Home(vad_home))
-    Rig(db, line).inspect()
-    return db
 
 
 def materialize(**config: Any) -> list[dict[str, Any]]:
@@ -49,14 +30,14 @@ def materialize(**config: Any) -> list[dict[str, Any]]:
         return [{name: value.value for name, value in one.metadata.items()} for one in made]
 
 
-def test_without_an_endpoint_nothing_is_done(db: InspectionDatabase) -> None:
+def test_without_an_endpoint_nothing_is_done(home_db: InspectionDatabase) -> None:
     assert materialize() == []
-    assert search_descriptions(db, "bottles") == []
+    assert search_descriptions(home_db, "bottles") == []
 
 
 @pytest.mark.spec("P7.10")
 def test_the_newest_findings_are_described_once_with_their_cost(
-    db: InspectionDatabase,
+    home_db: InspectionDatabase,
     stub: Stub,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -25,6 +25,7 @@ def images_until_alarm(chart: Cusum, share: float, rng: np.random.Generator) -> 
     state, count = {}, 0
     while chart.level(state) < 1:
         state, count = chart.step(state, (float(rng.random() < share),)), count + 1
+        assert count < 100_000, "no alarm comes"
     return count
 
 
@@ -90,6 +91,7 @@ def test_a_mean_that_moves_is_seen_soon_and_its_size_is_told() -> None:
     chart, state, count = Ewma((usual,)), {}, 0
     while chart.level(state) < 1:
         state, count = chart.step(state, (rng.normal(13, 2),)), count + 1
+        assert count < 1000, "no alarm comes"
     assert count <= 50
     (change,) = chart.change(state, count)
     assert change == pytest.approx(3, abs=1)

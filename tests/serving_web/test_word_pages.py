@@ -144,7 +144,7 @@ def test_words_without_an_end_keep_within_the_page(site: Callable[..., Site], pa
     made.stub.script = lambda body: Turn(json.dumps(answer))
     made.described()
     page.set_viewport_size({"width": width, "height": 900})
-    page.goto(f"{made.address}{made.here}" if made.here.startswith("/") else made.here)
+    page.goto(made.here)
     page.get_by_text("W" * 200).first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from inspection_rig import Rig
 from typer.testing import CliRunner, Result
 
 from tests.words.stub_endpoint import ANSWER, Stub, Turn
-from tests.words.words_rig import brightness_map, write_part
+from tests.words.words_rig import brightness_map
 from vad_dagster.cli import app
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.lines import Home
@@ -22,18 +21,10 @@ Vad = Callable[..., Result]
 
 
 @pytest.fixture
-def vad(vad_home: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Vad]:
+def vad(home_db: InspectionDatabase, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Vad]:
     """Run ``vad`` with these words in a home with the line bottles, beside the stub as endpoint."""
     monkeypatch.setenv("VAD_VLM_URL", stub.url)
     monkeypatch.setenv("VAD_VLM_MODEL", "stub")
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
-    monkeypatch.setattr("vad_dagster.finding_words.ModelMaps.__call__", lambda self, *about: brightness_map(*about))
-    line = Home(vad_home).line("bottles")
-    line.inbox.mkdir(parents=True)
-    line.plan_file.write_text("user_parameters:\n  - train_pipeline:\n    - step: train\n")
-    write_part(line.inbox / "dark.png", 60)
-    write_part(line.inbox / "zbright.png", 150, spot=250)
-    Rig(InspectionDatabase.of(Home(vad_home)), line).inspect()
     before = dict(os.environ)
     runner = CliRunner(env={"COLUMNS": "200"})
     yield lambda *words: runner.invoke(app, ["describe", *(str(word) for word in words)])

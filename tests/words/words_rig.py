@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 from tests.postgres_server import new_inspection_url
 from tests.words.stub_endpoint import Stub, stub_endpoint
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.lines import Home
+from vad_lib.lines import Home, Line
 from vad_lib.words.client import CircuitBreaker, Client
 from vad_lib.words.context import LineFacts
 from vad_lib.words.describing import Budgets, Tally, describe_waiting, request_description
@@ -71,14 +71,19 @@ class WordsRig:
         return [tuple(row) for row in self.db.predictions("bottles").itertuples(index=False)]
 
 
-def make_rig(url: str, folder: Path) -> WordsRig:
-    line = Home(folder / "home").line("bottles")
+def inspected_parts(db: InspectionDatabase, line: Line) -> Rig:
+    """Inspect a dark part, which is OK, and a bright one with a brighter spot, which is NG."""
     line.inbox.mkdir(parents=True)
-    rig = Rig(InspectionDatabase(url), line)
+    rig = Rig(db, line)
     write_part(line.inbox / "dark.png", 60)
     write_part(line.inbox / "zbright.png", 150, spot=250)
     rig.inspect()
-    assert list(rig.db.predictions("bottles")["predicted"]) == ["OK", "NG"]
+    assert list(db.predictions("bottles")["predicted"]) == ["OK", "NG"]
+    return rig
+
+
+def make_rig(url: str, folder: Path) -> WordsRig:
+    rig = inspected_parts(InspectionDatabase(url), Home(folder / "home").line("bottles"))
     normals = tuple(write_part(folder / f"normal_{value}.png", value) for value in (40, 130, 155, 220))
     return WordsRig(rig.db, rig, LineFacts("bottles", False, ("scratch", "dent"), normals, brightness_map))
 
@@ -126,6 +131,18 @@ def make_client(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeCli
     yield make
     for client in made:
         client.close()
+
+
+@pytest.fixture
+def home_db(vad_home: Path, monkeypatch: pytest.MonkeyPatch) -> InspectionDatabase:
+    """The database of a home with the line ``bottles``: a plan, predictions 1 (OK) and 2 (NG), and their maps."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
+    monkeypatch.setattr("vad_dagster.finding_words.ModelMaps.__call__", lambda self, *about: brightness_map(*about))
+    home = Home(vad_home)
+    line = home.line("bottles")
+    db = inspected_parts(InspectionDatabase.of(home), line).db
+    line.plan_file.write_text("user_parameters:\n  - train_pipeline:\n    - step: train\n")
+    return db
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
