@@ -22,10 +22,12 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 THIS_MACHINE = ("127.0.0.1", "localhost", "[::1]")
+FORWARDED_USER, FORWARDED_GROUPS = "x-forwarded-user", "x-forwarded-groups"
+"""What a trusted proxy says about who asks."""
 logger = logging.getLogger("uvicorn.error")
 """The log of the server that it runs in."""
 
-JUDGED_BY = {"host", "origin", "authorization", "content-type", "sec-fetch-site"}
+JUDGED_BY = {"host", "origin", "authorization", "content-type", "sec-fetch-site", FORWARDED_USER, FORWARDED_GROUPS}
 """Of a header that comes twice, what is protected might take the one that was not judged."""
 GRAPHQL_TYPES = ("application/json", "application/graphql")
 
@@ -36,7 +38,8 @@ class WebGate:
     Args:
         application: what is protected.
         hosts: names under which it may be asked, without a port, beside those of this machine.
-        token: the password that every request must bear, by HTTP's Basic (any user name) or Bearer; '' asks for none.
+        tokens: the passwords of which every request must bear one, by HTTP's Basic (any user name) or Bearer; without
+            any, none is asked for.
         token_name: the variable that holds it.
         open_paths: what is told without the token.
     """
@@ -45,7 +48,7 @@ class WebGate:
         self,
         application: Application,
         hosts: Collection[str] = (),
-        token: str = "",
+        tokens: Collection[str] = (),
         *,
         token_name: str = "VAD_UI_TOKEN",
         open_paths: Collection[str] = (),
@@ -54,7 +57,7 @@ class WebGate:
         self._token_name = token_name
         self._open_paths = frozenset(open_paths)
         self._hosts = {*THIS_MACHINE, *(host.strip().lower() for host in hosts if host.strip())}
-        self._token = token
+        self._tokens = [token for token in tokens if token]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -105,8 +108,9 @@ class WebGate:
         return 200, ""
 
     def is_let_in(self, authorization: str) -> bool:
-        """Return whether a request bears the token, where one is asked for."""
-        return not self._token or _bears(authorization, self._token)
+        """Return whether a request bears a token, where one is asked for."""
+        _, given = credentials(authorization)
+        return not self._tokens or any(is_token(given, token) for token in self._tokens)
 
 
 def _without_port(host: str) -> str:
@@ -122,17 +126,28 @@ def _place_of(origin: str) -> str:
         return ""
 
 
-def _bears(authorization: str, token: str) -> bool:
+def credentials(authorization: str) -> tuple[str, bytes]:
+    """Return the user name (Basic's; else empty) and the password that a request bears; both empty where it has none.
+
+    >>> credentials("Bearer secret")
+    ('', b'secret')
+    """
     kind, _, value = authorization.partition(" ")
     given = value.strip().encode("latin-1")
+    if kind.lower() == "bearer":
+        return "", given
     if kind.lower() == "basic":
         try:
-            given = base64.b64decode(given, validate=True).partition(b":")[2]
+            user, _, password = base64.b64decode(given, validate=True).partition(b":")
         except binascii.Error:
-            return False
-    elif kind.lower() != "bearer":
-        return False
-    return hmac.compare_digest(given, token.encode())
+            return "", b""
+        return user.decode("utf-8", "replace"), password
+    return "", b""
+
+
+def is_token(given: bytes, token: str) -> bool:
+    """Compare in a time that does not tell how much of it is right; an empty token is nobody's."""
+    return bool(token) and hmac.compare_digest(given, token.encode())
 
 
 def main() -> None:
@@ -146,7 +161,7 @@ def main() -> None:
     now, run = settings(), uvicorn.run
 
     def run_behind_gate(application: Application, **options: Any) -> None:
-        run(WebGate(application, now.allowed_hosts.split(","), now.ui_token.get_secret_value()), **options)
+        run(WebGate(application, now.allowed_hosts.split(","), [now.ui_token.get_secret_value()]), **options)
 
     # Dagster has no door for a middleware; but its command hands its application to uvicorn by this function.
     uvicorn.run = run_behind_gate  # type: ignore[assignment]

@@ -110,9 +110,25 @@ class Settings(BaseSettings):
     token: SecretStr = variable(
         "VAD_TOKEN",
         SecretStr(""),
-        "The secret that every request to the inference service must bear. Without it the service listens on this "
-        "machine only.",
+        "The secret that a request to the inference service must bear; it lets people in as approvers. Without any "
+        "secret the service listens on this machine only.",
         unset="no token",
+    )
+    reviewer_token: SecretStr = variable(
+        "VAD_REVIEWER_TOKEN",
+        SecretStr(""),
+        "The secret that lets people in as reviewers, who judge images and send new ones.",
+        unset="no token",
+    )
+    viewer_token: SecretStr = variable(
+        "VAD_VIEWER_TOKEN", SecretStr(""), "The secret that lets people in as viewers, who look.", unset="no token"
+    )
+    proxy_token: SecretStr = variable(
+        "VAD_PROXY_TOKEN",
+        SecretStr(""),
+        "The secret of a proxy with login. What it says in X-Forwarded-User and X-Forwarded-Groups is believed: the "
+        "name, and the groups viewer, reviewer or approver, also as vad-viewer and so on.",
+        unset="no proxy is believed",
     )
     ui_token: SecretStr = variable(
         "VAD_UI_TOKEN",

@@ -128,7 +128,7 @@ def test_the_random_sample_is_listed_with_what_is_known_of_misses(vad: Vad, rig:
 
 
 def test_a_wrong_label_or_image_is_told(vad: Vad, rig: Rig, tmp_path: Path) -> None:
-    assert "ok or ng" in vad("label", "give", "bottles", "bright.png", "perhaps").output
+    assert "ok, ng or unsure" in vad("label", "give", "bottles", "bright.png", "perhaps").output
     assert "no prediction of" in vad("label", "give", "bottles", "dark.png", "ok").output
     assert vad("label", "export", "bottles", "--to", str(tmp_path)).exit_code == 1
 

@@ -22,6 +22,7 @@ from vad_dagster.sensors import trainings
 from vad_dagster.sensors.trainings import decide, due_trainings, inputs_of
 from vad_dagster.values import ChampionRecord
 from vad_lib.inspection_db import InspectionDatabase, utc_now
+from vad_lib.inspection_db.audit import Actor
 from vad_lib.inspection_db.labels import newest_label, record_label, withdraw_label
 from vad_lib.inspection_db.schema import monitoring_state, predictions
 from vad_lib.lines import Home, Line
@@ -99,7 +100,7 @@ def predicted(line: Line, images: int, version: str = "vad-slow/1") -> list[int]
 
 
 def say(number: int, label: str) -> None:
-    record_label(InspectionDatabase.from_environment(), number, label, person="Kim")  # type: ignore[arg-type]
+    record_label(InspectionDatabase.from_environment(), number, label, by=Actor("Kim"))  # type: ignore[arg-type]
 
 
 def serves(line: Line, number: str) -> None:
@@ -132,7 +133,7 @@ def test_new_labels_start_a_training_that_says_so_and_count_from_zero_again(
     assert tags["vad/train_line"] == "slow"
     trained(instance, line, 1)
     assert evaluate(instance)[1] == "slow: no reason yet"
-    withdraw_label(InspectionDatabase.from_environment(), first, person="Kim")
+    withdraw_label(InspectionDatabase.from_environment(), first, by=Actor("Kim"))
     assert evaluate(instance)[1] == "slow: no reason yet"
     say(third, "NG")
     assert "judged 2 images" in evaluate(instance)[0]["slow"][REASON_TAG]

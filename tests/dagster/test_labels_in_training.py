@@ -22,6 +22,7 @@ from vad_dagster.resources import MLflowTracking
 from vad_dagster.sensors.trainings import inputs_of, last_trained, since_training
 from vad_dagster.values import last_dataset
 from vad_lib.inspection_db import InspectionDatabase, utc_now
+from vad_lib.inspection_db.audit import Actor
 from vad_lib.inspection_db.labels import record_label, withdraw_label
 from vad_lib.inspection_db.schema import predictions
 from vad_lib.lines import Home
@@ -62,7 +63,7 @@ def trained(inspected: Mapping[str, int], gravel_home: Home, instance: dg.Dagste
     """A training after four labels; the image of one is gone."""
     for name, label in SAID.items():
         db = InspectionDatabase.from_environment()
-        record_label(db, inspected[name], label, person="Kim")  # type: ignore[arg-type]
+        record_label(db, inspected[name], label, by=Actor("Kim"))  # type: ignore[arg-type]
     (gravel_home.line("gravel").folder / "inference" / "tile43.png").unlink()
     result = run(instance, "train_line")
     assert result.success, failure(result)
@@ -163,7 +164,7 @@ def test_a_training_takes_note_of_the_labels_that_it_knew(
 def test_a_withdrawn_label_is_not_in_the_next_training(
     trained: dg.ExecuteInProcessResult, inspected: Mapping[str, int], gravel_home: Home, instance: dg.DagsterInstance
 ) -> None:
-    withdraw_label(InspectionDatabase.from_environment(), inspected["learnt.png"], person="Lee")
+    withdraw_label(InspectionDatabase.from_environment(), inspected["learnt.png"], by=Actor("Lee"))
     result = run(instance, "train_line", selection=BEFORE_FIT)
     assert result.success, failure(result)
     assert "learnt.png" not in used_as(gravel_home)

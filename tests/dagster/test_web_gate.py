@@ -104,7 +104,7 @@ def test_a_further_host_is_one_that_was_named() -> None:
 
 
 def test_with_a_token_nothing_passes_without_it() -> None:
-    gate = WebGate(_passes, token="hunter2")
+    gate = WebGate(_passes, tokens=["hunter2"])
     basic = base64.b64encode(b"anyone:hunter2").decode()
     assert ask(gate=gate, authorization=f"Basic {basic}") == 200
     assert ask(gate=gate, authorization="Bearer hunter2") == 200

@@ -20,6 +20,7 @@ from sqlalchemy import update
 from vad_lib.inspection import Served, inspect_rows
 from vad_lib.inspection.worker import Worker, work_on
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.audit import Actor
 from vad_lib.inspection_db.labels import record_label, withdraw_label
 from vad_lib.inspection_db.monitoring import (
     AUDIT,
@@ -216,13 +217,13 @@ def test_misses_are_estimated_from_the_random_sample_alone(rig: Rig) -> None:
     assert {row.sha256 for row in to_audit(rig.db, "bottles", 100)} == set(sampled["sha256"])
     assert "nobody has judged" in miss_rate(rig.db, "bottles", "1").in_words()
     for number, row in enumerate(sampled.itertuples()):
-        record_label(rig.db, int(row.prediction_id), "NG" if number == 0 else "OK", person="A")
+        record_label(rig.db, int(row.prediction_id), "NG" if number == 0 else "OK", by=Actor("A"))
     other = recorded[recorded["sha256"] >= AUDIT].iloc[0]
-    record_label(rig.db, int(other["prediction_id"]), "NG", person="A")
+    record_label(rig.db, int(other["prediction_id"]), "NG", by=Actor("A"))
     found = miss_rate(rig.db, "bottles", "1")
     assert (found.sampled, found.judged, found.missed) == (len(sampled), len(sampled), 1)
     assert f"(1 of {len(sampled)} judged" in found.in_words()
     assert to_audit(rig.db, "bottles", 100) == []
     first = sampled.iloc[0]
-    withdraw_label(rig.db, int(first["prediction_id"]), person="A")
+    withdraw_label(rig.db, int(first["prediction_id"]), by=Actor("A"))
     assert [row.sha256 for row in to_audit(rig.db, "bottles", 100)] == [first["sha256"]], "it is to be judged again"

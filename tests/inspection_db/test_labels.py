@@ -18,6 +18,7 @@ from vad_lib.ground_truth import read_input
 from vad_lib.inspection.confirmed_labels import NEWEST, collect_labels, lost_labels
 from vad_lib.inspection.label_export import export_labels
 from vad_lib.inspection_db import InspectionDatabase, utc_now
+from vad_lib.inspection_db.audit import Actor, newest_changes
 from vad_lib.inspection_db.labels import (
     Agreement,
     agreement,
@@ -53,8 +54,8 @@ def rig(inspection_url: str, tmp_path: Path) -> Rig:
 @pytest.mark.spec("L1.03")
 def test_the_last_label_holds_and_those_before_it_stay(rig: Rig) -> None:
     found = find_prediction(rig.db, "bottles", "dark.png")
-    record_label(rig.db, found.prediction_id, "NG", person="Kim", note="scratch")
-    record_label(rig.db, found.prediction_id, "OK", person="Lee")
+    record_label(rig.db, found.prediction_id, "NG", by=Actor("Kim"), note="scratch")
+    record_label(rig.db, found.prediction_id, "OK", by=Actor("Lee"))
     history = label_history(rig.db, "bottles")
     assert list(history["label"]) == ["NG", "OK"]
     assert list(history["note"]) == ["scratch", None]
@@ -76,11 +77,11 @@ def test_an_image_is_named_by_number_content_incoming_path_or_place(rig: Rig) ->
 
 def test_a_label_of_nobody_or_on_nothing_is_refused(rig: Rig) -> None:
     with pytest.raises(InputError, match="Say who"):
-        record_label(rig.db, 1, "OK", person=" ")
+        record_label(rig.db, 1, "OK", by=Actor(" "))
     with pytest.raises(InputError, match="no prediction 99"):
-        record_label(rig.db, 99, "OK", person="Kim")
-    with pytest.raises(InputError, match="OK or NG"):
-        record_label(rig.db, 1, "maybe", person="Kim")  # type: ignore[arg-type]
+        record_label(rig.db, 99, "OK", by=Actor("Kim"))
+    with pytest.raises(InputError, match="OK, NG or unsure"):
+        record_label(rig.db, 1, "maybe", by=Actor("Kim"))  # type: ignore[arg-type]
     assert label_history(rig.db, "bottles").empty
 
 
@@ -94,8 +95,8 @@ def test_a_label_counts_for_every_version_that_saw_the_same_image(rig: Rig) -> N
             connection.execute(
                 insert(predictions).values({**values, "model_version": "2", "predicted": "OK", "p": 0.1})
             )
-    record_label(rig.db, bright.prediction_id, "NG", person="Kim")
-    record_label(rig.db, dark.prediction_id, "NG", person="Kim")
+    record_label(rig.db, bright.prediction_id, "NG", by=Actor("Kim"))
+    record_label(rig.db, dark.prediction_id, "NG", by=Actor("Kim"))
     assert agreement(rig.db, "bottles", "1") == Agreement(judged=2, agree=1, missed=1, false_alarms=0)
     assert agreement(rig.db, "bottles", "2") == Agreement(judged=2, agree=0, missed=2, false_alarms=0)
     assert agreement(rig.db, "bottles").judged == 4
@@ -119,9 +120,9 @@ def test_first_scores_are_of_the_first_images_once_there_are_enough_and_of_versi
 @pytest.mark.spec("L1.05")
 def test_a_withdrawn_label_holds_no_more_and_its_history_stays(rig: Rig) -> None:
     dark, bright = (find_prediction(rig.db, "bottles", f"{name}.png").prediction_id for name in ("dark", "bright"))
-    first = record_label(rig.db, dark, "NG", person="Kim")
-    record_label(rig.db, bright, "NG", person="Kim")
-    last = withdraw_label(rig.db, dark, person="Lee", note="the wrong one")
+    first = record_label(rig.db, dark, "NG", by=Actor("Kim"))
+    record_label(rig.db, bright, "NG", by=Actor("Kim"))
+    last = withdraw_label(rig.db, dark, by=Actor("Lee"), note="the wrong one")
     assert labels_that_hold(rig.db, "bottles")["prediction_id"].tolist() == [bright]
     assert label_history(rig.db, "bottles")["label"].tolist() == ["NG", "NG", "withdrawn"]
     assert agreement(rig.db, "bottles") == Agreement(judged=1, agree=1, missed=0, false_alarms=0)
@@ -130,17 +131,17 @@ def test_a_withdrawn_label_holds_no_more_and_its_history_stays(rig: Rig) -> None
     assert count_judged_since(rig.db, "bottles", first) == 2, "a withdrawal is something new too"
     assert count_judged_since(rig.db, "bottles", last) == newest_label(rig.db, "caps") == 0
     with pytest.raises(InputError, match="nothing to withdraw"):
-        withdraw_label(rig.db, dark, person="Lee")
+        withdraw_label(rig.db, dark, by=Actor("Lee"))
     with pytest.raises(InputError, match="no prediction 99"):
-        withdraw_label(rig.db, 99, person="Lee")
-    record_label(rig.db, dark, "OK", person="Kim")
+        withdraw_label(rig.db, 99, by=Actor("Lee"))
+    record_label(rig.db, dark, "OK", by=Actor("Kim"))
     assert len(labels_that_hold(rig.db, "bottles")) == 2
 
 
 @pytest.mark.spec("L1.04", "L2.01")
 def test_the_line_keeps_a_copy_of_each_judged_image_and_tells_what_is_lost(rig: Rig) -> None:
     for name in ("dark", "bright"):
-        record_label(rig.db, find_prediction(rig.db, "bottles", f"{name}.png").prediction_id, "OK", person="Kim")
+        record_label(rig.db, find_prediction(rig.db, "bottles", f"{name}.png").prediction_id, "OK", by=Actor("Kim"))
     (rig.inbox / "bright.png").rename(rig.inbox / "moved.png")
     write_image(rig.inbox / "bright.png", 120)
     labels = collect_labels(rig.db, rig.line)
@@ -178,10 +179,10 @@ def test_what_holds_is_the_last_word_on_each_image(
     last: dict[str, str] = {}
     for image, label in said:
         if label is not None:
-            record_label(db, image + 1, label, person="Kim")  # type: ignore[arg-type]
+            record_label(db, image + 1, label, by=Actor("Kim"))  # type: ignore[arg-type]
             last[f"{image}" * 64] = label
         elif last.pop(f"{image}" * 64, None):
-            withdraw_label(db, image + 1, person="Kim")
+            withdraw_label(db, image + 1, by=Actor("Kim"))
     held = labels_that_hold(db, "bottles")
     assert dict(zip(held["sha256"], held["label"], strict=True)) == last
     found = agreement(db, "bottles")
@@ -202,7 +203,7 @@ def test_exported_labels_are_a_table_that_another_training_can_read(rig: Rig, tm
     (folder / "table.csv").write_text("image_path,label,phase,camera\n./a.png,good,train,3\n")
     for name, label in (("dark", "OK"), ("bright", "NG")):
         found = find_prediction(rig.db, "bottles", f"{name}.png")
-        record_label(rig.db, found.prediction_id, label, person="Kim")  # type: ignore[arg-type]
+        record_label(rig.db, found.prediction_id, label, by=Actor("Kim"))  # type: ignore[arg-type]
     assert len(_export(rig, folder)) == 2
     truth = read_input(folder, InputArguments(), pipeline="train")
     rows = truth.table.set_index("label")
@@ -211,14 +212,14 @@ def test_exported_labels_are_a_table_that_another_training_can_read(rig: Rig, tm
     assert rows.loc["NG", "phase"] == "valid"
     assert (folder / rows.loc["NG", "image_path"]).read_bytes() == (rig.inbox / "bright.png").read_bytes()
     # a person who changes his mind changes the table, and doing it again adds nothing
-    record_label(rig.db, find_prediction(rig.db, "bottles", "bright.png").prediction_id, "OK", person="Kim")
+    record_label(rig.db, find_prediction(rig.db, "bottles", "bright.png").prediction_id, "OK", by=Actor("Kim"))
     assert list(_export(rig, folder)["label"]) == ["good", "good"]
 
 
 @pytest.mark.spec("L1.04")
 def test_an_image_that_is_gone_or_was_replaced_is_told_and_left_out(rig: Rig, tmp_path: Path) -> None:
     for name in ("dark", "bright"):
-        record_label(rig.db, find_prediction(rig.db, "bottles", f"{name}.png").prediction_id, "OK", person="Kim")
+        record_label(rig.db, find_prediction(rig.db, "bottles", f"{name}.png").prediction_id, "OK", by=Actor("Kim"))
     (rig.inbox / "dark.png").unlink()
     write_image(rig.inbox / "bright.png", 120)
     made = export_labels(rig.db, "bottles", tmp_path, ok_label="good")
@@ -228,7 +229,7 @@ def test_an_image_that_is_gone_or_was_replaced_is_told_and_left_out(rig: Rig, tm
 
 
 def test_a_label_uses_the_word_that_the_tables_use_most_for_their_defects(rig: Rig, tmp_path: Path) -> None:
-    record_label(rig.db, find_prediction(rig.db, "bottles", "bright.png").prediction_id, "NG", person="Kim")
+    record_label(rig.db, find_prediction(rig.db, "bottles", "bright.png").prediction_id, "NG", by=Actor("Kim"))
     kinds = ["good"] * 5 + ["dent"] + [" scratch "] * 2
     (tmp_path / "a.csv").write_text("image_path,label\n" + "".join(f"{i}.png,{kind}\n" for i, kind in enumerate(kinds)))
     (tmp_path / "b.csv").write_text("image_path,label\n9.png,dent\n8.png,dent\n")
@@ -244,9 +245,33 @@ def test_a_label_uses_the_word_that_the_tables_use_most_for_their_defects(rig: R
 def test_a_folder_whose_tables_lack_the_columns_is_refused(rig: Rig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Nobody has given a label"):
         export_labels(rig.db, "bottles", tmp_path, ok_label="good")
-    record_label(rig.db, 1, "OK", person="Kim")
+    record_label(rig.db, 1, "OK", by=Actor("Kim"))
     (tmp_path / "table.csv").write_text("file,label\na.png,good\n")
     with pytest.raises(InputError, match="no column image_path, only file, label"):
         export_labels(rig.db, "bottles", tmp_path, ok_label="good")
     with pytest.raises(InputError, match="There is no folder"):
         export_labels(rig.db, "bottles", tmp_path / "none", ok_label="good")
+
+
+def test_kinds_and_boxes_go_with_an_ng_and_lie_in_the_image(rig: Rig) -> None:
+    dark = find_prediction(rig.db, "bottles", "dark.png").prediction_id
+    record_label(rig.db, dark, "NG", by=Actor("Kim"), kind="  hair   crack ", boxes=[(0, 0, 4, 5)])
+    (held,) = labels_that_hold(rig.db, "bottles").itertuples()
+    assert (held.kind, held.boxes) == ("hair crack", "[[0, 0, 4, 5]]")
+    refusals = [("OK", "crack", []), ("unsure", None, [(0, 0, 1, 1)]), ("NG", "x" * 101, [])]
+    refusals += [("NG", None, [(left, 0, right, 9)]) for left, right in ((5, 5), (-1, 4), (0, 100_000))]
+    for label, kind, boxes in refusals:
+        with pytest.raises(InputError):
+            record_label(rig.db, dark, label, by=Actor("Kim"), kind=kind, boxes=boxes)  # type: ignore[arg-type]
+    assert len(label_history(rig.db, "bottles")) == 1
+
+
+def test_who_is_unsure_leaves_no_label_and_can_be_taken_back_like_any_other(rig: Rig) -> None:
+    dark = find_prediction(rig.db, "bottles", "dark.png").prediction_id
+    record_label(rig.db, dark, "NG", by=Actor("Kim"))
+    record_label(rig.db, dark, "unsure", by=Actor("Lee"))
+    assert labels_that_hold(rig.db, "bottles").empty
+    withdraw_label(rig.db, dark, by=Actor("Lee"))
+    with pytest.raises(InputError, match="nothing to withdraw"):
+        withdraw_label(rig.db, dark, by=Actor("Lee"))
+    assert list(newest_changes(rig.db)["action"]) == ["label"] * 3

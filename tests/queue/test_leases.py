@@ -11,9 +11,11 @@ import pytest
 from inspection_rig import Rig, dead_worker, worker_elsewhere
 from sqlalchemy import text
 
+from vad_lib.errors import InputError
 from vad_lib.images.decoding import DecodedImage
 from vad_lib.ingest import Arrival, FileVersion
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.audit import Actor, newest_changes
 from vad_lib.inspection_db.laws import check_database
 from vad_lib.queue import (
     LEASE_SECONDS,
@@ -27,9 +29,12 @@ from vad_lib.queue import (
     lease,
     leases,
     new_worker,
+    pause_line,
+    pauses,
     queue_facts,
     register,
     renew,
+    resume_line,
 )
 from vad_lib.queue.leases import PATIENCE_SECONDS, SUSPECT
 
@@ -327,3 +332,18 @@ def test_predictions_of_a_line_become_visible_in_the_order_of_their_numbers(rig:
     reader.join(60)
     assert errors == []
     assert rig.db.count_predictions("bottles") == 120
+
+
+def test_a_paused_line_keeps_its_files_and_gets_them_when_it_goes_on(rig: Rig) -> None:
+    add(rig, 2)
+    add(rig, 1, "caps")
+    pause_line(rig.db, "bottles", Actor("Kim", "approver"), "the lamp is broken")
+    pause_line(rig.db, "bottles", Actor("Lee"), "said again")
+    assert pauses(rig.db)["bottles"].reason == "the lamp is broken"
+    assert (take(rig, new_worker(), 9), take(rig, new_worker(), 9, "caps")) == ([], ["0.png"])
+    resume_line(rig.db, "bottles", Actor("Lee"))
+    resume_line(rig.db, "bottles", Actor("Lee"))
+    assert take(rig, new_worker(), 9) == ["0.png", "1.png"]
+    assert list(newest_changes(rig.db, "bottles")["action"]) == ["resume", "pause"]
+    with pytest.raises(InputError, match="why the line is paused"):
+        pause_line(rig.db, "bottles", Actor("Kim"), " ")

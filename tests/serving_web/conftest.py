@@ -12,6 +12,7 @@ from serving_rig import RigSource, db, inspection_url, source, start, until
 
 from tests.words.words_rig import stub
 from vad_dagster.service.connections import server_config
+from vad_dagster.service.people import Tokens
 from vad_dagster.service.web_app import WebSettings, create_app
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.serving import InferenceService, ServiceLimits
@@ -26,9 +27,9 @@ def web(db: InspectionDatabase, source: RigSource) -> Iterator[Web]:
     """Start a service and its web interface as ``vad serve`` does; returns the address."""
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def begin(**settings: object) -> str:
+    def begin(token: str = "", **settings: object) -> str:
         service = InferenceService(db, source, ServiceLimits(follow_seconds=0.1))
-        app = create_app(service, WebSettings(**settings))  # type: ignore[arg-type]
+        app = create_app(service, WebSettings(**{"tokens": Tokens(token), **settings}))  # type: ignore[arg-type]
         server = uvicorn.Server(server_config(app, "127.0.0.1", 0))
         thread = threading.Thread(target=server.run)
         thread.start()

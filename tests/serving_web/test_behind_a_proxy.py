@@ -21,6 +21,7 @@ import uvicorn
 from serving_rig import until
 
 from tests.end_to_end.real_processes import free_ports
+from vad_dagster.service.people import Tokens
 from vad_dagster.web_gate import WebGate
 
 Web = Callable[..., str]
@@ -105,8 +106,8 @@ def ask(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
     (port,) = free_ports(1)
     names = {name: f"{name}.vad.example" for name in ("dagster", "mlflow", "service", "evil")}
     monkeypatch.setenv("VAD_ALLOWED_HOSTS", ",".join(names[name] for name in ("dagster", "mlflow", "service")))
-    service = urlsplit(web(token="SECRET_OF_THE_SERVICE")).port or 0
-    dagster = WebGate(_echo, hosts=[names["dagster"]], token="SECRET_OF_DAGSTER")
+    service = urlsplit(web(tokens=Tokens(proxy="SECRET_OF_THE_SERVICE"))).port or 0
+    dagster = WebGate(_echo, hosts=[names["dagster"]], tokens=["SECRET_OF_DAGSTER"])
     with _served(dagster) as dagster_port, _served(_echo) as mlflow_port:
         upstreams = {3000: dagster_port, 5000: mlflow_port, 8600: service}
         with _nginx(tmp_path, port, upstreams):
@@ -176,3 +177,12 @@ def test_behind_the_proxy_the_service_leads_to_its_own_name(ask: Callable[..., r
     assert ask("service", "/lines").json()[0]["line"] == "bottles"
     assert ask("service", "/lines/").headers["location"] == "https://service.vad.example/lines"
     assert ask("service", "/docs").status_code == 200
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_behind_the_proxy_the_service_knows_who_asks_and_a_browser_cannot_say_it(
+    ask: Callable[..., requests.Response],
+) -> None:
+    page = ask("service", X_Forwarded_User="boss", X_Forwarded_Groups="viewer")
+    assert ">kim<" in page.text
+    assert 'title="approver"' in page.text

@@ -15,6 +15,7 @@ from vad_dagster.provenance import FIRST, LAST
 from vad_dagster.sensors.online_results import LATENCY_CHECK, latency_objective, online_results
 from vad_lib.ingest import Arrival, FileVersion
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.audit import Actor
 from vad_lib.inspection_db.labels import record_label
 from vad_lib.queue import new_worker, queue_facts, register
 from vad_lib.queue.facts import announce_service
@@ -41,7 +42,7 @@ def test_each_scored_image_is_recorded_once_in_events_of_its_line(
     until(lambda: db.count_predictions("bottles") == 6 and db.count_predictions("caps") == 1)
     until(lambda: not queue_facts(db))
     ng = db.predictions("bottles").query("predicted == 'NG'")["prediction_id"].iloc[0]
-    record_label(db, int(ng), "OK", person="Kim")
+    record_label(db, int(ng), "OK", by=Actor("Kim"))
     with dg.instance_for_test() as instance:
         from vad_dagster.partitions import LINES_PARTITION
 

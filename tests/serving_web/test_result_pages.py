@@ -12,9 +12,11 @@ import uvicorn
 from brightness_model import BrightnessModel, write_image
 from serving_rig import RigSource, until
 
+from vad_dagster.service.people import Tokens
 from vad_dagster.service.web_app import WebSettings, create_app
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.audit import Actor
 from vad_lib.inspection_db.labels import record_label
 from vad_lib.serving import InferenceService, ServiceLimits
 
@@ -29,7 +31,7 @@ def pages(db: InspectionDatabase, source: RigSource) -> Iterator[Pages]:
     def begin(token: str = "") -> str:
         write_image(source.lines["bottles"].folder / "dark.png", 50)
         write_image(source.lines["bottles"].folder / "bright.png", 200)
-        app = create_app(InferenceService(db, source, ServiceLimits(follow_seconds=0.1)), WebSettings(token))
+        app = create_app(InferenceService(db, source, ServiceLimits(follow_seconds=0.1)), WebSettings(Tokens(token)))
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()
@@ -144,7 +146,7 @@ def test_a_heatmap_is_drawn_by_the_version_that_scored_the_image(
 @pytest.mark.spec("L1.01")
 def test_labels_given_elsewhere_are_on_the_page(pages: Pages, db: InspectionDatabase) -> None:
     address, numbers = pages(), _numbers(db)
-    record_label(db, numbers["dark"], "NG", person="Lee", note="crack")
+    record_label(db, numbers["dark"], "NG", by=Actor("Lee"), note="crack")
     text = requests.get(f"{address}/{numbers['dark']}", timeout=20).text
     assert "Lee" in text
     assert "crack" in text

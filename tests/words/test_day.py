@@ -12,6 +12,7 @@ from sqlalchemy import event, insert
 from tests.words.stub_endpoint import ANSWER
 from tests.words.words_rig import WordsRig
 from vad_lib.inspection_db import InspectionDatabase, utc_now
+from vad_lib.inspection_db.audit import Actor
 from vad_lib.inspection_db.labels import record_label
 from vad_lib.inspection_db.schema import descriptions, incoming_files, predictions
 from vad_lib.words.corrections import record_correction
@@ -93,9 +94,9 @@ def test_counts_kinds_labels_and_versions_are_those_of_the_stretch(db: Inspectio
         ("c", 50, "unreadable_image"),
     ):
         refuse(db, name, hours_ago, rule)
-    record_label(db, early, "NG", person="Kim")
-    record_label(db, late[0], "OK", person="Kim")
-    record_label(db, late[0], "NG", person="Kim")
+    record_label(db, early, "NG", by=Actor("Kim"))
+    record_label(db, late[0], "OK", by=Actor("Kim"))
+    record_label(db, late[0], "NG", by=Actor("Kim"))
 
     facts = day_facts(db, LINE, NOW, 8)
     json.dumps(facts)

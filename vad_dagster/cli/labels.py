@@ -13,7 +13,7 @@ from vad_dagster.cli.lines import existing_line
 from vad_lib.errors import InputError
 
 if TYPE_CHECKING:
-    from vad_lib.inspection_db.labels import Label
+    from vad_lib.inspection_db.labels import Said
     from vad_lib.lines import Line
     from vad_lib.plan import ExperimentalPlan
 
@@ -26,21 +26,23 @@ def give(
     image: Annotated[
         str, typer.Argument(help="Number of the prediction, sha256, path in the watch folder or absolute path.")
     ],
-    label: Annotated[str, typer.Argument(help="ok or ng: what the part is.")],
+    label: Annotated[str, typer.Argument(help="ok, ng or unsure: what the part is.")],
+    kind: Annotated[str, typer.Option(help="Of ng: the kind of defect.")] = "",
     note: Annotated[str, typer.Option(help="Why.")] = "",
     person: Annotated[str, typer.Option(help="Who says so. Default: the name of the user.")] = "",
 ) -> None:
     """Say what a part is. The last label on an image holds; those before it stay in the history."""
     from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.audit import Actor
     from vad_lib.inspection_db.labels import find_prediction, record_label
 
     line = existing_line(name)
-    if label.upper() not in ("OK", "NG"):
-        raise InputError(f"{label}: a label is ok or ng.")
+    answers: dict[str, Said] = {"ok": "OK", "ng": "NG", "unsure": "unsure"}
+    if (said := answers.get(label.lower())) is None:
+        raise InputError(f"{label}: a label is ok, ng or unsure.")
     db = InspectionDatabase.from_environment()
     found = find_prediction(db, line.name, image)
-    said: Label = "OK" if label.upper() == "OK" else "NG"
-    record_label(db, found.prediction_id, said, person=person or user_name(), note=note)
+    record_label(db, found.prediction_id, said, by=Actor(person or user_name()), note=note, kind=kind)
     agrees = "as predicted" if said == found.predicted else f"predicted was {found.predicted}"
     console.print(f"{Path(found.path).name} is {said} ({agrees}, by {found.model_version})", markup=False)
 
@@ -56,12 +58,13 @@ def withdraw(
 ) -> None:
     """Take back the label that holds on an image. The next training does without it; the history keeps all."""
     from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.audit import Actor
     from vad_lib.inspection_db.labels import find_prediction, withdraw_label
 
     line = existing_line(name)
     db = InspectionDatabase.from_environment()
     found = find_prediction(db, line.name, image)
-    withdraw_label(db, found.prediction_id, person=person or user_name(), note=note)
+    withdraw_label(db, found.prediction_id, by=Actor(person or user_name()), note=note)
     console.print(f"{Path(found.path).name} has no label any more", markup=False)
 
 

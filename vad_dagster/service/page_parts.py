@@ -1,29 +1,68 @@
-"""What all pages of the inference service share: their templates, and what stands in their addresses."""
+"""What all pages of the inference service share: how they are made, and what stands in their addresses."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
 import jinja2
-from fastapi import Depends, HTTPException
+from fastapi import Depends, HTTPException, Request
 from fastapi import Path as InPath
+from fastapi.responses import HTMLResponse
 from pydantic import AfterValidator
 from sqlalchemy import Row
 
+from vad_dagster.service.languages import language_of, languages, translations
 from vad_lib.errors import InputError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.lineage import prediction_by_id
 
 LARGEST_NUMBER = 2**63 - 1
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-)
-"""Every text in them is escaped."""
+TEMPLATES, STATIC = Path(__file__).with_name("templates"), Path(__file__).with_name("static")
+
+
+def render(request: Request, template: str, **values: Any) -> HTMLResponse:
+    """Return a page, or a part of one, in the language that the browser asks for. Every text in it is escaped.
+
+    Args:
+        request: who asks. The template sees the person as ``visitor``.
+        template: name of a file in ``templates``.
+        values: what it shows.
+    """
+    language = language_of(request.headers, request.cookies)
+    values |= {"visitor": request.state.visitor, "language": language, "languages": languages(), "static": static}
+    return HTMLResponse(_templates(language).get_template(template).render(values))
+
+
+@lru_cache(maxsize=32)
+def _templates(language: str) -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        extensions=["jinja2.ext.i18n"],
+        trim_blocks=True,
+    )
+    made.filters["moment"] = moment
+    made.install_gettext_translations(translations(language), newstyle=True)  # type: ignore[attr-defined]
+    made.policies["ext.i18n.trimmed"] = True
+    return made
+
+
+def moment(time: datetime) -> str:
+    """Say a time in UTC to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M")
+
+
+@lru_cache(maxsize=64)
+def static(name: str) -> str:
+    """Return the address of a file in ``static``; another content has another one, so browsers may keep it."""
+    return f"/static/{name}?{sha256((STATIC / name).read_bytes()).hexdigest()[:12]}"
 
 
 def _storable(text: str) -> str:

@@ -25,19 +25,19 @@ class ServiceSettings:
     limits: ServiceLimits = field(default_factory=ServiceLimits)
 
 
-def refuse_open_door(host: str, token: str) -> None:
+def refuse_open_door(host: str, is_locked: bool) -> None:
     """Nobody is let in from other machines without a token.
 
     Raises:
         InputError: the address is not this machine's own, and there is no token.
 
-    >>> refuse_open_door("127.0.0.1", "")
+    >>> refuse_open_door("127.0.0.1", False)
     """
     try:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError:
         local = host == "localhost"
-    if not local and not token:
+    if not local and not is_locked:
         raise InputError(
             f"{host} can be reached from other machines, and VAD_TOKEN is not set: set it to a long random text, or "
             "listen on 127.0.0.1."
@@ -50,10 +50,13 @@ def serve(settings: ServiceSettings) -> None:
     Raises:
         InputError: the door would be open (see ``refuse_open_door``).
     """
+    from vad_dagster.service.people import Tokens
     from vad_lib.settings import settings as environment
 
-    token = environment().token.get_secret_value()
-    refuse_open_door(settings.host, token)
+    now = environment()
+    secrets = (now.token, now.reviewer_token, now.viewer_token, now.proxy_token)
+    tokens = Tokens(*(secret.get_secret_value() for secret in secrets))
+    refuse_open_door(settings.host, bool(tokens.given()))
     from vad_dagster.home import prepare_home, prepare_tracking
 
     os.environ.update(prepare_home())
@@ -69,7 +72,7 @@ def serve(settings: ServiceSettings) -> None:
     log_as_json(settings.log_level)
     home = Home.from_environment()
     service = InferenceService(InspectionDatabase.when_it_opens(home), ChampionSource(home), settings.limits)
-    app = create_app(service, WebSettings(token, settings.max_upload_mb * 2**20))
+    app = create_app(service, WebSettings(tokens, settings.max_upload_mb * 2**20))
     serve_and_end(app, settings)
 
 

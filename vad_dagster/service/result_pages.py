@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
@@ -21,10 +21,11 @@ from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import dagster_url
 from vad_dagster.service.heatmap_drawer import Drawer, bytes_as_scored
-from vad_dagster.service.page_parts import LARGEST_NUMBER, TEMPLATES, Storable, recorded_by, refused_as_422
+from vad_dagster.service.page_parts import LARGEST_NUMBER, Storable, recorded_by, refused_as_422, render
+from vad_dagster.service.people import Who
 from vad_dagster.service.word_pages import WordPages
 from vad_lib.images.paths import IMAGE_FORMATS, format_of
-from vad_lib.inspection_db.labels import agreement, record_label
+from vad_lib.inspection_db.labels import LONGEST_KIND, MOST_BOXES, Box, Said, agreement, record_label
 from vad_lib.inspection_db.lineage import lineage_of, newest_results
 from vad_lib.inspection_db.monitoring import standing_alarms
 from vad_lib.queue import QueueFacts, queue_facts
@@ -72,8 +73,10 @@ def served_lines(service: InferenceService) -> list[LineOut]:
 class LabelIn(BaseModel):
     """What a person says that a part is."""
 
-    label: Literal["OK", "NG"]
-    person: Storable = Field(min_length=1, max_length=128)
+    label: Said
+    kind: Storable = Field("", max_length=LONGEST_KIND, description="Of NG: the kind of defect.")
+    boxes: list[Box] = Field([], max_length=MOST_BOXES, description="Of NG: left, top, right, bottom in pixels.")
+    person: Storable = Field("", max_length=128, description="Who says so, where the login does not say it.")
     note: Storable = Field("", max_length=2000)
 
 
@@ -82,7 +85,7 @@ class LabelOut(BaseModel):
 
     label_id: int
     prediction_id: int
-    label: Literal["OK", "NG"]
+    label: Said
 
 
 def result_pages(service: InferenceService, known: Callable[[str], str], drawer: Drawer, words: WordPages) -> APIRouter:
@@ -102,19 +105,21 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
     tracking = MLflowTracking()
 
     @pages.get("/", response_class=HTMLResponse)
-    def lines() -> HTMLResponse:
+    def lines(request: Request) -> HTMLResponse:
         """A page of all lines: whether they are served, what waits, and how long results took."""
-        page = TEMPLATES.get_template("lines.html").render(
+        return render(
+            request,
+            "lines.html",
             lines=served_lines(service),
             latencies=latencies(service.db, list(service.watched)),
             trouble=service.not_ready().get("*", ""),
             dagster=dagster_url(""),
             mlflow=tracking.models_url(),
         )
-        return HTMLResponse(page)
 
     @router.get("", response_class=HTMLResponse)
     def results(
+        request: Request,
         line: KnownLine,
         version: Annotated[Storable, Query(max_length=128, description="Number of a model version.")] = "",
         run: Annotated[Storable, Query(max_length=128, description="Id of a Dagster run.")] = "",
@@ -129,7 +134,9 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
             service.db, line, model_version=label, run_id=run or None, first=first, last=last, predicted=predicted,
             limit=limit,
         )  # fmt: skip
-        page = TEMPLATES.get_template("results.html").render(
+        return render(
+            request,
+            "results.html",
             line=line,
             version=version,
             rows=list(rows.itertuples()),
@@ -141,12 +148,13 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
             version_page=tracking.version_url(*label.rsplit("/", 1)) if label and "/" in label else "",
             run_page=dagster_url(f"runs/{run}") if run else "",
         )
-        return HTMLResponse(page)
 
     @router.get("/{prediction_id}", response_class=HTMLResponse)
-    def result(record: Recorded) -> HTMLResponse:
+    def result(request: Request, record: Recorded) -> HTMLResponse:
         """A page of one prediction, with links to everything that led to it."""
-        page = TEMPLATES.get_template("result.html").render(
+        return render(
+            request,
+            "result.html",
             record=record,
             name=Path(record.path).name,
             here=f"/lines/{record.line}/results/{record.prediction_id}",
@@ -155,7 +163,6 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
             lineage=lineage_of(service.db, record),
             words=words.of_prediction(record),
         )
-        return HTMLResponse(page)
 
     @router.get("/{prediction_id}/row")
     def row(record: Recorded) -> JSONResponse:
@@ -193,10 +200,18 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
         return Response(drawer.draw(record), media_type=PNG_TYPE)
 
     @router.post("/{prediction_id}/labels", status_code=201)
-    def give_label(record: Recorded, said: LabelIn) -> LabelOut:
+    def give_label(record: Recorded, said: LabelIn, who: Who) -> LabelOut:
         """Say what the part is. The last label on an image holds; those before it stay."""
         with refused_as_422():
-            number = record_label(service.db, record.prediction_id, said.label, person=said.person, note=said.note)
+            number = record_label(
+                service.db,
+                record.prediction_id,
+                said.label,
+                by=who.actor(said.person),
+                note=said.note,
+                kind=said.kind,
+                boxes=said.boxes,
+            )
         return LabelOut(label_id=number, prediction_id=record.prediction_id, label=said.label)
 
     pages.include_router(router)

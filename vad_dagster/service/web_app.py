@@ -1,6 +1,7 @@
 """The web interface of the inference service.
 
-Open to this machine only, unless a token is set: then every request but ``/health`` and ``/ready`` has to bring it.
+Open to this machine only, unless a token is set: then every request but ``/health`` and ``/ready`` has to bring one.
+What a person may do is in ``people.py``.
 """
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of handlers.
@@ -21,13 +22,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
+from starlette.staticfiles import StaticFiles
 
 from vad_dagster.service.api_page import api_page
 from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
 from vad_dagster.service.describer import Describer, endpoint_of_settings
 from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
-from vad_dagster.service.page_parts import LARGEST_NUMBER, Storable
+from vad_dagster.service.page_parts import LARGEST_NUMBER, STATIC, Storable
+from vad_dagster.service.people import Tokens, check_role
 from vad_dagster.service.result_pages import MEDIA_TYPES, LineOut, result_pages, served_lines
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
 from vad_dagster.service.word_pages import WordPages
@@ -59,13 +62,13 @@ class WebSettings:
     """Who may ask, and how much at once.
 
     Attributes:
-        token: what a request has to bring as ``Authorization: Bearer …``; empty: nothing, for this machine only.
+        tokens: of which a request has to bring one as ``Authorization: Bearer …``; none set: this machine only.
         max_upload_bytes: larger images are refused before they are read.
         max_waiting_seconds: the longest that a request may wait for its result.
         body_seconds: the longest that the body of a request may take to arrive.
     """
 
-    token: str = field(default="", repr=False)
+    tokens: Tokens = field(default_factory=Tokens)
     max_upload_bytes: int = 64 * 2**20
     max_waiting_seconds: float = 60.0
     body_seconds: float = BODY_SECONDS
@@ -119,7 +122,9 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         lifespan=life,
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(check_role)],
     )
+    app.state.tokens, app.state.open_paths = rules.tokens, OPEN_PATHS
     app.add_middleware(
         RequestBounds,
         most_bytes=rules.max_upload_bytes,
@@ -128,8 +133,9 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     )
     app.add_middleware(SafeHeaders)
     hosts = app_settings().allowed_hosts.split(",")
-    app.add_middleware(WebGate, hosts=hosts, token=rules.token, token_name="VAD_TOKEN", open_paths=OPEN_PATHS)
-    gate = WebGate(app, token=rules.token)
+    tokens = rules.tokens.given()
+    app.add_middleware(WebGate, hosts=hosts, tokens=tokens, token_name="VAD_TOKEN", open_paths=OPEN_PATHS)
+    gate = WebGate(app, tokens=tokens)
 
     @app.exception_handler(RequestValidationError)
     async def refused(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -256,6 +262,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     app.include_router(result_pages(service, known, drawer, words))
     app.include_router(words.routes(known))
     app.include_router(api_page(TITLE))
+    app.mount("/static", StaticFiles(directory=STATIC))
     return app
 
 

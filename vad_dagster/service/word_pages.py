@@ -8,11 +8,10 @@ stores what is wanted, wakes the thread that asks, and answers 202. Pages ask ag
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -20,7 +19,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy import Row, func, select
 
 from vad_dagster.service.describer import Describer
-from vad_dagster.service.page_parts import LARGEST_NUMBER, TEMPLATES, Storable, recorded_by, refused_as_422
+from vad_dagster.service.page_parts import LARGEST_NUMBER, Storable, recorded_by, refused_as_422, render
+from vad_dagster.service.people import Visitor, Who
 from vad_lib.errors import VadError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.database import chunks, utc_now
@@ -50,7 +50,7 @@ Person = Annotated[Storable, Field(max_length=128)]
 class DescribeIn(BaseModel):
     """Who wants a description."""
 
-    person: Person = SOMEBODY
+    person: Person = ""
     again: bool = Field(False, description="Ask anew where there is a description already.")
 
 
@@ -58,7 +58,7 @@ class QuestionIn(BaseModel):
     """A question about a prediction."""
 
     text: Storable = Field(min_length=1, max_length=LONGEST_QUESTION)
-    person: Person = SOMEBODY
+    person: Person = ""
 
 
 class DayQuestionIn(QuestionIn):
@@ -71,7 +71,7 @@ class CorrectionIn(BaseModel):
     """What an answer should have been: those of its fields that are to be different."""
 
     answer: dict[str, Any]
-    person: Storable = Field(min_length=1, max_length=128)
+    person: Person = ""
     note: Storable = Field("", max_length=2000)
 
 
@@ -134,7 +134,7 @@ class WordPages:
         Recorded = Annotated[Row[Any], Depends(recorded_by(self._db, known))]
 
         @router.post("/results/{prediction_id}/descriptions", status_code=202)
-        def describe(record: Recorded, said: DescribeIn) -> Accepted:
+        def describe(record: Recorded, said: DescribeIn, who: Who) -> Accepted:
             """Ask for a description of what was found. It comes later: the page of the prediction shows it."""
             self._require_endpoint(record.line)
             with refused_as_422():
@@ -142,7 +142,7 @@ class WordPages:
                     self._db,
                     record.line,
                     record.prediction_id,
-                    asked_by=said.person.strip() or SOMEBODY,
+                    asked_by=who.named(said.person, SOMEBODY),
                     again=said.again,
                 )
             self._describer.wake()
@@ -156,42 +156,46 @@ class WordPages:
             return JSONResponse(jsonable_encoder(None if row is None else dict(row._mapping)))
 
         @router.get("/results/{prediction_id}/description", response_class=HTMLResponse)
-        def description_part(record: Recorded) -> HTMLResponse:
+        def description_part(request: Request, record: Recorded) -> HTMLResponse:
             """The part of the page that shows the description."""
             values = self._endpoint() | self._description(record)
-            return HTMLResponse(TEMPLATES.get_template("description.html").render(words=values, record=record))
+            return render(request, "description.html", words=values, record=record)
 
         @router.post("/descriptions/{description_id}/corrections", status_code=201)
         def correct(
-            line: KnownLine, description_id: Annotated[int, InPath(ge=0, le=LARGEST_NUMBER)], said: CorrectionIn
+            line: KnownLine,
+            description_id: Annotated[int, InPath(ge=0, le=LARGEST_NUMBER)],
+            said: CorrectionIn,
+            who: Who,
         ) -> JSONResponse:
             """Say what the answer should have been. It is an example of the next prompts of the line."""
             row = description_by_id(self._db, description_id)
             if row is None or row.line != line:
                 raise HTTPException(404, f"The line {line!r} has no description {description_id}.")
             with refused_as_422():
-                number = record_correction(self._db, description_id, said.answer, person=said.person, note=said.note)
+                person = who.actor(said.person).person
+                number = record_correction(self._db, description_id, said.answer, person=person, note=said.note)
             return JSONResponse({"correction_id": number}, 201)
 
         @router.post("/results/{prediction_id}/questions", status_code=202)
-        def ask(record: Recorded, said: QuestionIn) -> Accepted:
+        def ask(record: Recorded, said: QuestionIn, who: Who) -> Accepted:
             """Ask something about the part. The answer comes later, in the dialogue on its page."""
-            return self._ask(record.line, said, prediction_id=record.prediction_id)
+            return self._ask(record.line, said, who, prediction_id=record.prediction_id)
 
         @router.get("/results/{prediction_id}/dialogue", response_class=HTMLResponse)
-        def dialogue(record: Recorded) -> HTMLResponse:
+        def dialogue(request: Request, record: Recorded) -> HTMLResponse:
             """The part of the page that shows the dialogue."""
-            return self._dialogue(record.line, record.prediction_id)
+            return self._dialogue(request, record.line, record.prediction_id)
 
         @router.post("/questions", status_code=202)
-        def ask_about_day(line: KnownLine, said: DayQuestionIn) -> Accepted:
+        def ask_about_day(line: KnownLine, said: DayQuestionIn, who: Who) -> Accepted:
             """Ask something about what happened on the line. The answer comes later, on the page of its results."""
-            return self._ask(line, said, hours=said.hours)
+            return self._ask(line, said, who, hours=said.hours)
 
         @router.get("/dialogue", response_class=HTMLResponse)
-        def dialogue_about_day(line: KnownLine) -> HTMLResponse:
+        def dialogue_about_day(request: Request, line: KnownLine) -> HTMLResponse:
             """The part of the page that shows the dialogue about the line."""
-            return self._dialogue(line, None)
+            return self._dialogue(request, line, None)
 
         @router.get("/day")
         def day(
@@ -202,6 +206,7 @@ class WordPages:
 
         @router.get("/descriptions", response_class=HTMLResponse)
         def search(
+            request: Request,
             line: KnownLine,
             text: Annotated[Storable, Query(max_length=200, description="Words of the summary.")] = "",
             disagreements: Annotated[bool, Query(description="Only those that say the opposite.")] = False,
@@ -209,10 +214,8 @@ class WordPages:
             """A page of descriptions whose summary holds all these words."""
             rows = search_descriptions(self._db, line, text, disagreements=disagreements, limit=MOST_FOUND)
             found = [(row, Path(row.path).name) for row in rows]
-            page = TEMPLATES.get_template("descriptions.html")
-            return HTMLResponse(
-                page.render(line=line, found=found, text=text, disagreements=disagreements, most=MOST_FOUND)
-            )
+            values = {"found": found, "text": text, "disagreements": disagreements, "most": MOST_FOUND}
+            return render(request, "descriptions.html", line=line, **values)
 
         return router
 
@@ -236,14 +239,14 @@ class WordPages:
             shown.append({"row": row, "pieces": list(pieces(row.text, marks["figures"])), "marks": marks})
         return shown
 
-    def _dialogue(self, line: str, prediction_id: int | None) -> HTMLResponse:
+    def _dialogue(self, request: Request, line: str, prediction_id: int | None) -> HTMLResponse:
         values = self._endpoint() | {"turns": self._turns(line, prediction_id)}
-        return HTMLResponse(TEMPLATES.get_template("dialogue.html").render(words=values))
+        return render(request, "dialogue.html", words=values)
 
-    def _ask(self, line: str, said: QuestionIn, **about: Any) -> Accepted:
+    def _ask(self, line: str, said: QuestionIn, who: Visitor, **about: Any) -> Accepted:
         self._require_endpoint(line)
         with refused_as_422():
-            number = ask_question(self._db, line, said.text, person=said.person.strip() or SOMEBODY, **about)
+            number = ask_question(self._db, line, said.text, person=who.named(said.person, SOMEBODY), **about)
         self._describer.wake()
         return Accepted(id=number, state=WAITING)
 
@@ -264,10 +267,3 @@ def _why_off() -> str:
     except VadError as error:
         return str(error)
     return "Findings are described once the service is started anew."
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M")
-
-
-TEMPLATES.filters["moment"] = _time

@@ -2,11 +2,13 @@
 
 A label is given on a prediction and is about the part in the picture: the last one on an image content holds,
 whichever version's prediction it was given on. A person may also withdraw it: then none holds. All that was said stays
-in the table, withdrawals among it.
+in the table, withdrawals among it. Where a person looked and cannot tell, none holds either.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,11 +16,16 @@ import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, and_, desc, func, insert, or_, select
 
 from vad_lib.errors import InputError
+from vad_lib.inspection_db.audit import LONGEST_NOTE, Actor, record_change
 from vad_lib.inspection_db.database import InspectionDatabase, utc_now
-from vad_lib.inspection_db.schema import WITHDRAWN, incoming_files, labels, predictions
+from vad_lib.inspection_db.schema import UNSURE, WITHDRAWN, images, incoming_files, labels, predictions
 
 Label = Literal["OK", "NG"]
-LONGEST_NOTE = 2000
+Said = Literal["OK", "NG", "unsure"]
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels of the upright image; right and bottom lie outside."""
+LONGEST_KIND = 100
+MOST_BOXES = 50
 
 
 @dataclass(frozen=True)
@@ -44,51 +51,103 @@ class Agreement:
 
 
 def record_label(
-    db: InspectionDatabase, prediction_id: int, label: Label, *, person: str, note: str | None = None
+    db: InspectionDatabase,
+    prediction_id: int,
+    label: Said,
+    *,
+    by: Actor,
+    note: str | None = None,
+    kind: str | None = None,
+    boxes: Sequence[Box] = (),
 ) -> int:
     """Write down what a person says about a prediction, and return the label's number.
 
+    Args:
+        db: holds the prediction.
+        prediction_id: on which it is said.
+        label: ``unsure``: the person looked and cannot tell.
+        by: who says it.
+        note: what else there is to say.
+        kind: of the defect; of NG only.
+        boxes: where defects are; of NG only.
+
     Raises:
-        InputError: there is no such prediction, the label is neither OK nor NG, or nobody gives it.
+        InputError: there is no such prediction, the label is none, or a kind or a box does not go with it.
     """
-    if label not in ("OK", "NG"):
-        raise InputError(f"A label is OK or NG, not {label!r}.")
-    return _write(db, prediction_id, label, person, note)
+    if label not in ("OK", "NG", UNSURE):
+        raise InputError(f"A label is OK, NG or unsure, not {label!r}.")
+    kind = " ".join((kind or "").split()) or None
+    if label != "NG" and (kind or boxes):
+        raise InputError("Only NG goes with a kind of defect or with boxes.")
+    if len(kind or "") > LONGEST_KIND:
+        raise InputError(f"The name of a kind has at most {LONGEST_KIND} characters.")
+    return _write(db, prediction_id, label, by, note, kind, boxes)
 
 
-def withdraw_label(db: InspectionDatabase, prediction_id: int, *, person: str, note: str | None = None) -> int:
+def withdraw_label(db: InspectionDatabase, prediction_id: int, *, by: Actor, note: str | None = None) -> int:
     """Take back the label that holds on the image of a prediction, and return the number of the withdrawal.
 
     Raises:
-        InputError: there is no such prediction, no label holds on its image, or nobody withdraws it.
+        InputError: there is no such prediction, or nothing was said about its image that is to be withdrawn.
     """
     of_image = select(predictions.c.line, predictions.c.sha256).where(predictions.c.prediction_id == prediction_id)
     with db.reading() as connection:
         image = connection.execute(of_image).one_or_none()
-    if image is not None and labels_that_hold(db, image.line, sha256=image.sha256).empty:
+        last = None if image is None else connection.execute(_last_said(image.line, image.sha256)).scalar()
+    if image is not None and last in (None, WITHDRAWN):
         raise InputError("No label holds on this image: there is nothing to withdraw.")
-    return _write(db, prediction_id, WITHDRAWN, person, note)
+    return _write(db, prediction_id, WITHDRAWN, by, note)
 
 
-def _write(db: InspectionDatabase, prediction_id: int, label: str, person: str, note: str | None) -> int:
-    if not person.strip():
-        raise InputError("Say who gives the label.")
+def _write(
+    db: InspectionDatabase,
+    prediction_id: int,
+    label: str,
+    by: Actor,
+    note: str | None,
+    kind: str | None = None,
+    boxes: Sequence[Box] = (),
+) -> int:
     with db.writing() as connection:
-        known = select(predictions.c.prediction_id).where(predictions.c.prediction_id == prediction_id)
-        if connection.execute(known).first() is None:
+        of_image = and_(images.c.line == predictions.c.line, images.c.sha256 == predictions.c.sha256)
+        known = (
+            select(predictions.c.line, images.c.width, images.c.height)
+            .join(images, of_image, isouter=True)
+            .where(predictions.c.prediction_id == prediction_id)
+        )
+        found = connection.execute(known).first()
+        if found is None:
             raise InputError(f"There is no prediction {prediction_id} in {db.url}.")
+        _refuse_odd_boxes(boxes, found.width, found.height)
         made = connection.execute(
             insert(labels)
             .values(
                 prediction_id=prediction_id,
                 label=label,
-                person=person.strip()[:128],
+                kind=kind,
+                boxes=json.dumps([list(box) for box in boxes]) if boxes else None,
+                person=by.person,
                 note=(note or "").strip()[:LONGEST_NOTE] or None,
                 created_at=utc_now(),
             )
             .returning(labels.c.label_id)
         )
+        details = {"label": label} | ({"kind": kind} if kind else {}) | ({"boxes": len(boxes)} if boxes else {})
+        record_change(
+            connection, by, "label", line=found.line, subject=str(prediction_id), reason=note, details=details
+        )
         return int(made.scalar_one())
+
+
+def _refuse_odd_boxes(boxes: Sequence[Box], width: int | None, height: int | None) -> None:
+    if len(boxes) > MOST_BOXES:
+        raise InputError(f"An image has at most {MOST_BOXES} boxes.")
+    for left, top, right, bottom in boxes:
+        if not (0 <= left < right <= (width or right) and 0 <= top < bottom <= (height or bottom)):
+            raise InputError(
+                f"The box {left}, {top}, {right}, {bottom} does not lie in the image"
+                f"{f' of {width} x {height} pixels' if width else ''}: give left, top, right and bottom."
+            )
 
 
 def find_prediction(db: InspectionDatabase, line: str, image: str) -> Row[Any]:
@@ -185,7 +244,16 @@ def labels_by_content(line: str) -> Subquery:
 
 
 def _holds(line: str, sha256: str | None = None) -> ColumnElement[bool]:
-    """That a label is the last one on its image content on a line, and no withdrawal; ``sha256``: of this one only."""
+    """That a label is the last one on its image content on a line, and says OK or NG; ``sha256``: of this one only."""
+    return and_(labels.c.label_id.in_(_last_numbers(line, sha256)), labels.c.label.not_in((WITHDRAWN, UNSURE)))
+
+
+def _last_said(line: str, sha256: str) -> Select[Any]:
+    return select(labels.c.label).where(labels.c.label_id.in_(_last_numbers(line, sha256)))
+
+
+def _last_numbers(line: str, sha256: str | None) -> Select[Any]:
+    """The number of the last thing said about each image content of a line, or about this one."""
     given, judged = labels.alias("given"), predictions.alias("judged_on_line")
     last = (
         select(func.max(given.c.label_id))
@@ -193,9 +261,7 @@ def _holds(line: str, sha256: str | None = None) -> ColumnElement[bool]:
         .where(judged.c.line == line)
         .group_by(judged.c.sha256)
     )
-    if sha256 is not None:
-        last = last.where(judged.c.sha256 == sha256)
-    return and_(labels.c.label_id.in_(last), labels.c.label != WITHDRAWN)
+    return last if sha256 is None else last.where(judged.c.sha256 == sha256)
 
 
 def _with_predictions(line: str) -> Select[Any]:

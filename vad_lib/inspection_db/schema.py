@@ -55,6 +55,9 @@ ONLINE, BATCH = "online", "batch"
 WITHDRAWN = "withdrawn"
 """Stands in the place of a label where a person takes back what was said about an image."""
 
+UNSURE = "unsure"
+"""Stands in the place of a label where a person looked and cannot say what the part is."""
+
 VANISHED, CHANGED, DUPLICATE = "vanished", "changed", "duplicate"
 UNREADABLE, POISON, DETECTOR_FAILED = "unreadable_image", "poison_image", "detector_failed"
 """Rules by which a file is refused after somebody tried to read it. ``vad_lib.ingest.scan`` has those by name."""
@@ -202,14 +205,54 @@ labels = Table(
     metadata,
     Column("label_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of being given."),
     Column("prediction_id", NUMBER, ForeignKey("predictions.prediction_id"), nullable=False),
-    Column("label", String(9), nullable=False, comment="What the part is, as a person sees it; or 'withdrawn'."),
+    Column("label", String(9), nullable=False, comment="What the part is, as a person sees it; or unsure, withdrawn."),
+    Column("kind", String(100), comment="Of an NG: the kind of defect."),
+    Column("boxes", Text, comment="Of an NG: where defects are. JSON: a list of [left, top, right, bottom] in pixels."),
     Column("person", String(128), nullable=False),
     Column("note", Text),
     Column("created_at", UtcDateTime, nullable=False),
-    CheckConstraint("label IN ('OK', 'NG', 'withdrawn')", name="label"),
+    CheckConstraint("label IN ('OK', 'NG', 'unsure', 'withdrawn')", name="label"),
+    CheckConstraint("label = 'NG' OR (kind IS NULL AND boxes IS NULL)", name="only_ng_has_a_kind"),
     Index(None, "prediction_id"),
     comment="What people said about predictions. The last label of an image holds, unless it says that those before it "
-    "are withdrawn; all of them stay.",
+    "are withdrawn or that nobody can tell; all of them stay.",
+    sqlite_autoincrement=True,
+)
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("line", String(63), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    Column("person", String(128), nullable=False, comment="Who has it on the screen."),
+    Column("leased_until", UtcDateTime, nullable=False, comment="Nobody else gets it before."),
+    comment="Images that people are looking at in the review, so that two never get the same one.",
+)
+
+paused_lines = Table(
+    "paused_lines",
+    metadata,
+    Column("line", String(63), primary_key=True),
+    Column("person", String(128), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    comment="Lines whose images wait until somebody resumes them.",
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("audit_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of time."),
+    Column("line", String(63), comment="Empty: it concerns no line, or all."),
+    Column("person", String(128), nullable=False),
+    Column("role", String(16), comment="By which the person was let in; empty: a command on this machine."),
+    Column("action", String(32), nullable=False),
+    Column("subject", Text, nullable=False, comment="What was changed: a prediction, a model version."),
+    Column("reason", Text),
+    Column("details", Text, comment="JSON."),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index(None, "line", "audit_id"),
+    comment="Who changed what, and why. Written in one transaction with the change where that is in this database.",
     sqlite_autoincrement=True,
 )
 

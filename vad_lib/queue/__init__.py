@@ -12,6 +12,7 @@ counted once; a lease only saves work.
 
 from vad_lib.queue.facts import QueueFacts, queue_facts, services_of
 from vad_lib.queue.leases import LEASE_SECONDS, Leased, expire, kept_leases, lease, new_worker, renew
+from vad_lib.queue.pausing import Pause, pause_line, pauses, resume_line
 from vad_lib.queue.registration import known_versions, register
 from vad_lib.queue.results import Decision, Done, Later, Outcome, Prediction, Refused, Unchanged, finish
 
@@ -22,6 +23,7 @@ __all__ = [
     "Later",
     "Leased",
     "Outcome",
+    "Pause",
     "Prediction",
     "QueueFacts",
     "Refused",
@@ -32,8 +34,11 @@ __all__ = [
     "known_versions",
     "lease",
     "new_worker",
+    "pause_line",
+    "pauses",
     "queue_facts",
     "register",
     "renew",
+    "resume_line",
     "services_of",
 ]

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, exists, or_, select, update
 
 from vad_lib.ingest import FileVersion
 from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.inspection_db.schema import PENDING, incoming_files
+from vad_lib.inspection_db.schema import PENDING, incoming_files, paused_lines
 from vad_lib.processes import is_dead, me
 
 LEASE_SECONDS = 120.0
@@ -71,7 +71,7 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedF
     A file that a worker did not finish comes alone, and after all others for ``PATIENCE_SECONDS``: if it kills this
     worker too, it alone is to blame. Threads share the name of their process' worker; from ``SUSPECT`` deliveries on, a
     file comes only while they have nothing else. Of one path, no version is offered while a worker has an earlier one:
-    whether something changed can be said only when that is decided.
+    whether something changed can be said only when that is decided. Of a line that is paused nothing is offered.
     """
     files, earlier, mine = incoming_files.c, incoming_files.alias(), incoming_files.alias()
     has_any = exists().where(mine.c.leased_by == worker)
@@ -87,6 +87,7 @@ def lease(db: InspectionDatabase, line: str, worker: str, count: int) -> LeasedF
             .where(files.line == line, files.state == PENDING, files.leased_by.is_(None))
             .where(or_(files.leased_until.is_(None), files.leased_until <= now), ~in_hand)
             .where(~has_suspect, or_(files.deliveries < SUSPECT, ~has_any))
+            .where(~exists().where(paused_lines.c.line == line))
             .order_by(files.deliveries, files.file_id)
             .limit(count)
             .with_for_update(skip_locked=True)
