@@ -41,7 +41,7 @@ from vad_lib.plan import TrainArguments, model_parameters
 from vad_lib.preprocessing import Preprocessing
 from vad_lib.synthetic import make_demo_line
 from vad_lib.synthetic.paintings import as_a_camera_sees_it, read_photographs
-from vad_lib.thresholds import DecisionRule, learn_calibration, learn_threshold
+from vad_lib.thresholds import DecisionRule, LearningRule, learn_calibration, learn_threshold
 from vad_lib.training import create_detector
 
 Pixels = npt.NDArray[np.uint8]
@@ -156,7 +156,7 @@ class Line:
         valid = [self.score(decode_image(file)) for file in images.valid]
         self.valid_scores = np.array([score for score, _ in valid])
         normal = np.zeros(len(valid), dtype=bool)
-        threshold = learn_threshold(self.valid_scores, normal, "Percentile", 0.98)
+        threshold = learn_threshold(self.valid_scores, normal, LearningRule(method="Percentile", percentile=0.98))
         self.rule = DecisionRule(learn_calibration(self.valid_scores, normal, threshold))
         places = [places_of(one) for _, one in valid if one is not None]
         self.reference = Reference.learn(images.train, self.valid_scores, places)

@@ -109,7 +109,7 @@ def fit_patchcore(
     from vad_lib.models import InspectionModel, ModelInfo
     from vad_lib.plan.arguments import TrainArguments
     from vad_lib.preprocessing import Preprocessing
-    from vad_lib.thresholds import learn_calibration, learn_threshold
+    from vad_lib.thresholds import LearningRule, learn_calibration, learn_threshold
     from vad_lib.training import create_detector
 
     parameters: dict[str, Any] = {
@@ -127,7 +127,7 @@ def fit_patchcore(
     normal = np.zeros(len(scores), dtype=bool)
     info = ModelInfo(model_name="patchcore", ok_class="good", n_train=len(files), backbone={}, arguments={})
     for folder, quantile in zip(folders, quantiles, strict=True):
-        threshold = learn_threshold(scores, normal, "Percentile", quantile)
+        threshold = learn_threshold(scores, normal, LearningRule(method="Percentile", percentile=quantile))
         calibration = learn_calibration(scores, normal, threshold)
         InspectionModel(detector, preprocessing, threshold, calibration, info).save(folder)
 

@@ -95,6 +95,11 @@ class ThresholdConfig(OperatorConfig):
     NOT_ARGUMENTS: ClassVar[tuple[str, ...]] = ("chosen_threshold", "note")
 
     percentile: float | None = _argument(TrainArguments, "percentile")
+    false_alarms_per_thousand: float | None = _argument(TrainArguments, "false_alarms_per_thousand")
+    false_alarm_confidence: float | None = _argument(TrainArguments, "false_alarm_confidence")
+    cost_of_miss: float | None = _argument(TrainArguments, "cost_of_miss")
+    cost_of_false_alarm: float | None = _argument(TrainArguments, "cost_of_false_alarm")
+    share_of_defects: float | None = _argument(TrainArguments, "share_of_defects")
     threshold_from_first: int | None = _argument(TrainArguments, "threshold_from_first")
     chosen_threshold: float | None = Field(
         default=None,

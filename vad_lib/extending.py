@@ -245,12 +245,11 @@ def extend_model(
 def _learn_again(model: InspectionModel, scores: pd.DataFrame) -> tuple[Threshold, Calibration, str]:
     """Return the threshold in force after the extension, its calibration, and what was done in words."""
     old = model.threshold
-    if old.method not in ("F1", "Percentile"):
+    if old.rule is None:
         kept = "a person chose it" if old.method == "chosen" else f"its method is {old.method}"
         return old, model.calibration, f"The threshold {old.value:.6g} was kept: {kept}."
     raw, flags = scores["raw_score"], scores["is_anomalous"]
-    quantile = {} if old.percentile is None else {"percentile": old.percentile}
-    threshold = learn_threshold(raw, flags, old.method, **quantile)
+    threshold = learn_threshold(raw, flags, old.rule)
     moved = f"{old.value:.6g} became {threshold.value:.6g}"
     told = f"The threshold was learnt again by {old.method} on the same rows: {moved}."
     return threshold, learn_calibration(raw, flags, threshold), told

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from vad_lib.images.budget import LARGE_PICTURES
 from vad_lib.images.decoding import rgb_picture
 from vad_lib.tables import NG
-from vad_lib.thresholds import learn_threshold
+from vad_lib.thresholds import LearningRule, learn_threshold
 
 PANEL = 384
 """The longer side of each of the two panels, in pixels."""
@@ -86,7 +86,7 @@ def learn_heatmap_scale(maps: Iterable[ArrayLike], is_ng: ArrayLike) -> HeatmapS
             f"{len(facts)} maps and {len(flags)} decisions: a heatmap scale needs one map for each, and one"
         )
     medians, maxima = facts.T
-    contour = learn_threshold(maxima, flags, "F1", percentile=1.0).value
+    contour = learn_threshold(maxima, flags, LearningRule(percentile=1.0)).value
     low = float(np.median(medians[~flags] if (~flags).any() else medians))
     return _scale_about(low, contour, float(np.quantile(maxima[flags], 0.95)) if flags.any() else None)
 

@@ -81,7 +81,7 @@ def digest_of_model(dataset: ValidatedDataset, train: TrainArguments, info: Mode
         info: of the model; its weights and the versions of the code count.
         threshold: in force.
     """
-    chosen = None if threshold.method in ("F1", "Percentile") else threshold.value
+    chosen = None if threshold.rule else threshold.value
     return _sha256(
         {
             "dataset": dataset.digest,

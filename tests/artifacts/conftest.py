@@ -15,7 +15,7 @@ from vad_lib.ground_truth import read_input
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.plan.arguments import InputArguments, ReadinessArguments, TrainArguments
 from vad_lib.readiness import prepare_inference_data, prepare_training_data
-from vad_lib.thresholds import DecisionRule, LearntThreshold, learn_calibration, learn_threshold
+from vad_lib.thresholds import DecisionRule, LearningRule, LearntThreshold, learn_calibration, learn_threshold
 
 SCALE = HeatmapScale(low=0.0, high=8.0, contour=3.5)
 
@@ -88,7 +88,7 @@ def make_training(tmp_path: Path, model_folder: Path) -> MakeTraining:
         scores = rows[["row", "image_path", "file", "label", "is_anomalous"]].assign(
             raw_score=[raw[path] for path in rows["image_path"]]
         )
-        learnt = LearntThreshold.learn(scores, dataset.threshold_method, 0.8)
+        learnt = LearntThreshold.learn(scores, LearningRule(method=dataset.threshold_method))
         return TrainingRecord(
             dataset=dataset,
             train=arguments,

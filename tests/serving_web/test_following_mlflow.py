@@ -108,7 +108,7 @@ def _train(line: Line, folder: Path, quantile: float) -> None:
     from vad_lib.models import InspectionModel, ModelInfo
     from vad_lib.plan.arguments import TrainArguments
     from vad_lib.preprocessing import Preprocessing
-    from vad_lib.thresholds import learn_calibration, learn_threshold
+    from vad_lib.thresholds import LearningRule, learn_calibration, learn_threshold
     from vad_lib.training import create_detector
 
     preprocessing = Preprocessing((64, 64))
@@ -132,7 +132,7 @@ def _train(line: Line, folder: Path, quantile: float) -> None:
         detector.score(torch.stack([preprocessing.prepare(image) for image in pixels])).scores, dtype=float
     )
     normal = np.zeros(len(scores), dtype=bool)
-    threshold = learn_threshold(scores, normal, "Percentile", quantile)
+    threshold = learn_threshold(scores, normal, LearningRule(method="Percentile", percentile=quantile))
     calibration = learn_calibration(scores, normal, threshold)
     info = ModelInfo(model_name="patchcore", ok_class="good", n_train=len(files), backbone={}, arguments={})
     scale = HeatmapScale(low=0.0, high=255.0, contour=128.0)

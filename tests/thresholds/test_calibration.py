@@ -8,7 +8,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from vad_lib.tables import NG, OK
-from vad_lib.thresholds import Calibration, DecisionRule, certainty, learn_calibration, learn_threshold
+from vad_lib.thresholds import Calibration, DecisionRule, LearningRule, certainty, learn_calibration, learn_threshold
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 LARGEST = float(np.finfo(np.float32).max)
@@ -106,7 +106,7 @@ def test_every_set_of_rows_gives_a_usable_calibration(scores: list, labels: list
 
 @pytest.mark.spec("T4")
 def test_constant_scores_tell_little_and_p_says_so() -> None:
-    threshold = learn_threshold([5.0] * 20, [False] * 20, "Percentile")
+    threshold = learn_threshold([5.0] * 20, [False] * 20, LearningRule(method="Percentile"))
     p = learn_calibration([5.0] * 20, [False] * 20, threshold)([5.0, 4.9, 5.1, 10.0])
     assert 0.4 < p[0] < 0.5
     assert (certainty(p[1:3]) < 0.1).all()  # what is near was never seen to be normal or anomalous

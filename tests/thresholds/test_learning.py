@@ -14,6 +14,7 @@ from sklearn.metrics import precision_recall_curve
 from vad_lib.tables import NG, OK
 from vad_lib.thresholds import (
     DecisionRule,
+    LearningRule,
     LearntThreshold,
     Threshold,
     choose_threshold,
@@ -24,6 +25,10 @@ from vad_lib.thresholds import (
 N, A = False, True
 F32 = np.float32
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def quantile(percentile: float) -> LearningRule:
+    return LearningRule(method="Percentile", percentile=percentile)
 
 
 def labelled_scores(normal: int = 1, anomalous: int = 1) -> st.SearchStrategy[tuple[np.ndarray, np.ndarray]]:
@@ -59,7 +64,7 @@ NEXT_1 = float(np.nextafter(F32(1), F32(2)))
     ],
 )
 def test_the_f1_threshold_lies_midway_below_the_best_cut(scores: list, labels: list, value: float) -> None:
-    threshold = learn_threshold(scores, labels, "F1")
+    threshold = learn_threshold(scores, labels)
     assert threshold.value == pytest.approx(value, abs=0, rel=1e-15)
     assert (threshold.method, threshold.percentile) == ("F1", None)
     assert (threshold.n_normal, threshold.n_anomalous) == (labels.count(N), labels.count(A))
@@ -83,14 +88,14 @@ def test_the_f1_threshold_lies_midway_below_the_best_cut(scores: list, labels: l
 def test_the_percentile_threshold_is_the_quantile_of_normal_scores(
     scores: list, labels: list, percentile: float, value: float
 ) -> None:
-    threshold = learn_threshold(list(scores), labels, "Percentile", percentile)
+    threshold = learn_threshold(list(scores), labels, quantile(percentile))
     assert threshold.value == value
     assert (threshold.method, threshold.percentile) == ("Percentile", percentile)
 
 
 @pytest.mark.spec("V4.06", "T2")
 def test_f1_without_anomalous_rows_falls_back_to_the_quantile_and_says_so() -> None:
-    threshold = learn_threshold(range(11), [N] * 11, "F1", 0.8)
+    threshold = learn_threshold(range(11), [N] * 11)
     assert (threshold.value, threshold.method) == (8.0, "Percentile")
     assert "F1 is undefined" in threshold.note
 
@@ -116,7 +121,7 @@ def test_unusable_scores_and_labels_are_refused(scores: list, labels: list, mess
 @pytest.mark.spec("V14.18")
 def test_a_percentile_of_80_is_refused_with_a_hint() -> None:
     with pytest.raises(ValueError, match=r"did you mean 0\.8"):
-        learn_threshold([1, 2], [N, N], "Percentile", 80)
+        learn_threshold([1, 2], [N, N], quantile(80))
 
 
 @given(labelled_scores())
@@ -138,7 +143,7 @@ def test_the_quantile_never_makes_more_normal_rows_ng_than_asked(
     rows: tuple[np.ndarray, np.ndarray], percentile: float
 ) -> None:
     scores, flags = rows
-    threshold = learn_threshold(scores, flags, "Percentile", percentile).value
+    threshold = learn_threshold(scores, flags, quantile(percentile)).value
     normal = scores[~flags]
     assert (normal >= threshold).sum() <= (1 - percentile) * len(normal) + 1
 
@@ -203,7 +208,7 @@ def test_of_inspected_images_the_threshold_is_the_quantile_and_nobody_called_the
     scores = np.linspace(0.2, 0.4, 201)
     learnt = LearntThreshold.without_rows(0.5, scores.tolist(), 0.99)
     threshold = learnt.threshold
-    assert threshold.value == learn_threshold(scores, np.zeros(201, bool), "Percentile", 0.99).value
+    assert threshold.value == learn_threshold(scores, np.zeros(201, bool), quantile(0.99)).value
     assert (threshold.method, threshold.percentile, threshold.n_normal) == ("FirstInspected", 0.99, 0)
     assert "first 201 images" in threshold.note
     assert float(learnt.calibration(threshold.value)) == 0.5

@@ -15,11 +15,18 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 
 from tests.thresholds.test_learning import LARGEST, labelled_scores
 from vad_lib.tables import NG
-from vad_lib.thresholds import DecisionRule, learn_calibration, learn_threshold, plot_threshold_table, threshold_table
+from vad_lib.thresholds import (
+    DecisionRule,
+    LearningRule,
+    learn_calibration,
+    learn_threshold,
+    plot_threshold_table,
+    threshold_table,
+)
 
 
 def table_of(scores: np.ndarray, flags: np.ndarray, method: str = "F1", **more: int) -> pd.DataFrame:
-    threshold = learn_threshold(scores, flags, method)
+    threshold = learn_threshold(scores, flags, LearningRule(method=method))
     return threshold_table(scores, flags, threshold, learn_calibration(scores, flags, threshold), **more)
 
 
@@ -59,7 +66,7 @@ def test_the_p_of_a_row_passed_to_inference_gives_exactly_the_counts_of_that_row
     rows: tuple[np.ndarray, np.ndarray], method: str
 ) -> None:
     scores, flags = rows
-    threshold = learn_threshold(scores, flags, method)
+    threshold = learn_threshold(scores, flags, LearningRule(method=method))
     calibration = learn_calibration(scores, flags, threshold)
     table = threshold_table(scores, flags, threshold, calibration)
     for row in table.itertuples():

@@ -28,7 +28,7 @@ def model(dataset: ValidatedDataset, tmp_path_factory: pytest.TempPathFactory) -
         patch.setenv("VAD_ALLOW_RANDOM_WEIGHTS", "1")
         fitted = fit_detector(dataset, train, weights_store=tmp_path_factory.mktemp("empty"))
     scores = score_rows(fitted.detector, fitted.preprocessing, dataset.valid_rows)
-    threshold = learn_threshold(scores["raw_score"], scores["is_anomalous"], "F1", 0.8)
+    threshold = learn_threshold(scores["raw_score"], scores["is_anomalous"])
     calibration = learn_calibration(scores["raw_score"], scores["is_anomalous"], threshold)
     info = ModelInfo.of_fit(fitted, dataset.ok_class, line="bricks")
     return InspectionModel(fitted.detector, fitted.preprocessing, threshold, calibration, info)

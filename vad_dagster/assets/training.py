@@ -207,8 +207,8 @@ def threshold_table(
             scores = _first_inspected(LineRegistry(tracking, line.name), validation_scores, plan)
             learnt = LearntThreshold.without_rows(validation_scores.attrs["threshold"], scores, percentile, **chosen)
         else:
-            method: Any = validated_dataset.threshold_method
-            learnt = LearntThreshold.learn(validation_scores, method, percentile, **chosen)
+            rule = plan.train.learning_rule(validated_dataset.threshold_method)
+            learnt = LearntThreshold.learn(validation_scores, rule, **chosen)
     yield schema_result("threshold_table", TABLE_SCHEMA, ThresholdTable, learnt.table)
     yield dg.MaterializeResult(
         value=learnt, metadata={**asset_metadata.threshold_metadata(learnt), **asset_metadata.plan_metadata(plan)}

@@ -21,7 +21,7 @@ from vad_lib.metrics import Evaluation, auroc_interval, evaluate
 from vad_lib.plan.arguments import TrainArguments
 from vad_lib.preprocessing import Preprocessing, resolve_image_size
 from vad_lib.progress import Progress, silent
-from vad_lib.thresholds import DecisionRule, learn_calibration, learn_threshold
+from vad_lib.thresholds import DecisionRule, LearningRule, learn_calibration, learn_threshold
 
 if TYPE_CHECKING:
     from vad_lib.detectors.base import Detector
@@ -135,7 +135,7 @@ def _compare(
 
     held_out, _ = _score(detector, images.held_out, preprocessing)
     normal = np.zeros(len(held_out), dtype=bool)
-    threshold = learn_threshold(held_out, normal, "Percentile", PERCENTILE)
+    threshold = learn_threshold(held_out, normal, LearningRule(method="Percentile", percentile=PERCENTILE))
     rule = DecisionRule(learn_calibration(held_out, normal, threshold))
     begun = time.perf_counter()
     scores, maps = _score(detector, [Path(file) for file in images.test["file"]], preprocessing, with_maps=True)

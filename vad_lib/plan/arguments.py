@@ -17,6 +17,7 @@ from vad_lib.detectors.registry import GUIDE_DEFAULT, detector_names, find_detec
 from vad_lib.images.paths import is_image_name
 from vad_lib.plan.folders import holds_escapes
 from vad_lib.plan.tree import BACKSLASHES
+from vad_lib.thresholds import Costs, FalseAlarmBudget, LearningRule, LearntMethod
 
 Augmentation = Literal["rotation", "brightness", "contrast", "saturation", "hue", "blur"]
 
@@ -70,8 +71,10 @@ class ReadinessArguments(Arguments):
     validation_split_rate: float = argument(
         0.1, "Share of the normal rows held back for validation where no column says it.", gt=0, lt=1
     )
-    threshold_method: Literal["F1", "Percentile"] = argument(
-        "F1", "How the threshold is learnt; becomes Percentile by itself where there are too few anomalous rows."
+    threshold_method: LearntMethod = argument(
+        "F1",
+        "How the threshold is learnt. F1 becomes Percentile by itself where there are too few anomalous rows, and Cost "
+        "where there is none. FalseAlarmRate keeps false_alarms_per_thousand, and needs normal rows only.",
     )
     num_minor_threshold: int = argument(
         5, "Percentile is taken where the smaller class has this many validation rows or fewer.", ge=0
@@ -143,6 +146,26 @@ class TrainArguments(Arguments):
         ge=0,
         le=1,
     )
+    false_alarms_per_thousand: float = argument(
+        10.0,
+        "With FalseAlarmRate: normal images of 1,000 that may be called NG. 10 with confidence 0.95 needs 299 normal "
+        "validation images; with fewer the threshold lies above all of them, and what can be promised is said.",
+        kind="own",
+        gt=0,
+        lt=1000,
+    )
+    false_alarm_confidence: float = argument(
+        0.95, "With FalseAlarmRate: how sure the budget is kept.", kind="own", gt=0, lt=1
+    )
+    cost_of_miss: float = argument(
+        100.0, "With Cost: what a defective part costs that is called OK, in any currency.", kind="own", ge=0, le=1e12
+    )
+    cost_of_false_alarm: float = argument(
+        1.0, "With Cost: what a good part costs that is called NG, in the same currency.", kind="own", ge=0, le=1e12
+    )
+    share_of_defects: float = argument(
+        0.01, "With Cost: the share of all parts made that is defective.", kind="own", gt=0, lt=1
+    )
     threshold_from_first: int = argument(
         0,
         "Without validation images: take the percentile of the raw scores of the first so many images that the line "
@@ -178,6 +201,23 @@ class TrainArguments(Arguments):
     model_parameters: SerializeAsAny[Arguments] = argument(
         model_parameters, "Arguments of the detectors themselves.", allowed="a map of model parameters"
     )
+
+    def learning_rule(self, method: str) -> LearningRule:
+        """Return how the threshold is learnt by the method in force, which readiness may have changed."""
+        return LearningRule.model_validate(
+            {
+                "method": method,
+                "percentile": self.percentile,
+                "budget": FalseAlarmBudget(
+                    per_thousand=self.false_alarms_per_thousand, confidence=self.false_alarm_confidence
+                ),
+                "costs": Costs(
+                    miss=self.cost_of_miss,
+                    false_alarm=self.cost_of_false_alarm,
+                    share_of_defects=self.share_of_defects,
+                ),
+            }
+        )
 
     def threshold_without_images(self) -> float | None:
         """Return the threshold of the detector where there are no images; None where it needs some."""

@@ -21,7 +21,7 @@ from vad_lib.progress import Progress, silent
 from vad_lib.readiness import environment, image_rules, label_rules, pose, splitting, table_rules
 from vad_lib.readiness.dataset import LEAST_TO_VALIDATE, ValidatedDataset
 from vad_lib.readiness.rules import RULES, Drop
-from vad_lib.readiness.threshold_method import change_finding, choose_threshold_method
+from vad_lib.readiness.threshold_method import change_finding, choose_threshold_method, too_few_for_budget
 from vad_lib.tables import OK, DroppedRows, ValidatedRows
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,14 @@ def prepare_training_data(
 
     valid = table.loc[table["split"] == "valid", "is_anomalous"]
     choice = choose_threshold_method(int((~valid).sum()), int(valid.sum()), arguments, train.monitor_metric)
-    gathered.note_all([change_finding(choice, "threshold_method"), change_finding(choice, "monitor_metric")])
+    rule = train.learning_rule(choice.threshold_method)
+    gathered.note_all(
+        [
+            change_finding(choice, "threshold_method"),
+            change_finding(choice, "monitor_metric"),
+            too_few_for_budget(int((~valid).sum()), rule.method, rule.budget),
+        ]
+    )
     return gathered.dataset(
         table,
         ok_class=ok_class,

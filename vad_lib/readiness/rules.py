@@ -97,6 +97,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "threshold_method", "warn", "The threshold method suits the number of anomalous validation rows, or is changed."
     ),
+    Rule("false_alarm_budget", "warn", "There are enough normal validation rows for the budget of false alarms."),
     Rule("monitor_metric", "warn", "The monitored metric suits the threshold method, or is changed."),
 )
 """Every rule that readiness and input know, in the order in which they are applied."""

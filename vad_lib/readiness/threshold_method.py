@@ -2,7 +2,8 @@
 
 ``minor`` is the smaller of the numbers of normal and anomalous validation rows. F1 stays only if it passes both limits;
 reaching either forces Percentile, and so does a validation set without anomalous rows, whatever the limits are. The
-ratio is ``minor`` to all validation rows, not anomalous to normal ones.
+ratio is ``minor`` to all validation rows, not anomalous to normal ones. Cost needs an anomalous row too. FalseAlarmRate
+needs normal rows only, and enough of them for what it promises.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ from dataclasses import dataclass
 
 from vad_lib.findings import ArgumentChange, Finding
 from vad_lib.plan.arguments import ReadinessArguments
+from vad_lib.thresholds.promises import FalseAlarmBudget
+
+NORMALS_ONLY = ("Percentile", "FalseAlarmRate")
+"""Methods that look at normal rows only."""
+NO_ANOMALOUS = "the validation rows have no anomalous image"
 
 
 @dataclass(frozen=True)
@@ -31,15 +37,18 @@ def choose_threshold_method(
         n_normal: Normal validation rows.
         n_anomalous: Anomalous validation rows.
         arguments: threshold_method, num_minor_threshold and ratio_minor_threshold.
-        monitor_metric: The argument of the train step; Percentile changes it to 'loss'.
+        monitor_metric: The argument of the train step; Percentile and FalseAlarmRate change it to 'loss'.
     """
     method = arguments.threshold_method
     changes = []
     if method == "F1" and (reason := _why_not_f1(n_normal, n_anomalous, arguments)):
         method = "Percentile"
         changes.append(ArgumentChange(argument="threshold_method", old="F1", new=method, reason=reason))
-    if method == "Percentile" and monitor_metric != "loss":
-        reason = "threshold_method is Percentile, so no metric that needs anomalous rows is watched"
+    elif method == "Cost" and n_anomalous == 0:
+        method, reason = "Percentile", NO_ANOMALOUS
+        changes.append(ArgumentChange(argument="threshold_method", old="Cost", new=method, reason=reason))
+    if method in NORMALS_ONLY and monitor_metric != "loss":
+        reason = f"threshold_method is {method}, so no metric that needs anomalous rows is watched"
         changes.append(ArgumentChange(argument="monitor_metric", old=monitor_metric, new="loss", reason=reason))
         monitor_metric = "loss"
     return ThresholdChoice(method, monitor_metric, tuple(changes))
@@ -47,7 +56,7 @@ def choose_threshold_method(
 
 def _why_not_f1(n_normal: int, n_anomalous: int, arguments: ReadinessArguments) -> str:
     if n_anomalous == 0:
-        return "the validation rows have no anomalous image"
+        return NO_ANOMALOUS
     minor = min(n_normal, n_anomalous)
     rows = f"of the validation rows {n_normal} are normal and {n_anomalous} anomalous"
     reasons = []
@@ -68,8 +77,24 @@ def change_finding(choice: ThresholdChoice, argument: str) -> Finding | None:
                 rule=argument,
                 severity="warn",
                 message=f"{argument} was changed from {change.old} to {change.new}: {change.reason}.",
-                advice="Add anomalous validation images to use F1." if argument == "threshold_method" else "",
+                advice=f"Add anomalous validation images to use {change.old}."
+                if argument == "threshold_method"
+                else "",
                 count=1,
                 examples=({"argument": argument, "old": change.old, "new": change.new},),
             )
     return None
+
+
+def too_few_for_budget(n_normal: int, method: str, budget: FalseAlarmBudget) -> Finding | None:
+    """Return what can be promised where the normal validation rows do not suffice for the budget of false alarms."""
+    if method != "FalseAlarmRate" or not 0 < n_normal < budget.normals_needed:
+        return None
+    return Finding(
+        rule="false_alarm_budget",
+        severity="warn",
+        message=budget.in_words(n_normal),
+        advice=f"Hold back {budget.normals_needed} normal images for validation, or ask for less: a larger "
+        "false_alarms_per_thousand, or a smaller false_alarm_confidence.",
+        count=n_normal,
+    )

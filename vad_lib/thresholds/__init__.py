@@ -12,13 +12,26 @@ from vad_lib.thresholds.decision import DecisionRule, Judged, certainty, decide
 from vad_lib.thresholds.graph import plot_threshold_table
 from vad_lib.thresholds.learning import choose_threshold, learn_threshold
 from vad_lib.thresholds.learnt import LearntThreshold
-from vad_lib.thresholds.records import Threshold, ThresholdMethod, as_flags, as_scores, rows_digest
+from vad_lib.thresholds.promises import Costs, FalseAlarmBudget
+from vad_lib.thresholds.records import (
+    LearningRule,
+    LearntMethod,
+    Threshold,
+    ThresholdMethod,
+    as_flags,
+    as_scores,
+    rows_digest,
+)
 from vad_lib.thresholds.table import threshold_table
 
 __all__ = [
     "Calibration",
+    "Costs",
     "DecisionRule",
+    "FalseAlarmBudget",
     "Judged",
+    "LearningRule",
+    "LearntMethod",
     "LearntThreshold",
     "Threshold",
     "ThresholdMethod",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
@@ -19,7 +18,7 @@ from vad_lib.thresholds.learning import (
     learn_threshold,
     threshold_of_inspected,
 )
-from vad_lib.thresholds.records import Threshold
+from vad_lib.thresholds.records import LearningRule, Threshold
 from vad_lib.thresholds.table import threshold_table
 
 TABLE_FILE = "threshold_table.parquet"
@@ -42,8 +41,7 @@ class LearntThreshold:
     def learn(
         cls,
         scores: pd.DataFrame,
-        method: Literal["F1", "Percentile"],
-        percentile: float,
+        rule: LearningRule,
         *,
         chosen: float | None = None,
         note: str = "",
@@ -52,8 +50,7 @@ class LearntThreshold:
 
         Args:
             scores: ``tables.ValidationScores``.
-            method: see `learn_threshold`.
-            percentile: see `learn_threshold`.
+            rule: see `learn_threshold`.
             chosen: a threshold on the raw score that a person chose instead.
             note: why it was chosen.
 
@@ -61,7 +58,7 @@ class LearntThreshold:
             ValueError: there are no rows, or a score or an argument is out of its range.
         """
         raw, flags = scores["raw_score"], scores["is_anomalous"]
-        threshold = learn_threshold(raw, flags, method, percentile)
+        threshold = learn_threshold(raw, flags, rule)
         if chosen is not None:
             threshold = choose_threshold(chosen, threshold, note)
         calibration = learn_calibration(raw, flags, threshold)

@@ -12,11 +12,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-ThresholdMethod = Literal["F1", "Percentile", "chosen", "Fixed", "FirstInspected"]
+from vad_lib.thresholds.promises import Costs, FalseAlarmBudget
+
+LearntMethod = Literal["F1", "Percentile", "FalseAlarmRate", "Cost"]
+ThresholdMethod = Literal["F1", "Percentile", "FalseAlarmRate", "Cost", "chosen", "Fixed", "FirstInspected"]
 
 LARGEST_SCORE = float(np.finfo(np.float32).max)
 ABOVE_ALL_SCORES = float(np.nextafter(LARGEST_SCORE, np.inf))
 """A threshold that no float32 score reaches. It is a float64 number, as all thresholds are."""
+
+
+class LearningRule(BaseModel):
+    """How a threshold is learnt from validation rows; see `vad_lib.thresholds.learn_threshold`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: LearntMethod = "F1"
+    percentile: float = Field(default=0.8, description="Of ``Percentile``: a quantile, in 0..1.")
+    budget: FalseAlarmBudget = Field(
+        default=FalseAlarmBudget(per_thousand=10, confidence=0.95), description="Of ``FalseAlarmRate``."
+    )
+    costs: Costs = Field(default=Costs(miss=100, false_alarm=1, share_of_defects=0.01), description="Of ``Cost``.")
 
 
 class Threshold(BaseModel):
@@ -33,6 +49,7 @@ class Threshold(BaseModel):
         "'FirstInspected' the quantile of the first images that the line inspected, which nobody has labelled."
     )
     percentile: float | None = Field(default=None, ge=0, le=1, description="The quantile, where the method takes one.")
+    rule: LearningRule | None = Field(default=None, description="How it was learnt; None where it was not.")
     n_normal: int = Field(ge=0, description="Normal rows that it was learnt on.")
     n_anomalous: int = Field(ge=0, description="Anomalous rows that it was learnt on.")
     rows_digest: str = Field(description="sha256 of the scores and labels of those rows, in any order.")

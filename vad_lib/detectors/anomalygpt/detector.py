@@ -458,7 +458,7 @@ def compare_decisions(normal: torch.Tensor, damaged: torch.Tensor) -> tuple[dict
         sound, broken = normal[of_normal], damaged[of_damaged]
         slope, offset = logistic_curve(sound, broken)
         values = torch.cat([sound, broken]).numpy()
-        learnt = learn_threshold(values, [False] * len(sound) + [True] * len(broken), "F1").value
+        learnt = learn_threshold(values, [False] * len(sound) + [True] * len(broken)).value
         for rule, limit in (("own", -offset / slope), ("learnt", learnt)):
             counts[f"{rule}_false_alarms"] += int((normal[~of_normal] >= limit).sum())
             counts[f"{rule}_misses"] += int((damaged[~of_damaged] < limit).sum())
