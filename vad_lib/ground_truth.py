@@ -46,7 +46,8 @@ class InputTable:
         source_files: The csv files that were read, in order, relative to the data folder.
         made_from_images: True where no csv was there and the table was made from the images found.
         findings: What was noticed on the way.
-        masks: Pictures that mark what is wrong on an image: mask -> image, both relative to the data folder.
+        masks: Pictures that mark what is wrong on an image: mask -> image, both relative to the data folder. Those of
+            labels are absolute.
         labels: Labels of people whose images are rows of the table too: ``tables.ConfirmedLabels``, and the row. They
             are the last rows; their paths are absolute, and need not lie in the data folder.
     """
@@ -69,7 +70,8 @@ class InputTable:
     def with_labels(self, labels: pd.DataFrame, *, ok_class: str = "", split_column: str = "") -> InputTable:
         """Join the labels of people to the rows, in the words that the table has for normal, defect, train and valid.
 
-        Normal images are to be fitted and defective ones validate, where a column says so. A table that lacks a column
+        Normal images are to be fitted and defective ones validate, where a column says so. A kind of defect goes along
+        where the table itself calls its defects by kinds, and boxes go along as masks. A table that lacks a column
         stays as it is: readiness stops at it.
 
         Args:
@@ -85,7 +87,9 @@ class InputTable:
         ok_word = ok_class.strip() or (written.most_common(1)[0][0] if written else OK)
         is_ok = found["label"] == OK
         columns: dict[Any, Any] = {self.path_column: found["file"]}
-        columns[self.label_column] = is_ok.map({True: ok_word, False: usual_defect(written, ok_word)})
+        kinds = {word.lower(): word for word in written if word != ok_word}
+        defects = found["kind"].fillna("").str.lower().map(kinds).fillna(usual_defect(written, ok_word))
+        columns[self.label_column] = defects.mask(is_ok, ok_word)
         if split_column:
             train, valid = _split_words(_words(self.table[split_column]))
             columns[split_column] = is_ok.map({True: train, False: valid})
@@ -94,6 +98,10 @@ class InputTable:
         return replace(
             self,
             table=_none_where_missing(pd.concat([self.table, added], ignore_index=True)),
+            masks={
+                **self.masks,
+                **{mask: file for mask, file in zip(found["mask"], found["file"], strict=True) if mask},
+            },
             labels=found.reset_index(drop=True).assign(row=rows)[["row", *labels.columns]],
         )
 

@@ -21,6 +21,7 @@ class ConfirmedLabels(pa.DataFrameModel):
 
     label_id: Series[int] = pa.Field(ge=1, unique=True, description="Number of the label in the inspection database.")
     label: Series[str] = pa.Field(isin=[OK, NG], description="What the part is, as the person sees it.")
+    kind: Series[str] = pa.Field(nullable=True, description="Of NG: the kind of defect, where the person said it.")
     person: Series[str] = pa.Field(description="Who says so.")
     created_at: Series[pd.DatetimeTZDtype] = pa.Field(
         dtype_kwargs={"unit": "ns", "tz": "UTC"}, description="When it was said."
@@ -32,6 +33,7 @@ class ConfirmedLabels(pa.DataFrameModel):
     sha256: Series[str] = pa.Field(str_length=64, unique=True, description="Of the image's bytes.")
     path: Series[str] = pa.Field(description="Where the image lay when it was inspected.")
     file: Series[str] = pa.Field(nullable=True, description="The line's own copy of the image; empty where it is lost.")
+    mask: Series[str] = pa.Field(nullable=True, description="A picture of the boxes that the person drew, where so.")
 
     class Config:
         strict = True

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from brightness_model import write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inspection_rig import Rig
+from PIL import Image
 from sqlalchemy import insert
 
 from vad_lib.errors import InputError
@@ -275,3 +277,18 @@ def test_who_is_unsure_leaves_no_label_and_can_be_taken_back_like_any_other(rig:
     with pytest.raises(InputError, match="nothing to withdraw"):
         withdraw_label(rig.db, dark, by=Actor("Lee"))
     assert list(newest_changes(rig.db)["action"]) == ["label"] * 3
+
+
+def test_boxes_become_a_mask_beside_the_copy_of_the_image(rig: Rig) -> None:
+    bright = find_prediction(rig.db, "bottles", "bright.png").prediction_id
+    record_label(rig.db, bright, "NG", by=Actor("Kim"), kind="dent", boxes=[(1, 2, 5, 4), (10, 10, 16, 16)])
+    (held,) = collect_labels(rig.db, rig.line).itertuples()
+    mask = np.asarray(Image.open(held.mask))
+    assert (held.kind, mask.shape, int((mask == 255).sum())) == ("dent", (16, 16), 4 * 2 + 6 * 6)
+    assert mask[2:4, 1:5].all()
+    record_label(rig.db, bright, "NG", by=Actor("Kim"), boxes=[(0, 0, 1, 1)])
+    (again,) = collect_labels(rig.db, rig.line).itertuples()
+    assert again.mask != held.mask, "an earlier training keeps what it was given"
+    assert collect_labels(rig.db, rig.line, keep=False)["mask"].isna().all()
+    record_label(rig.db, bright, "NG", by=Actor("Kim"))
+    assert collect_labels(rig.db, rig.line)["mask"].isna().all()

@@ -29,6 +29,7 @@ def labels_of(said: Mapping[Path, str]) -> pd.DataFrame:
         {
             "label_id": number,
             "label": label,
+            "kind": None,
             "person": "Kim",
             "created_at": SPOKEN,
             "note": None,
@@ -38,6 +39,7 @@ def labels_of(said: Mapping[Path, str]) -> pd.DataFrame:
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             "path": f"/inbox/{file.name}",
             "file": str(file),
+            "mask": None,
         }
         for number, (file, label) in enumerate(said.items(), start=1)
     ]
@@ -80,6 +82,21 @@ def test_normals_are_fitted_and_defects_validate_in_the_words_of_the_table(tmp_p
     dataset = prepare(joined, train_validate_column="phase")
     assert splits(dataset) == {good.name: "train", bad.name: "valid"}
     assert dataset.rows.set_index("row").loc[16, ["label", "is_anomalous"]].tolist() == ["bad", True]
+
+
+def test_kinds_go_along_where_the_table_knows_them_and_boxes_as_masks(tmp_path: Path) -> None:
+    write_set(tmp_path / "train", 12, 3)
+    files = [kept(tmp_path / "kept", 50 + number) for number in range(3)]
+    labels = labels_of(dict(zip(files, ("NG", "NG", "OK"), strict=True)))
+    labels["kind"] = ["Bad", "not in the table", None]
+    labels["mask"] = [str(tmp_path / "kept" / "mask.png"), None, None]
+    table = read_input(tmp_path / "train", InputArguments(), pipeline="train")
+    table.table.loc[:1, "label"] = "scratch"
+    joined = table.with_labels(labels, ok_class="good")
+    assert joined.table["label"].iloc[15:].tolist() == ["bad", "bad", "good"]
+    assert prepare(joined).mask_of_files() == {str(files[0]): tmp_path / "kept" / "mask.png"}
+    labels["kind"] = ["SCRATCH", None, None]
+    assert table.with_labels(labels, ok_class="good").table["label"].iloc[15:].tolist() == ["scratch", "bad", "good"]
 
 
 @pytest.mark.spec("L2.01")

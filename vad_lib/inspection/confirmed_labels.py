@@ -6,15 +6,20 @@ judged image, under the name of its content, in a folder of its own. Nothing is 
 
 from __future__ import annotations
 
+import io
+import json
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 from sqlalchemy import select
 
 from vad_lib.atomic_files import write_whole
 from vad_lib.errors import UnreadableImageError
 from vad_lib.findings import MAX_EXAMPLES, Finding
+from vad_lib.images.decoding import decode_image
 from vad_lib.images.paths import read_known_content
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import labels_that_hold, newest_label
@@ -36,15 +41,20 @@ def collect_labels(db: InspectionDatabase, line: Line, *, keep: bool = True) -> 
         db: holds them.
         line: whose labels.
         keep: make a copy of each image where there is none yet, and name it; else name the place where the image lies.
+            Only with a copy there is a mask of the boxes that were drawn.
     """
     newest = newest_label(db, line.name)  # asked first, so that what is said meanwhile counts as new
     held = labels_that_hold(db, line.name)
     files: list[Path | None] = []
+    masks: list[str | None] = []
     for one in held.itertuples():
         where = (db, line.name, str(one.sha256), Path(str(one.path)), line.labelled_images)
         found = None if keep else find_image(*where)
         files.append(keep_image(*where) if keep else found and found[0])
+        copy = files[-1] if keep and isinstance(one.boxes, str) else None
+        masks.append(None if copy is None else str(keep_mask(copy, str(one.label_id), str(one.boxes))))
     held["file"] = pd.Series([None if file is None else str(file) for file in files], held.index, dtype=object)
+    held["mask"] = pd.Series(masks, held.index, dtype=object)
     held = ConfirmedLabels.validate(held[list(ConfirmedLabels.to_schema().columns)])
     held.attrs[NEWEST] = newest
     return held
@@ -63,6 +73,25 @@ def keep_image(db: InspectionDatabase, line: str, sha256: str, path: Path, folde
     if place != target:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(target, data)
+    return target
+
+
+def keep_mask(copy: Path, label_id: str, boxes: str) -> Path:
+    """Return a PNG beside the copy of an image that is white in the boxes of a label, and made where there is none yet.
+
+    Args:
+        copy: of the image, upright or not.
+        label_id: of the label; boxes that are drawn anew have another one.
+        boxes: as the table ``labels`` has them, in pixels of the upright image.
+    """
+    target = copy.with_name(f"{copy.stem}_{label_id}_mask.png")
+    if not target.exists():
+        marked = np.zeros(decode_image(copy).pixels.shape[:2], np.uint8)
+        for left, top, right, bottom in json.loads(boxes):
+            marked[top:bottom, left:right] = 255
+        stream = io.BytesIO()
+        Image.fromarray(marked).save(stream, format="PNG")
+        write_whole(target, stream.getvalue())
     return target
 
 

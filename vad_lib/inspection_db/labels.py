@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, and_, desc, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, and_, desc, func, or_, select
 
 from vad_lib.errors import InputError
 from vad_lib.inspection_db.audit import LONGEST_NOTE, Actor, record_change
@@ -59,6 +59,7 @@ def record_label(
     note: str | None = None,
     kind: str | None = None,
     boxes: Sequence[Box] = (),
+    key: str | None = None,
 ) -> int:
     """Write down what a person says about a prediction, and return the label's number.
 
@@ -70,6 +71,8 @@ def record_label(
         note: what else there is to say.
         kind: of the defect; of NG only.
         boxes: where defects are; of NG only.
+        key: of this one thing that is said. What comes with a key that is there already is not written again: the
+            number of what was written then is returned.
 
     Raises:
         InputError: there is no such prediction, the label is none, or a kind or a box does not go with it.
@@ -81,22 +84,33 @@ def record_label(
         raise InputError("Only NG goes with a kind of defect or with boxes.")
     if len(kind or "") > LONGEST_KIND:
         raise InputError(f"The name of a kind has at most {LONGEST_KIND} characters.")
-    return _write(db, prediction_id, label, by, note, kind, boxes)
+    return _write(db, prediction_id, label, by, note, kind, boxes, key=key)
 
 
-def withdraw_label(db: InspectionDatabase, prediction_id: int, *, by: Actor, note: str | None = None) -> int:
-    """Take back the label that holds on the image of a prediction, and return the number of the withdrawal.
+def withdraw_label(
+    db: InspectionDatabase,
+    prediction_id: int,
+    *,
+    by: Actor,
+    note: str | None = None,
+    only_own: bool = False,
+    key: str | None = None,
+) -> int:
+    """Take back what was said last about the image of a prediction, and return the number of the withdrawal.
+
+    Args:
+        db: holds the prediction.
+        prediction_id: of the image.
+        by: who takes it back.
+        note: why.
+        only_own: refuse to take back what somebody else said.
+        key: see ``record_label``.
 
     Raises:
-        InputError: there is no such prediction, or nothing was said about its image that is to be withdrawn.
+        InputError: there is no such prediction, nothing was said about its image that is to be withdrawn, or somebody
+            else said it.
     """
-    of_image = select(predictions.c.line, predictions.c.sha256).where(predictions.c.prediction_id == prediction_id)
-    with db.reading() as connection:
-        image = connection.execute(of_image).one_or_none()
-        last = None if image is None else connection.execute(_last_said(image.line, image.sha256)).scalar()
-    if image is not None and last in (None, WITHDRAWN):
-        raise InputError("No label holds on this image: there is nothing to withdraw.")
-    return _write(db, prediction_id, WITHDRAWN, by, note)
+    return _write(db, prediction_id, WITHDRAWN, by, note, only_own=only_own, key=key)
 
 
 def _write(
@@ -107,11 +121,17 @@ def _write(
     note: str | None,
     kind: str | None = None,
     boxes: Sequence[Box] = (),
+    *,
+    only_own: bool = False,
+    key: str | None = None,
 ) -> int:
     with db.writing() as connection:
+        of_key = select(labels.c.label_id).where(labels.c.key == key)
+        if key and (written := connection.execute(of_key).scalar()) is not None:
+            return int(written)
         of_image = and_(images.c.line == predictions.c.line, images.c.sha256 == predictions.c.sha256)
         known = (
-            select(predictions.c.line, images.c.width, images.c.height)
+            select(predictions.c.line, predictions.c.sha256, images.c.width, images.c.height)
             .join(images, of_image, isouter=True)
             .where(predictions.c.prediction_id == prediction_id)
         )
@@ -119,8 +139,10 @@ def _write(
         if found is None:
             raise InputError(f"There is no prediction {prediction_id} in {db.url}.")
         _refuse_odd_boxes(boxes, found.width, found.height)
+        if label == WITHDRAWN:
+            _refuse_to_withdraw(connection.execute(_last_said(found.line, found.sha256)).first(), by, only_own)
         made = connection.execute(
-            insert(labels)
+            db.insert_or_ignore(labels)
             .values(
                 prediction_id=prediction_id,
                 label=label,
@@ -128,15 +150,25 @@ def _write(
                 boxes=json.dumps([list(box) for box in boxes]) if boxes else None,
                 person=by.person,
                 note=(note or "").strip()[:LONGEST_NOTE] or None,
+                key=key,
                 created_at=utc_now(),
             )
             .returning(labels.c.label_id)
-        )
+        ).scalar()
+        if made is None:  # the same was sent by two connections at once
+            return int(connection.execute(of_key).scalar_one())
         details = {"label": label} | ({"kind": kind} if kind else {}) | ({"boxes": len(boxes)} if boxes else {})
         record_change(
             connection, by, "label", line=found.line, subject=str(prediction_id), reason=note, details=details
         )
-        return int(made.scalar_one())
+        return int(made)
+
+
+def _refuse_to_withdraw(last: Row[Any] | None, by: Actor, only_own: bool) -> None:
+    if last is None or last.label == WITHDRAWN:
+        raise InputError("No label holds on this image: there is nothing to withdraw.")
+    if only_own and last.person != by.person:
+        raise InputError(f"The last word on this image is {last.person}'s: only an own one is taken back here.")
 
 
 def _refuse_odd_boxes(boxes: Sequence[Box], width: int | None, height: int | None) -> None:
@@ -249,7 +281,7 @@ def _holds(line: str, sha256: str | None = None) -> ColumnElement[bool]:
 
 
 def _last_said(line: str, sha256: str) -> Select[Any]:
-    return select(labels.c.label).where(labels.c.label_id.in_(_last_numbers(line, sha256)))
+    return select(labels.c.label, labels.c.person).where(labels.c.label_id.in_(_last_numbers(line, sha256)))
 
 
 def _last_numbers(line: str, sha256: str | None) -> Select[Any]:

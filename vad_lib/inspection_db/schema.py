@@ -96,6 +96,7 @@ NUMBER = BigInteger().with_variant(Integer, "sqlite")
 """Of rows: SQLite numbers by itself only what it calls an integer, and that has 64 bits."""
 _PENDING, _LEASED = text("state = 'pending'"), text("leased_by IS NOT NULL")
 _WAITING = text("state = 'waiting'")
+_UNSURE = text("label = 'unsure'")
 _NOT_COPIED = text("rule = 'not_an_image' AND quarantine_file IS NULL AND quarantine_note IS NULL")
 
 
@@ -195,6 +196,7 @@ predictions = Table(
     CheckConstraint("predicted IN ('OK', 'NG')", name="predicted"),
     CheckConstraint("source IN ('online', 'batch')", name="source"),
     Index(None, "line", "prediction_id"),
+    Index(None, "line", "p"),
     Index(None, "run_id"),
     comment="One row an image content and model version, never changed afterwards.",
     sqlite_autoincrement=True,
@@ -210,10 +212,14 @@ labels = Table(
     Column("boxes", Text, comment="Of an NG: where defects are. JSON: a list of [left, top, right, bottom] in pixels."),
     Column("person", String(128), nullable=False),
     Column("note", Text),
+    Column("key", String(64), comment="Of the page that sent it: what is sent twice is written once."),
     Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("key"),
     CheckConstraint("label IN ('OK', 'NG', 'unsure', 'withdrawn')", name="label"),
     CheckConstraint("label = 'NG' OR (kind IS NULL AND boxes IS NULL)", name="only_ng_has_a_kind"),
     Index(None, "prediction_id"),
+    Index(None, "created_at"),
+    Index("ix_labels_unsure", "prediction_id", sqlite_where=_UNSURE, postgresql_where=_UNSURE),
     comment="What people said about predictions. The last label of an image holds, unless it says that those before it "
     "are withdrawn or that nobody can tell; all of them stay.",
     sqlite_autoincrement=True,
@@ -294,6 +300,13 @@ descriptions = Table(
     Index("ix_descriptions_queue", "line", "description_id", sqlite_where=_WAITING, postgresql_where=_WAITING),
     Index(None, "prediction_id", "description_id"),
     Index(None, "line", "finished_at"),
+    Index(
+        "ix_descriptions_disagreeing",
+        "line",
+        "prediction_id",
+        sqlite_where=text("agrees IS 0"),
+        postgresql_where=text("agrees IS FALSE"),
+    ),
     comment="What a vision language model was asked to say about a prediction. At most one waits for each prediction.",
     sqlite_autoincrement=True,
 )

@@ -14,6 +14,7 @@ import pandas as pd
 from vad_lib.errors import InputError
 from vad_lib.findings import ArgumentChange, Finding
 from vad_lib.ground_truth import check_format_version, load_labels, no_labels
+from vad_lib.images.paths import resolve_inside
 from vad_lib.tables import DroppedRows, ValidatedRows
 
 FORMAT_VERSION = 1
@@ -41,7 +42,8 @@ class ValidatedDataset:
         changes: Arguments that were changed automatically.
         findings: All, those of the input step included.
         arguments: As given: {'readiness': {…}, 'train': {…}}, JSON-ready.
-        masks: Pictures that mark what is wrong on an image: mask -> image, both relative to the data folder.
+        masks: Pictures that mark what is wrong on an image: mask -> image, both relative to the data folder. Those of
+            labels are absolute.
         labels: Labels of people that were joined to the table: ``tables.ConfirmedLabels``, and the row.
     """
 
@@ -84,6 +86,18 @@ class ValidatedDataset:
         """A sha256 of what a model sees of the dataset: contents, labels and splits, in any order."""
         rows = self.rows[["sha256", "is_anomalous", "split"]].astype(str).sort_values(["sha256", "split"])
         return hashlib.sha256(rows.to_csv(index=False).encode()).hexdigest()
+
+    def mask_of_files(self) -> dict[str, Path]:
+        """Return image -> mask, both absolute.
+
+        Raises:
+            UnsafePathError: a relative path leaves the data folder.
+        """
+
+        def placed(path: str) -> Path:
+            return Path(path) if Path(path).is_absolute() else resolve_inside(self.data_folder, path)
+
+        return {str(placed(image)): placed(mask) for mask, image in self.masks.items()}
 
     def labels_used(self) -> pd.DataFrame:
         """Return the labels of people with what became of each.

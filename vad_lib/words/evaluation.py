@@ -162,10 +162,7 @@ def line_questions(dataset: ValidatedDataset, *, most_images: int = 0, shots: in
     draw = random.Random(seed)
     normal = sorted(dataset.train_rows["file"])
     references = tuple(Path(file) for file in draw.sample(normal, min(shots, len(normal))))
-    masks = {
-        str(resolve_inside(dataset.data_folder, image)): resolve_inside(dataset.data_folder, mask)
-        for mask, image in dataset.masks.items()
-    }
+    masks = dataset.mask_of_files()
     kinds = sorted(set(rows.loc[rows["is_anomalous"].astype(bool), "label"].astype(str)))
     questions = []
     for row in _balanced(rows, most_images, draw).to_dict("records"):
