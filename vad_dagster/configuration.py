@@ -166,6 +166,18 @@ def plan_of_run(plan: ExperimentalPlan, run_config: Mapping[str, Any]) -> Experi
     return plan
 
 
+class ComparisonConfig(dg.Config):
+    """Which detectors are compared, and how."""
+
+    models: list[str] = Field(
+        default=[],
+        description="Detectors, as a plan's model_name. Empty: the plan's own and the two usual ones.",
+    )
+    parts: int = Field(
+        default=5, ge=3, description="Into which the images are cut: each part is scored by models of the others."
+    )
+
+
 class ExtensionConfig(dg.Config):
     """Which images a person has found normal."""
 

@@ -14,6 +14,7 @@ import dagster as dg
 from vad_dagster.assets import ALL_ASSETS
 from vad_dagster.io_manager import LineStore
 from vad_dagster.jobs import (
+    compare_line,
     describe_line,
     extend_line,
     inspect_line,
@@ -37,7 +38,16 @@ def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Def
     return dg.Definitions(
         assets=ALL_ASSETS,
         asset_checks=[latency_objective],
-        jobs=[train_line, extend_line, inspect_line, watch_line, describe_line, promote_line, roll_back_line],
+        jobs=[
+            train_line,
+            extend_line,
+            compare_line,
+            inspect_line,
+            watch_line,
+            describe_line,
+            promote_line,
+            roll_back_line,
+        ],
         sensors=ALL_SENSORS,
         resources={"io_manager": LineStore(), "tracking": MLflowTracking(), **(resource_overrides or {})},
         # one process a run: starting one for each step costs seconds, and a line's steps follow each other anyway

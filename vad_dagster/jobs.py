@@ -66,6 +66,15 @@ train_line = dg.define_asset_job(
     tags={"vad/pipeline": "train"},
 )
 
+compare_line = dg.define_asset_job(
+    "compare_line",
+    selection=dg.AssetSelection.groups("choice"),
+    description="Compares detectors on the line's own images by cross-validation. The plan stays as it is.",
+    config=_config(tags_of=training_tags),
+    executor_def=dg.in_process_executor,
+    tags={"vad/pipeline": "choice"},
+)
+
 extend_line = dg.define_asset_job(
     "extend_line",
     selection=dg.AssetSelection.groups("extension"),

@@ -160,6 +160,11 @@ class Line:
         return self.folder / "training_work"
 
     @property
+    def comparison(self) -> Path:
+        """What the last comparison of detectors found, and what it keeps to go on after a kill."""
+        return self.folder / "comparison"
+
+    @property
     def store(self) -> Path:
         """Where the values of the assets lie (written by the IO manager)."""
         return self.folder / "store"
@@ -173,6 +178,7 @@ class Line:
             self.train_artifacts,
             self.inference_artifacts,
             self.training_work,
+            self.comparison,
             self.store,
             *(self.folder / name for name in ("maps", "logs", "results")),
         )

@@ -373,6 +373,20 @@ def test_findings_are_described_with_the_references_and_the_maps_of_the_line_s_o
     assert not data["known_kinds_of_defect"], "the table calls everything that is wrong a scratch"
 
 
+def test_detectors_are_compared_on_the_line_and_the_plan_stays_as_it_is(
+    trained: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, gravel_home: Home
+) -> None:
+    line = gravel_home.line("gravel")
+    plan = line.plan_file.read_bytes()
+    result = run(instance, "compare_line", {"model_choice": {"models": ["patchcore"], "parts": 3}})
+    assert result.success, failure(result)
+    page = metadata(result, "model_choice")
+    assert page["recommendation"].startswith("Recommended: patchcore. Its AUROC is ")
+    assert "patchcore" in (line.comparison / "index.html").read_text(encoding="utf-8")
+    assert list(pd.read_csv(line.comparison / "figures.csv")["detector"]) == ["patchcore"]
+    assert line.plan_file.read_bytes() == plan
+
+
 def test_the_champion_loads_and_predicts_in_a_fresh_process(
     trained: dg.ExecuteInProcessResult, gravel_home: Home, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The assets of a line, by group."""
 
+from vad_dagster.assets.choice import model_choice
 from vad_dagster.assets.data import confirmed_labels, ground_truth, validated_dataset
 from vad_dagster.assets.extension import extended_model
 from vad_dagster.assets.inference import inference_outputs, inference_summary
@@ -18,6 +19,7 @@ ALL_ASSETS = [
     model_evaluation,
     champion_model,
     extended_model,
+    model_choice,
     inference_outputs,
     inference_summary,
     drift_report,

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from vad_dagster.cli import (
     bench,
     commands,
+    compare,
     database,
     describe,
     export,
@@ -65,6 +66,7 @@ app.add_typer(labels.app, name="label")
 app.add_typer(describe.app, name="describe")
 app.add_typer(bench.app, name="bench")
 app.command("train")(commands.train)
+app.command("compare")(compare.compare)
 app.command("inspect")(commands.inspect)
 app.command("export")(export.export)
 app.command("backend")(export.backend)

@@ -44,7 +44,7 @@ def train(
 
         forecast_line(line, run_config("train_line", dict(_setting(text) for text in set_ or []), {}))
         return
-    outcome = _run(line, "train_line", set_ or [])
+    outcome = run_job_of_line(line, "train_line", set_ or [])
     _finish(outcome, line, "trained", "train")
 
 
@@ -60,7 +60,7 @@ def inspect(
     if folder is not None and not folder.is_dir():
         raise InputError(f"There is no folder {folder}.")
     extra = {"inference_outputs": {"folder": str(folder.resolve())}} if folder is not None else {}
-    outcome = _run(line, "inspect_line", set_ or [], extra)
+    outcome = run_job_of_line(line, "inspect_line", set_ or [], extra)
     _finish(outcome, line, "inspected", "inference")
 
 
@@ -102,7 +102,10 @@ def demo(
     run_demo(retrain=retrain)
 
 
-def _run(line: Line, job: str, settings: list[str], extra: Mapping[str, Mapping[str, Any]] | None = None) -> RunOutcome:
+def run_job_of_line(
+    line: Line, job: str, settings: list[str], extra: Mapping[str, Mapping[str, Any]] | None = None
+) -> RunOutcome:
+    """Run a job for a line with arguments as ``NAME=VALUE`` and further config by asset, and show it."""
     from vad_dagster.cli.line_run import run_for_line
     from vad_dagster.cli.server import open_instance
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 JOBS = {
     "train_line": ("train", training_tags, ("validated_dataset", "trained_model", "threshold_table")),
     "extend_line": ("model extend", training_tags, ()),
+    "compare_line": ("compare", training_tags, ()),
     "inspect_line": ("inspect", inspection_tags, ("inference_outputs",)),
 }
 """The command of each job, its tags, and the assets that take an operator's arguments."""
@@ -40,7 +41,7 @@ def run_for_line(
     arguments: Mapping[str, Any],
     extra: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RunOutcome:
-    """Run ``train_line``, ``extend_line`` or ``inspect_line`` for a line and show it.
+    """Run one of ``JOBS`` for a line and show it.
 
     ``arguments`` are an operator's, by name; ``extra`` is further config by asset.
 
@@ -74,6 +75,7 @@ def refuse_in_vain(line: Line, job: str, config: Mapping[str, Any]) -> None:
     plan = plan_of_run(plan_of(line), config)
     if job == "train_line":
         require_usable(plan.train)
+    if job in ("train_line", "compare_line"):
         return
     if (file := tracking_file()) is not None and not file.exists():
         raise InputError(f"Line {line.name!r} has no champion: train it first (`vad train {line.name}`).")

@@ -54,6 +54,10 @@ class DetectorArguments(Arguments):
         """
         return None
 
+    def watches_validation(self) -> bool:
+        """Return whether the fit looks at validation images, as to keep the best epoch; by default it does not."""
+        return False
+
     def fixed_size(self) -> tuple[tuple[int, int] | None, str]:
         """Return the (height, width) that the detector insists on, or None, and why."""
         return None, ""

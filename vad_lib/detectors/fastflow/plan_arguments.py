@@ -24,6 +24,10 @@ class FastFlowArguments(DetectorArguments):
         """Return the name of the backbone."""
         return self.fastflow_backbone
 
+    def watches_validation(self) -> bool:
+        """Return True: the best epoch is kept."""
+        return True
+
     def side(self) -> int:
         """Return the pixels of a side of the images that the backbone needs."""
         return SIDE_OF_BACKBONE.get(self.fastflow_backbone, SIDE)
