@@ -169,8 +169,7 @@ def choice_page(choice: Choice, facts: Sequence[str]) -> str:
         *(f'<p class="warn">{escape(warning)}</p>' for warning in warnings),
     ]
     tables = {
-        "Figures": choice.table(),
-        "Differences": pd.DataFrame([{"in words": one.in_words()} for one in choice.differences]),
+        "Figures": choice.table().set_index("detector").T.reset_index(names="") if choice.ran else pd.DataFrame(),
         "Kinds of defect that the threshold had not seen": choice.unseen_table(),
         "Did not run": choice.not_run(),
     }
@@ -178,6 +177,8 @@ def choice_page(choice: Choice, facts: Sequence[str]) -> str:
         if len(table):
             shown = table_of([str(name) for name in table], table.to_numpy().tolist())
             sections.append(f'<h2>{escape(heading)}</h2><div class="wide">{shown}</div>')
+    if choice.differences:
+        sections += ["<h2>Differences</h2>", *(f"<p>{escape(one.in_words())}</p>" for one in choice.differences)]
     sections.append(_curves(choice))
     odd = [(str(row.file), f"{row.label}: {row.why}") for row in choice.suspicious().itertuples()]
     sections.append(_pictures("Images to look at: their label may be wrong", odd))
