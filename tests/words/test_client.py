@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import socket
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,32 +187,59 @@ def test_a_redirect_is_refused_and_nothing_is_sent_there(status: int, stub: Stub
     assert stub.seen == ["POST /v1/chat/completions"]
 
 
-def test_a_reply_that_drips_is_ended_by_the_clock(make_client: MakeClient) -> None:
-    import socket
-    import threading
-
-    listener = socket.create_server(("127.0.0.1", 0))
+@pytest.mark.parametrize("headers", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"], ids=["headers", "body"])
+def test_a_reply_that_drips_is_ended_by_the_clock(headers: bytes, make_client: MakeClient) -> None:
+    """Each byte comes in time, and the whole never does."""
+    listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
 
     def drip() -> None:
         taken, _ = listener.accept()
-        with taken:
+        with taken, suppress(OSError):
             taken.recv(65536)
-            taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n")
-            for _ in range(40):
-                try:
-                    taken.sendall(b" ")
-                except OSError:
+            taken.sendall(headers)
+            for byte in b"HTTP/1.1 200 OK\r\nX-Filler: " + b"x" * 4000:
+                taken.sendall(bytes([byte]))
+                if over.wait(0.05):
                     return
-                time.sleep(0.05)
 
     thread = threading.Thread(target=drip)
     thread.start()
-    started = time.monotonic()
-    with pytest.raises(EndpointError, match="did not reply within"):
-        make_client(url=f"http://127.0.0.1:{listener.getsockname()[1]}", seconds=0.2, retries=0).ask(QUESTION)
-    assert time.monotonic() - started < 1.0
-    thread.join()
-    listener.close()
+    try:
+        with pytest.raises(EndpointError, match="did not reply within"):
+            make_client(url=f"http://127.0.0.1:{listener.getsockname()[1]}", seconds=0.2, retries=0).ask(QUESTION)
+        assert thread.is_alive()  # it would have gone on for minutes
+    finally:
+        over.set()
+        thread.join(10)
+        listener.close()
+
+
+def _message(**message: Any) -> bytes:
+    return json.dumps({"choices": [{"message": {"role": "assistant", "content": None} | message}]}).encode()
+
+
+def test_an_answer_in_parts_is_put_together(stub: Stub, make_client: MakeClient) -> None:
+    parts = [{"type": "text", "text": "It is "}, {"type": "image_url"}, 7, {"type": "text", "text": "dust."}]
+    stub.turns = [Turn(body=_message(content=parts))]
+    assert make_client().ask(QUESTION).text == "It is dust."
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"tool_calls": [{"id": "1", "function": {"name": "look"}}]}, "asked for a tool, and there is none"),
+        ({"reasoning_content": "A scratch? Let me draft: it is dust."}, "only thought and wrote no answer"),
+        ({"reasoning": "A scratch?", "content": "  "}, "only thought and wrote no answer"),
+        ({"content": []}, "the model wrote nothing"),
+    ],
+)
+def test_what_comes_in_the_place_of_an_answer_is_told_and_no_draft_is_taken(
+    message: dict[str, Any], said: str, stub: Stub, make_client: MakeClient
+) -> None:
+    stub.script = lambda body: Turn(body=_message(**message))
+    with pytest.raises(EndpointError, match=said) as caught:
+        make_client().ask(QUESTION)
+    assert "draft" not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [200, 401, 500])

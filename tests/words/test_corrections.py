@@ -12,10 +12,12 @@ from PIL import Image
 from tests.words.stub_endpoint import ANSWER, Stub, Turn
 from tests.words.words_rig import MakeClient, WordsRig, data_of, write_part
 from vad_lib.errors import InputError
+from vad_lib.inspection_db import utc_now
 from vad_lib.words.answer import Answer
 from vad_lib.words.context import CORRECTED
 from vad_lib.words.corrections import newest_corrections, record_correction
-from vad_lib.words.describing import description_by_id
+from vad_lib.words.day import day_facts
+from vad_lib.words.describing import description_by_id, search_descriptions
 from vad_lib.words.fine_tuning import export_chat
 
 
@@ -34,8 +36,23 @@ def test_a_correction_changes_the_fields_that_it_names_and_the_description_stays
     (held,) = newest_corrections(described.db, "bottles", 10)
     assert held.answer == Answer.checked(ANSWER | {"summary": "It is a fibre.", "anomaly": "no"})
     assert (held.person, held.predicted, held.prediction_id) == ("Lee", "NG", 2)
-    assert description_by_id(described.db, 1) == before
+    after = description_by_id(described.db, 1)
+    assert before is not None
+    assert after is not None
+    assert dict(after._mapping) == dict(before._mapping) | {"summary": "It is a fibre.", "agrees": False}
     assert newest_corrections(described.db, "caps", 10) == []
+
+
+def test_what_a_person_corrected_is_what_a_search_finds_and_the_day_tells(described: WordsRig) -> None:
+    record_correction(described.db, 1, {"summary": "It is a fibre."}, person="Kim")
+
+    def found(text: str) -> list[str]:
+        return [row.summary for row in search_descriptions(described.db, "bottles", text)]
+
+    assert found("scratch") == []
+    assert found("fibre") == ["It is a fibre."]
+    (newest,) = day_facts(described.db, "bottles", utc_now(), 24)["newest_NG"]
+    assert newest["described_as"] == "It is a fibre."
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_counts_kinds_labels_and_versions_are_those_of_the_stretch(db: Inspectio
     kinds = {each["kind"]: (each["findings"], each["new"]) for each in facts["kinds_of_defect_as_described"]}
     assert kinds == {"scratch": (1, False), "dent": (1, True), "fibre": (1, True)}
     assert (facts["new_kinds"], facts["number_of_new_kinds"]) == (["dent", "fibre"], 2)
-    assert facts["descriptions"] == {"written": 2, "disagree_with_the_detector": 1}
+    assert facts["descriptions"] == {"written": 2, "disagree_with_the_detector": 2}  # a person said so of one
     (newest,) = facts["newest_NG"]
     assert (newest["image"], newest["time"]) == ("cap_3.png", "2025-12-01 13:15")
     assert newest["described_as"] == "There is scratch, dent."

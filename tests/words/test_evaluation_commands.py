@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.readiness.make_images import write_images
-from tests.words.stub_endpoint import Stub, Turn
+from tests.words.stub_endpoint import Stub, Turn, stub_endpoint
 from tests.words.test_evaluation import MMAD, write_mmad
 from tests.words.tiny_vlm import VlmServer
 from vad_dagster.cli import app, words_evaluation
@@ -79,6 +80,26 @@ def test_models_of_an_endpoint_are_measured_side_by_side_on_the_table_of_a_line(
     pictures = [part["image_url"]["url"] for part in stub.asked[0]["messages"][0]["content"][:-1]]
     assert len(pictures) == 2
     assert all(address.startswith("data:image/jpeg;base64,") for address in pictures)
+
+
+def test_two_endpoints_are_measured_side_by_side_and_the_secret_goes_to_its_own_only(
+    vad: Vad, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAD_VLM_API_KEY", "s3cret")
+    stub.script = lambda body: Turn("A")
+    with stub_endpoint() as other:
+        other.script = lambda body: Turn("B")
+        asked = ("--ask", f"one@{stub.url}", "--ask", f"two@{other.url}")
+        told = output_of(vad("describe", "evaluate", "grass", *asked, "--out", tmp_path / "out"))
+        assert len(other.asked) == len(stub.asked) > 0
+        assert {headers["authorization"] for headers in stub.headers} == {"Bearer s3cret"}
+        assert "s3cret" not in str(other.headers)
+        results = pd.read_csv(tmp_path / "out" / "results.csv").set_index("figure")
+        assert list(results) == ["by chance", f"one at {stub.url}", f"two at {other.url}"]
+        recall = results.loc["Anomaly Detection: recall"]
+        assert recall[f"one at {stub.url}"] != recall[f"two at {other.url}"]
+        assert re.fullmatch(r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\).*", recall[f"one at {stub.url}"])
+    assert "two at" in told
 
 
 def test_pictures_of_a_line_are_not_sent_to_another_machine_without_its_plans_leave(vad: Vad, stub: Stub) -> None:

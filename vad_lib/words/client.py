@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -354,7 +355,16 @@ def _bounded_transport(endpoint: Endpoint) -> httpx2.BaseTransport:
 
     class Bounded(httpx2.HTTPTransport):
         def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-            deadline = time.monotonic() + endpoint.seconds
+            with _Deadline(endpoint.seconds) as deadline:
+                request.extensions = {**request.extensions, "trace": deadline.follow}
+                try:
+                    return self._whole(request)
+                except httpx2.TransportError as error:
+                    if not deadline.passed:
+                        raise
+                    raise httpx2.ReadTimeout("the reply does not end", request=request) from error
+
+        def _whole(self, request: httpx2.Request) -> httpx2.Response:
             request.headers["Accept-Encoding"] = "identity"
             response = super().handle_request(request)
             body = b""
@@ -365,8 +375,6 @@ def _bounded_transport(endpoint: Endpoint) -> httpx2.BaseTransport:
                     body += piece
                     if len(body) > LARGEST_REPLY:
                         return _instead(request, f"it is larger than {LARGEST_REPLY // 1024} KiB")
-                    if time.monotonic() > deadline:
-                        raise httpx2.ReadTimeout("the reply does not end", request=request)
             finally:
                 response.close()
             # What an endpoint says is stored and shown: an echo of the secret must not be in it.
@@ -379,7 +387,42 @@ def _bounded_transport(endpoint: Endpoint) -> httpx2.BaseTransport:
         return httpx2.Response(413, json=error, request=request)
 
     proxy = None if endpoint.is_local else _proxy_of(endpoint)
-    return Bounded(proxy=proxy, retries=0)
+    # Each request opens a connection of its own: that one is known, and is shut down where it takes too long.
+    return Bounded(proxy=proxy, retries=0, limits=httpx2.Limits(max_keepalive_connections=0))
+
+
+class _Deadline:
+    """Shuts the connection of a request down after some seconds, whichever byte of headers or body is waited for.
+
+    The time-outs of the client are of single reads: a reply that trickles in byte by byte never meets them.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._connection: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def follow(self, event: str, info: Mapping[str, Any]) -> None:
+        """Learn which connection it is: the client calls this at each step."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._connection = info["return_value"].get_extra_info("socket")
+            if self.passed:
+                self._end()
+
+    def _end(self) -> None:
+        self.passed = True
+        if self._connection is not None:
+            with suppress(OSError):
+                # not the method of a TLS socket, which takes it apart under the thread that reads from it
+                socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
 
 
 def _proxy_of(endpoint: Endpoint) -> str | None:
@@ -438,11 +481,11 @@ def _reply_of(body: Mapping[str, Any], messages: Messages, seconds: float) -> Re
     message = choices[0].get("message")
     if not isinstance(message, dict):
         raise ValueError("it holds no message")
-    content, refusal = message.get("content"), message.get("refusal")
+    refusal = message.get("refusal")
     refused = isinstance(refusal, str) and bool(refusal.strip())
-    text = refusal if refused else content
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("the model wrote nothing")
+    text = refusal if refused else _text_of(message.get("content"))
+    if not text:
+        raise ValueError(_instead_of_text(message))
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return Reply(
@@ -453,6 +496,23 @@ def _reply_of(body: Mapping[str, Any], messages: Messages, seconds: float) -> Re
         refused,
         choices[0].get("finish_reason") == "length",
     )
+
+
+def _text_of(content: Any) -> str:
+    """Return what was written, in whole or in parts; '' where that is nothing but spaces."""
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    text = "".join(one for one in texts if isinstance(one, str))
+    return text if text.strip() else ""
+
+
+def _instead_of_text(message: Mapping[str, Any]) -> str:
+    """Say what a message holds in the place of an answer. Thoughts are drafts, and never the answer."""
+    if message.get("tool_calls") or message.get("function_call"):
+        return "the model asked for a tool, and there is none: it wrote no answer"
+    if message.get("reasoning") or message.get("reasoning_content"):
+        return "the model only thought and wrote no answer: it may need more tokens, or its thinking switched off"
+    return "the model wrote nothing"
 
 
 def _count(value: Any, estimate: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, desc, func, insert, select
+from sqlalchemy import Row, desc, func, insert, select, update
 
 from vad_lib.errors import InputError
 from vad_lib.inspection_db.database import InspectionDatabase, utc_now
@@ -62,7 +62,9 @@ def record_correction(
         raise InputError("Say who corrects the description.")
     with db.writing() as connection:
         found = connection.execute(
-            select(descriptions).where(descriptions.c.description_id == description_id, descriptions.c.state == DONE)
+            select(descriptions, predictions.c.predicted)
+            .join(predictions, predictions.c.prediction_id == descriptions.c.prediction_id)
+            .where(descriptions.c.description_id == description_id, descriptions.c.state == DONE)
         ).one_or_none()
         if found is None:
             raise InputError(f"There is no description {description_id} that could be corrected.")
@@ -83,6 +85,9 @@ def record_correction(
             )
             .returning(_NAMED.correction_id)
         )
+        # what lists show and a search looks through is what holds; the model's own answer stays in its column
+        holds = {"summary": answer.summary, "agrees": answer.agrees(found.predicted)}
+        connection.execute(update(descriptions).where(descriptions.c.description_id == description_id).values(holds))
         return int(made.scalar_one())
 
 
