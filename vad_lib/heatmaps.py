@@ -140,6 +140,22 @@ def draw_heatmap(
     return picture
 
 
+def draw_overlay(
+    pixels: NDArray[np.uint8], anomaly_map: NDArray[np.float32], scale: HeatmapScale, *, side: int
+) -> Image.Image:
+    """Draw an image with its anomaly map over it and nothing beside it.
+
+    Args:
+        pixels: uint8, (H, W) grey or (H, W, 3) RGB.
+        anomaly_map: (h, w), any size; it is stretched over the whole image. NaN counts as 0.
+        scale: of the model version.
+        side: the longer side of the picture in pixels.
+    """
+    with LARGE_PICTURES.hold(pixels.shape[0] * pixels.shape[1]):
+        original = _panel(pixels, side)
+    return _overlay(original, anomaly_map, scale)
+
+
 def save_picture(picture: Image.Image, file: Path) -> None:
     """Write a picture as JPEG if the file's name says so (.jpg, .jpeg in any letter case), else as PNG."""
     if file.suffix.lower() in (".jpg", ".jpeg"):
@@ -199,9 +215,9 @@ def _scale_about(low: float, contour: float, high: float | None) -> HeatmapScale
     return HeatmapScale(low=low, high=low + distance * min(max(wanted, 1.25), 4.0), contour=contour)
 
 
-def _panel(pixels: NDArray[np.uint8]) -> Image.Image:
+def _panel(pixels: NDArray[np.uint8], side: int = PANEL) -> Image.Image:
     image = rgb_picture(pixels)
-    factor = PANEL / max(image.size)
+    factor = side / max(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     if factor >= 2:
         return image.resize(size, Image.Resampling.NEAREST)

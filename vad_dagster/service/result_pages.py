@@ -20,14 +20,16 @@ from vad_dagster import provenance
 from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import dagster_url
-from vad_dagster.service.heatmap_drawer import Drawer, bytes_as_scored
+from vad_dagster.service.heatmap_drawer import JPEG_TYPE, Drawer, bytes_as_scored, shown_by_browsers
 from vad_dagster.service.page_parts import LARGEST_NUMBER, Storable, recorded_by, refused_as_422, render
 from vad_dagster.service.people import Who
 from vad_dagster.service.word_pages import WordPages
 from vad_lib.images.paths import IMAGE_FORMATS, format_of
-from vad_lib.inspection_db.labels import LONGEST_KIND, MOST_BOXES, Box, Said, agreement, record_label
+from vad_lib.inspection_db.labels import LONGEST_KIND, MOST_BOXES, Box, Said, agreement, record_label, withdraw_label
 from vad_lib.inspection_db.lineage import lineage_of, newest_results
 from vad_lib.inspection_db.monitoring import standing_alarms
+from vad_lib.inspection_db.reviews import hold
+from vad_lib.inspection_db.schema import WITHDRAWN
 from vad_lib.queue import QueueFacts, queue_facts
 from vad_lib.queue.latency import latencies
 from vad_lib.serving import InferenceService
@@ -35,6 +37,8 @@ from vad_lib.serving import InferenceService
 PNG_TYPE = "image/png"
 MEDIA_TYPES = {name: f"image/{name.lower()}" for name in IMAGE_FORMATS}
 MOST_ROWS = 1000
+KEPT_BY_BROWSERS = {"Cache-Control": "private, max-age=86400, immutable"}
+"""A prediction never changes, and neither does its picture."""
 NO_PAGES = {"version": "", "run": "", "threshold": ""}
 
 
@@ -78,6 +82,16 @@ class LabelIn(BaseModel):
     boxes: list[Box] = Field([], max_length=MOST_BOXES, description="Of NG: left, top, right, bottom in pixels.")
     person: Storable = Field("", max_length=128, description="Who says so, where the login does not say it.")
     note: Storable = Field("", max_length=2000)
+    key: Storable | None = Field(None, min_length=8, max_length=64, description="Sent again with it: written once.")
+
+
+class WithdrawIn(BaseModel):
+    """Who takes back what was said last."""
+
+    person: Storable = Field("", max_length=128)
+    note: Storable = Field("", max_length=2000)
+    key: Storable | None = Field(None, min_length=8, max_length=64, description="Sent again with it: written once.")
+    undo: bool = Field(False, description="An own label only, and the image stays with who says it anew.")
 
 
 class LabelOut(BaseModel):
@@ -85,7 +99,7 @@ class LabelOut(BaseModel):
 
     label_id: int
     prediction_id: int
-    label: Said
+    label: Said | Literal["withdrawn"]
 
 
 def result_pages(service: InferenceService, known: Callable[[str], str], drawer: Drawer, words: WordPages) -> APIRouter:
@@ -199,6 +213,17 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
         """The image beside its heatmap, drawn by the version that made the prediction."""
         return Response(drawer.draw(record), media_type=PNG_TYPE)
 
+    @router.get("/{prediction_id}/picture", response_class=Response)
+    def picture(record: Recorded) -> Response:
+        """The image as browsers can show it; a large one is made smaller."""
+        data, kind = shown_by_browsers(record)
+        return Response(data, media_type=kind, headers=KEPT_BY_BROWSERS)
+
+    @router.get("/{prediction_id}/overlay.jpg", response_class=Response)
+    def overlay(record: Recorded) -> Response:
+        """The image under its heatmap."""
+        return Response(drawer.overlay(record), media_type=JPEG_TYPE, headers=KEPT_BY_BROWSERS)
+
     @router.post("/{prediction_id}/labels", status_code=201)
     def give_label(record: Recorded, said: LabelIn, who: Who) -> LabelOut:
         """Say what the part is. The last label on an image holds; those before it stay."""
@@ -211,8 +236,21 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
                 note=said.note,
                 kind=said.kind,
                 boxes=said.boxes,
+                key=said.key,
             )
         return LabelOut(label_id=number, prediction_id=record.prediction_id, label=said.label)
+
+    @router.post("/{prediction_id}/labels/withdraw", status_code=201)
+    def take_back(record: Recorded, said: WithdrawIn, who: Who) -> LabelOut:
+        """Take back what was said last about the image. All that was said stays in the history."""
+        with refused_as_422():
+            by = who.actor(said.person)
+            number = withdraw_label(
+                service.db, record.prediction_id, by=by, note=said.note, only_own=said.undo, key=said.key
+            )
+        if said.undo:
+            hold(service.db, record.line, by.person, record.prediction_id)
+        return LabelOut(label_id=number, prediction_id=record.prediction_id, label=WITHDRAWN)
 
     pages.include_router(router)
     return pages

@@ -142,7 +142,9 @@ def count_waiting(db: InspectionDatabase, line: str, person: str) -> int:
     found: set[str] = set()
     with db.reading() as connection:
         for source in (*SOURCES, SOMEBODY_UNSURE):
-            rows = _SOURCES[source](connection, line, person, MOST_COUNTED, [])
+            # of those with new scores a few are enough: judging one makes its neighbours known
+            most = _WIDEST_GAPS if source == NEW else MOST_COUNTED
+            rows = _SOURCES[source](connection, line, person, most, [])
             found.update(one.sha256 for one in rows)
     return min(len(found), MOST_COUNTED)
 
