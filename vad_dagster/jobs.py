@@ -97,7 +97,8 @@ inspect_line = dg.define_asset_job(
 watch_line = dg.define_asset_job(
     "watch_line",
     selection=dg.AssetSelection.groups("monitoring"),
-    description="Reports where the charts of drift stand that each inspected image advances.",
+    description="Reports where the charts of drift stand that each inspected image advances, and how well the line "
+    "does by what people said.",
     executor_def=dg.in_process_executor,
     tags={"vad/pipeline": "monitoring"},
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -125,6 +126,14 @@ def test_the_random_sample_is_listed_with_what_is_known_of_misses(vad: Vad, rig:
     told = vad("label", "sample", "bottles")
     assert told.exit_code == 0, told.output
     assert "Missed defects: not known: nobody has judged an image" in " ".join(told.output.split())
+
+
+def test_the_performance_in_use_is_told_with_what_is_not_known(vad: Vad, rig: Rig) -> None:
+    assert vad("label", "give", "bottles", "bright.png", "ng", "--kind", "crack").exit_code == 0
+    told = " ".join(vad("performance", "bottles").output.split())
+    assert "Recall is not known: nobody has judged an image of the random sample" in told
+    assert "crack" in told
+    assert json.loads(vad("performance", "bottles", "--json").output)["whole"]["judged_ng"] == 1
 
 
 def test_a_wrong_label_or_image_is_told(vad: Vad, rig: Rig, tmp_path: Path) -> None:

@@ -20,9 +20,12 @@ from tests.words.words_rig import data_of, texts
 from vad_dagster.definitions import defs
 from vad_dagster.registry import CHALLENGER, CHAMPION, PREVIOUS, LineRegistry
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.sensors import drift_alarms
+from vad_dagster.sensors import drift_alarms, new_judgements
 from vad_lib.ingest import Arrival, FolderWatch
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.audit import Actor
+from vad_lib.inspection_db.labels import record_label, withdraw_label
+from vad_lib.inspection_db.lineage import newest_results
 from vad_lib.inspection_db.monitoring import alarm_changes, chart_states
 from vad_lib.inspection_db.schema import monitoring_state
 from vad_lib.lines import Home
@@ -347,6 +350,38 @@ def test_inspected_images_are_watched_and_an_alarm_becomes_a_report_of_its_own(
     assert metadata(result, "drift_report")["images watched"] == counted
     assert not checks(result)["no_drift"].passed
     assert checks(result)["no_drift"].description == "darker by 20%"
+
+
+def test_what_people_said_is_the_line_s_performance_in_use_with_a_check_against_the_plan(
+    inspected: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, gravel_home: Home
+) -> None:
+    line, db = gravel_home.line("gravel"), InspectionDatabase.from_environment()
+    assert isinstance(new_judgements(dg.build_sensor_context(instance)), dg.SkipReason)
+    newest, _ = newest_results(db, "gravel", predicted="NG")
+    for number in newest["prediction_id"]:
+        record_label(db, int(number), "OK", by=Actor("Kim"))
+    plan = yaml.safe_load(line.plan_file.read_text(encoding="utf-8"))
+    try:
+        asked = plan | {"operation": {**plan.get("operation", {}), "least_precision": 0.9, "least_recall": 0.9}}
+        line.plan_file.write_text(yaml.safe_dump(asked), encoding="utf-8")
+        (request,) = new_judgements(dg.build_sensor_context(instance))
+        assert request.partition_key == "gravel"
+        result = run(instance, "watch_line")
+        assert result.success, failure(result)
+    finally:
+        line.plan_file.write_text(yaml.safe_dump(plan), encoding="utf-8")
+        for number in newest["prediction_id"]:
+            withdraw_label(db, int(number), by=Actor("Kim"))
+    page, check = metadata(result, "field_performance"), checks(result)["within_limits"]
+    assert page["in words"].startswith(f"{db.count_predictions('gravel')} images")
+    assert "0.0% of what is called NG is defective" in page["in words"]
+    assert "data:image/png;base64," in page["by week"]
+    assert not check.passed
+    assert check.description is not None
+    assert check.description.startswith("Precision is 0 ")
+    champion = LineRegistry(MLflowTracking(), "gravel").champion()
+    metrics = MLflowTracking().connect().get_run(champion.run_id).data.metrics
+    assert metrics["field_precision"] == 0
 
 
 @pytest.mark.spec("P7.10")

@@ -4,7 +4,7 @@ from vad_dagster.assets.choice import model_choice
 from vad_dagster.assets.data import confirmed_labels, ground_truth, validated_dataset
 from vad_dagster.assets.extension import extended_model
 from vad_dagster.assets.inference import inference_outputs, inference_summary
-from vad_dagster.assets.monitoring import drift_report
+from vad_dagster.assets.monitoring import drift_report, field_performance
 from vad_dagster.assets.registry import champion_model
 from vad_dagster.assets.training import model_evaluation, threshold_table, trained_model, validation_scores
 from vad_dagster.assets.words import finding_descriptions
@@ -23,5 +23,6 @@ ALL_ASSETS = [
     inference_outputs,
     inference_summary,
     drift_report,
+    field_performance,
     finding_descriptions,
 ]

@@ -19,6 +19,7 @@ from vad_dagster.cli import (
     labels,
     lines,
     models,
+    performance,
     plans,
     results,
     serve,
@@ -71,6 +72,7 @@ app.command("inspect")(commands.inspect)
 app.command("export")(export.export)
 app.command("backend")(export.backend)
 app.command("results")(results.results)
+app.command("performance")(performance.performance)
 app.command("dev")(commands.dev)
 app.command("settings")(settings.settings)
 app.command("serve")(serve.serve)

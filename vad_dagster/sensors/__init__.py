@@ -3,6 +3,7 @@
 from vad_dagster.sensors.drift import drift_alarms
 from vad_dagster.sensors.lines import line_folders
 from vad_dagster.sensors.online_results import latency_objective, online_results
+from vad_dagster.sensors.performance import new_judgements
 from vad_dagster.sensors.runs import dead_runs
 from vad_dagster.sensors.serving import serving_versions
 from vad_dagster.sensors.trainings import due_trainings
@@ -14,6 +15,7 @@ ALL_SENSORS = [
     serving_versions,
     online_results,
     drift_alarms,
+    new_judgements,
     due_trainings,
     dead_runs,
 ]
@@ -25,6 +27,7 @@ __all__ = [
     "due_trainings",
     "latency_objective",
     "line_folders",
+    "new_judgements",
     "online_results",
     "serving_versions",
     "watch_folders",

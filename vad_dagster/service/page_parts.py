@@ -49,7 +49,7 @@ def _templates(language: str) -> jinja2.Environment:
         trim_blocks=True,
     )
     made.filters["moment"] = moment
-    made.install_gettext_translations(translations(language), newstyle=True)  # type: ignore[attr-defined]
+    made.install_gettext_translations(translations(language), newstyle=False)  # type: ignore[attr-defined]
     made.policies["ext.i18n.trimmed"] = True
     return made
 

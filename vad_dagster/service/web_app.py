@@ -31,6 +31,7 @@ from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
 from vad_dagster.service.page_parts import LARGEST_NUMBER, STATIC, Storable
 from vad_dagster.service.people import Tokens, check_role
+from vad_dagster.service.performance_pages import performance_pages
 from vad_dagster.service.result_pages import MEDIA_TYPES, LineOut, result_pages, served_lines
 from vad_dagster.service.review_pages import review_pages
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
@@ -263,6 +264,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     app.include_router(result_pages(service, known, drawer, words))
     app.include_router(words.routes(known))
     app.include_router(review_pages(service.db, known, lambda line: describer.facts(line).kinds))
+    app.include_router(performance_pages(service.db, known))
     app.include_router(api_page(TITLE))
     app.mount("/static", StaticFiles(directory=STATIC))
     return app

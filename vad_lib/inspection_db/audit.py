@@ -78,7 +78,13 @@ def record_change(
 
 
 def newest_changes(
-    db: InspectionDatabase, line: str | None = None, *, before_id: int | None = None, limit: int = 100
+    db: InspectionDatabase,
+    line: str | None = None,
+    *,
+    before_id: int | None = None,
+    person: str = "",
+    action: str = "",
+    limit: int = 100,
 ) -> pd.DataFrame:
     """Return changes, newest first: the columns of the table ``audit``.
 
@@ -86,11 +92,17 @@ def newest_changes(
         db: holds them.
         line: those that concern it; None: all.
         before_id: only what was written before this number, for the next page.
+        person: only by this one; empty: by all.
+        action: only this one; empty: all.
         limit: at most so many.
     """
     chosen = select(audit).order_by(desc(audit.c.audit_id)).limit(limit)
     if line is not None:
         chosen = chosen.where(audit.c.line == line)
+    if person:
+        chosen = chosen.where(audit.c.person == person)
+    if action:
+        chosen = chosen.where(audit.c.action == action)
     if before_id is not None:
         chosen = chosen.where(audit.c.audit_id < before_id)
     return db.table(chosen)

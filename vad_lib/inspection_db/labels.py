@@ -269,10 +269,10 @@ def count_agreement(connection: Connection, line: str, *chosen: ColumnElement[bo
 
 
 def labels_by_content(line: str) -> Subquery:
-    """Return the labels that hold on a line, as a part of other queries: columns ``sha256`` and ``label``."""
+    """Return the labels that hold on a line, as a part of other queries: columns ``sha256``, ``label`` and ``kind``."""
     judged = predictions.alias("judged")
     of_label = judged.c.prediction_id == labels.c.prediction_id
-    return select(judged.c.sha256, labels.c.label).join(judged, of_label).where(_holds(line)).subquery()
+    return select(judged.c.sha256, labels.c.label, labels.c.kind).join(judged, of_label).where(_holds(line)).subquery()
 
 
 def _holds(line: str, sha256: str | None = None) -> ColumnElement[bool]:

@@ -359,6 +359,23 @@ class OperationArguments(Arguments):
     )
     largest_shift: float = argument(1.0, "Pixels at 224 x 224 by which the part may lie off.", kind="own", gt=0)
     largest_rotation: float = argument(3.0, "Degrees by which the part may be turned.", kind="own", gt=0)
+    least_recall: float = argument(
+        0.0,
+        "The check of field_performance fails where less of the defects is found for sure; 0 asks for nothing.",
+        kind="own",
+        ge=0,
+        le=1,
+    )
+    least_precision: float = argument(
+        0.0, "The same for the share of NG images that are defective.", kind="own", ge=0, le=1
+    )
+    most_false_alarms: float = argument(
+        1000.0,
+        "The same for false alarms of 1,000 parts, where there are more; 1000 asks for nothing.",
+        kind="own",
+        ge=0,
+        le=1000,
+    )
     owners: tuple[str, ...] = argument(
         (),
         "Who answers for the line.",
