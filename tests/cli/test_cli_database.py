@@ -131,7 +131,7 @@ def test_the_random_sample_is_listed_with_what_is_known_of_misses(vad: Vad, rig:
 def test_the_performance_in_use_is_told_with_what_is_not_known(vad: Vad, rig: Rig) -> None:
     assert vad("label", "give", "bottles", "bright.png", "ng", "--kind", "crack").exit_code == 0
     told = " ".join(vad("performance", "bottles").output.split())
-    assert "Recall is not known: nobody has judged an image of the random sample" in told
+    assert "100.0% of what is called NG is defective (between 2.5% and 100.0%; 1 of 1 NG images judged)" in told
     assert "crack" in told
     assert json.loads(vad("performance", "bottles", "--json").output)["whole"]["judged_ng"] == 1
 
