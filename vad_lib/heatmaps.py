@@ -238,11 +238,35 @@ def _overlay(original: Image.Image, anomaly_map: NDArray[np.float32], scale: Hea
     opacity = (_opacity_table()[levels])[..., None]
     base = np.asarray(original, dtype=np.uint16)
     mixed = ((base * (256 - opacity) + _colour_table()[levels] * opacity) >> 8).astype(np.uint8)
-    inside = stretched >= scale.contour
-    if inside.any():
-        mixed[_ring(inside, 2)] = (0, 0, 0)
-        mixed[_ring(inside, 1)] = _CONTOUR
+    _draw_contour(mixed, stretched >= scale.contour)
     return Image.fromarray(mixed)
+
+
+def _draw_contour(pixels: NDArray[np.uint8], inside: NDArray[np.bool_]) -> None:
+    if inside.any():
+        pixels[_ring(inside, 2)] = (0, 0, 0)
+        pixels[_ring(inside, 1)] = _CONTOUR
+
+
+def small_picture(
+    pixels: NDArray[np.uint8], side: int, anomaly_map: NDArray[np.float32] | None = None, contour: float = 0.0
+) -> Image.Image:
+    """Return an image made smaller, with the contour of what is anomalous where a map is given.
+
+    Args:
+        pixels: uint8, (H, W) grey or (H, W, 3) RGB.
+        side: of the longer side in pixels, at most; a smaller image keeps its size.
+        anomaly_map: (h, w), any size; it is stretched over the whole image. NaN counts as 0.
+        contour: value of the map from which on a place is anomalous.
+    """
+    picture = rgb_picture(pixels)
+    picture.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    if anomaly_map is None:
+        return picture
+    values = Image.fromarray(np.nan_to_num(np.asarray(anomaly_map, dtype=np.float32)))
+    drawn = np.array(picture)
+    _draw_contour(drawn, np.asarray(values.resize(picture.size, Image.Resampling.BILINEAR)) >= contour)
+    return Image.fromarray(drawn)
 
 
 def _ring(inside: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:

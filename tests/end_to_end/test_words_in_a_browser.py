@@ -105,6 +105,7 @@ def test_a_person_reads_a_description_types_a_question_and_reads_the_answer(
     assert fits(page)
 
     page.goto(f"{plant.service}/lines/{LINE}/results")
+    page.get_by_text("Ask about the line", exact=True).click()
     page.get_by_label("about how many hours").select_option("8")
     page.get_by_label("your question").fill("What was new this shift?")
     page.get_by_role("button", name="Ask").click()

@@ -129,7 +129,9 @@ def test_a_damaged_file_and_a_reference_to_nothing_are_found(tmp_path: Path) -> 
     file = tmp_path / "a.db"
     db = InspectionDatabase(f"sqlite:///{file}")
     with sqlite3.connect(file) as connection:  # as other software does, which does not ask for references
-        connection.execute("INSERT INTO labels VALUES (1, 99, 'OK', NULL, NULL, 'somebody', NULL, '2026-01-01')")
+        connection.execute(
+            "INSERT INTO labels (prediction_id, label, person, created_at) VALUES (99, 'OK', 'somebody', '2026-01-01')"
+        )
     assert [fault.law for fault in check_database(db.engine)] == ["Every reference leads to a row."]
     with db.writing() as connection:
         connection.execute(text("DELETE FROM labels"))

@@ -44,7 +44,8 @@ class Operation:
 
     def ask(self, session: requests.Session, address: str, image: bytes, **odd: str) -> int:
         """Send it with values that are odd; returns the status."""
-        right = {"line": "bottles", "prediction_id": "1", "sha256": "0" * 64, "description_id": "1", **odd}
+        right = {"line": "bottles", "prediction_id": "1", "sha256": "0" * 64, "description_id": "1"}
+        right |= {"file_id": "1", **odd}
         path = self.path
         for name in self.in_path:
             path = path.replace("{" + name + "}", right[name])
@@ -52,7 +53,10 @@ class Operation:
         request = requests.Request(self.method, address, data=image if self.path.endswith("/images") else None)
         prepared = session.prepare_request(request)
         prepared.url = f"{address}{path}?{query}"
-        return session.send(prepared, timeout=60, allow_redirects=False).status_code
+        with session.send(prepared, timeout=60, allow_redirects=False, stream=True) as reply:
+            if self.path != "/events":  # a stream has no end
+                _ = reply.content
+            return reply.status_code
 
 
 def _operations(described: dict[str, Any]) -> Iterator[Operation]:

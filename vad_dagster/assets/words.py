@@ -39,7 +39,7 @@ def finding_descriptions(
     context: dg.AssetExecutionContext, config: DescriptionConfig, tracking: MLflowTracking
 ) -> Iterator[dg.MaterializeResult[None]]:
     from vad_dagster.finding_words import ModelMaps, line_facts
-    from vad_lib.inspection_db.lineage import newest_results
+    from vad_lib.inspection_db.result_lists import Wanted, find_results
     from vad_lib.queue import new_worker
     from vad_lib.words.client import Client
     from vad_lib.words.describing import Budgets, describe_waiting, request_description
@@ -53,9 +53,9 @@ def finding_descriptions(
             return
         db, facts = InspectionDatabase.from_environment(), line_facts(line, ModelMaps(tracking))
         endpoint.require_leave(line.name, facts.allow_images_to_leave)
-        newest, _ = newest_results(db, line.name, predicted="NG" if config.only_ng else None, limit=config.newest)
-        for number in map(int, newest["prediction_id"]):
-            request_description(db, line.name, number, asked_by=ASKED_BY)
+        newest = find_results(db, line.name, Wanted("NG" if config.only_ng else ""), limit=config.newest)
+        for row in newest.rows:
+            request_description(db, line.name, row.prediction_id, asked_by=ASKED_BY)
         with closing(Client(endpoint)) as client:
             tally = describe_waiting(
                 db, facts, client, new_worker(), Budgets.of_settings(), progress=log_progress(context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vad_lib.errors import InputError
 from vad_lib.progress import Progress
 
 console = Console(highlight=False, soft_wrap=True)
@@ -35,3 +37,15 @@ def new_table(*columns: str, title: str = "") -> Table:
     for column in columns:
         table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
     return table
+
+
+def user_name() -> str:
+    """Return the name of the user who runs the command.
+
+    Raises:
+        InputError: the system knows none.
+    """
+    try:
+        return getpass.getuser()
+    except OSError as error:
+        raise InputError("The system knows no name of yours: say who you are with --person NAME.") from error

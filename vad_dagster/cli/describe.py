@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vad_dagster.cli import words_evaluation, words_training
-from vad_dagster.cli.console import console, new_table, stderr
-from vad_dagster.cli.labels import user_name
+from vad_dagster.cli.console import console, new_table, stderr, user_name
 from vad_dagster.cli.lines import existing_line
 from vad_lib.errors import InputError
 
@@ -58,7 +57,7 @@ def run(
     """Describe findings now, and show what the model says. Ctrl-C stops it; what is left waits for the next worker."""
     from vad_lib.inspection_db import InspectionDatabase
     from vad_lib.inspection_db.labels import find_prediction
-    from vad_lib.inspection_db.lineage import newest_results
+    from vad_lib.inspection_db.result_lists import Wanted, find_results
     from vad_lib.queue import new_worker
     from vad_lib.words.client import Client
     from vad_lib.words.describing import Budgets, describe_waiting, description_by_id, request_description
@@ -70,8 +69,8 @@ def run(
     if images:
         numbers = [int(find_prediction(db, line.name, image).prediction_id) for image in images]
     else:
-        found, _ = newest_results(db, line.name, predicted="NG" if ng else None, limit=newest)
-        numbers = [int(number) for number in found["prediction_id"]]
+        found = find_results(db, line.name, Wanted("NG" if ng else ""), limit=newest)
+        numbers = [row.prediction_id for row in found.rows]
     if not numbers:
         raise InputError(f"The line {line.name!r} has no{' NG' if ng else ''} predictions to describe.")
     asked = [

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vad_dagster.cli.console import console, new_table
+from vad_dagster.cli.console import console, new_table, user_name
 from vad_dagster.cli.lines import existing_line
 from vad_lib.errors import InputError
 
@@ -185,15 +184,3 @@ def _ok_label(line: Line, plan: ExperimentalPlan) -> str:
     if not found:
         raise InputError("The plan names no ok_class, and the line was not trained yet: give --ok-label.")
     return found
-
-
-def user_name() -> str:
-    """Return the name of the user who runs the command.
-
-    Raises:
-        InputError: the system knows none.
-    """
-    try:
-        return getpass.getuser()
-    except OSError as error:
-        raise InputError("The system knows no name of yours: say who you are with --person NAME.") from error

@@ -1,4 +1,4 @@
-"""``vad line …``: add, list and remove inspection lines."""
+"""``vad line …``: add, list, pause and remove inspection lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from vad_dagster.cli.console import console, new_table
+from vad_dagster.cli.console import console, new_table, user_name
 from vad_lib.atomic_files import write_whole
 from vad_lib.detectors.registry import FIRST_CHOICE, find_detector
 from vad_lib.errors import InputError
@@ -20,7 +20,7 @@ from vad_lib.lines import Home, Line
 if TYPE_CHECKING:
     from vad_lib.inspection_db.database import DecisionCounts
 
-app = typer.Typer(no_args_is_help=True, help="Add, list and remove inspection lines.")
+app = typer.Typer(no_args_is_help=True, help="Add, list, pause and remove inspection lines.")
 
 
 def existing_line(name: str) -> Line:
@@ -231,6 +231,42 @@ def _champion(home: Home, line: Line) -> str:
 
     found = LineRegistry(MLflowTracking(), line.name).at(CHAMPION)
     return "" if found is None else f"version {found.number}"
+
+
+@app.command("pause")
+def pause(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    reason: Annotated[str, typer.Option(help="Why: others will ask.")],
+    person: Annotated[str, typer.Option(help="Who says so. Default: the name of the user.")] = "",
+) -> None:
+    """Let the images of a line wait until somebody resumes it. Nothing is lost; what is in hand is finished."""
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.audit import Actor
+    from vad_lib.queue import pause_line, pauses
+
+    line, db = existing_line(name), InspectionDatabase.from_environment()
+    pause_line(db, line.name, Actor(person or user_name()), reason)
+    held = pauses(db)[line.name]
+    console.print(
+        f"{line.name} is paused since {held.since:%Y-%m-%d %H:%M} UTC by {held.person}: {held.reason}", markup=False
+    )
+    console.print(f"Next: vad line resume {line.name}", markup=False)
+
+
+@app.command("resume")
+def resume(
+    name: Annotated[str, typer.Argument(help="Name of the line.")],
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    person: Annotated[str, typer.Option(help="Who says so. Default: the name of the user.")] = "",
+) -> None:
+    """Let the images of a paused line be inspected again, those that waited first."""
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.audit import Actor
+    from vad_lib.queue import resume_line
+
+    line = existing_line(name)
+    resume_line(InspectionDatabase.from_environment(), line.name, Actor(person or user_name()), reason)
+    console.print(f"{line.name} is not paused.", markup=False)
 
 
 @app.command("remove")

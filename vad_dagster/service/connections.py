@@ -21,7 +21,9 @@ from vad_dagster.web_gate import Application, Receive, Scope, Send
 MOST_CONNECTIONS = 500
 """Below the 1,024 files that a process may usually open. One more takes the place of the one that idles longest."""
 MOST_REQUESTS = 200
-"""That are answered at a time."""
+"""That are answered at a time, but for streams."""
+STREAMS = ("/events",)
+"""Paths of answers that have no end. How many there are is bounded where they are made."""
 REQUEST_SECONDS = 10.0
 """Until all headers of a request are there."""
 BODY_SECONDS = 60.0
@@ -62,6 +64,13 @@ class TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         elif self._for_request is None:
             self.idle_since = time.monotonic()
             self._wait_for_request()
+
+    def shutdown(self) -> None:
+        """The server ends. A stream would not end by itself: its page comes again when there is a server."""
+        if self.is_busy() and self.cycle.scope["path"] in STREAMS:
+            self.transport.abort()
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """The client takes nothing more for now."""
@@ -112,6 +121,9 @@ class RequestBounds:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self._always_answered:
             await self._application(scope, receive, send)
+            return
+        if scope["path"] in STREAMS:
+            await self._application(scope, self._bounded(scope, receive), send)
             return
         if self._at_work >= MOST_REQUESTS:
             told = "Too many requests are at work: try again."

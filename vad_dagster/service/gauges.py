@@ -8,7 +8,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from vad_lib.inspection_db.monitoring import drift_levels, standing_alarms
-from vad_lib.queue import queue_facts
+from vad_lib.queue import pauses, queue_facts
 from vad_lib.queue.outbox import notification_counts
 from vad_lib.serving import InferenceService
 from vad_lib.serving.metrics import gauge
@@ -33,6 +33,9 @@ class ServiceGauges(Collector):
         yield gauge("vad_lines", "Lines that are watched.", [((), len(watches))])
         ready = float(not service.not_ready())
         yield gauge("vad_ready", "1 where every line with a champion can be served.", [((), ready)])
+        paused = pauses(service.db)
+        stands = [((name,), float(name in paused)) for name in service.watched]
+        yield gauge("vad_line_paused", "1 for each line that somebody has paused.", stands, "line")
         lines = [((name,), each) for name, each in facts.items()]
         yield gauge("vad_queue_images", "Images that are not decided.", [(n, f.pending) for n, f in lines], "line")
         yield gauge("vad_queue_leased_images", "Images in hand.", [(n, f.leased) for n, f in lines], "line")

@@ -35,8 +35,13 @@ def render(request: Request, template: str, **values: Any) -> HTMLResponse:
         values: what it shows.
     """
     language = language_of(request.headers, request.cookies)
-    values |= {"visitor": request.state.visitor, "language": language, "languages": languages(), "static": static}
-    return HTMLResponse(_templates(language).get_template(template).render(values))
+    values |= {"visitor": request.state.visitor, "languages": languages()}
+    return HTMLResponse(text_of(template, language, **values))
+
+
+def text_of(template: str, language: str, **values: Any) -> str:
+    """Return the text of a page, or of a part of one, in a language, for whoever asks. Every text in it is escaped."""
+    return _templates(language).get_template(template).render(values | {"language": language, "static": static})
 
 
 @lru_cache(maxsize=32)

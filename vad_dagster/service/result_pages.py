@@ -10,68 +10,31 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
 from vad_dagster import provenance
-from vad_dagster.registry import registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.resources.tracking import dagster_url
 from vad_dagster.service.heatmap_drawer import JPEG_TYPE, Drawer, bytes_as_scored, shown_by_browsers
-from vad_dagster.service.page_parts import LARGEST_NUMBER, Storable, recorded_by, refused_as_422, render
+from vad_dagster.service.page_parts import Storable, recorded_by, refused_as_422, render
 from vad_dagster.service.people import Who
 from vad_dagster.service.word_pages import WordPages
 from vad_lib.images.paths import IMAGE_FORMATS, format_of
-from vad_lib.inspection_db.labels import LONGEST_KIND, MOST_BOXES, Box, Said, agreement, record_label, withdraw_label
-from vad_lib.inspection_db.lineage import lineage_of, newest_results
-from vad_lib.inspection_db.monitoring import standing_alarms
+from vad_lib.inspection_db.labels import LONGEST_KIND, MOST_BOXES, Box, Said, record_label, withdraw_label
+from vad_lib.inspection_db.lineage import lineage_of
 from vad_lib.inspection_db.reviews import hold
 from vad_lib.inspection_db.schema import WITHDRAWN
-from vad_lib.queue import QueueFacts, queue_facts
-from vad_lib.queue.latency import latencies
 from vad_lib.serving import InferenceService
 
 PNG_TYPE = "image/png"
 MEDIA_TYPES = {name: f"image/{name.lower()}" for name in IMAGE_FORMATS}
-MOST_ROWS = 1000
 KEPT_BY_BROWSERS = {"Cache-Control": "private, max-age=86400, immutable"}
 """A prediction never changes, and neither does its picture."""
 NO_PAGES = {"version": "", "run": "", "threshold": ""}
-
-
-class LineOut(BaseModel):
-    """How a line is served."""
-
-    line: str
-    folder: str = Field(description="Its watch folder.")
-    champion: str = Field(description="Label of the version that serves; empty: none.")
-    warm: str = Field(description="Label of the version in memory; empty: none.")
-    waiting: int = Field(description="Images in the queue that are not decided.")
-    leased: int = Field(description="Images that a worker has in hand.")
-    trouble: str
-    drift: list[str] = Field(description="Alarms that stand: what changed, since when, and what to do.")
-
-
-def served_lines(service: InferenceService) -> list[LineOut]:
-    """Return how each line is served, by name."""
-    warm, reasons, facts = service.models.versions(), service.not_ready(), queue_facts(service.db)
-    nothing, drift = QueueFacts(), standing_alarms(service.db)
-    return [
-        LineOut(
-            line=name,
-            folder=str(line.folder),
-            champion=line.model_version,
-            warm=warm.get(name, ""),
-            waiting=facts.get(name, nothing).pending,
-            leased=facts.get(name, nothing).leased,
-            trouble=reasons.get(name, ""),
-            drift=list(drift.get(name, {}).values()),
-        )
-        for name, line in sorted(service.watched.items())
-    ]
 
 
 class LabelIn(BaseModel):
@@ -103,65 +66,18 @@ class LabelOut(BaseModel):
 
 
 def result_pages(service: InferenceService, known: Callable[[str], str], drawer: Drawer, words: WordPages) -> APIRouter:
-    """Return the routes of the page of all lines, and those below ``/lines/{line}/results``.
+    """Return the routes of one prediction, below ``/lines/{line}/results``.
 
     Args:
-        service: whose database and models are shown.
+        service: whose database is shown.
         known: returns a line's name, or raises the right answer for one that is not watched.
         drawer: draws heatmaps; what it cannot draw it says by errors, which the application answers.
         words: what stands in the pages about descriptions and dialogues.
     """
 
-    KnownLine = Annotated[str, Depends(known)]
     Recorded = Annotated[Row[Any], Depends(recorded_by(service.db, known))]
-    pages = APIRouter(tags=["pages"])
     router = APIRouter(prefix="/lines/{line}/results", tags=["pages"])
     tracking = MLflowTracking()
-
-    @pages.get("/", response_class=HTMLResponse)
-    def lines(request: Request) -> HTMLResponse:
-        """A page of all lines: whether they are served, what waits, and how long results took."""
-        return render(
-            request,
-            "lines.html",
-            lines=served_lines(service),
-            latencies=latencies(service.db, list(service.watched)),
-            trouble=service.not_ready().get("*", ""),
-            dagster=dagster_url(""),
-            mlflow=tracking.models_url(),
-        )
-
-    @router.get("", response_class=HTMLResponse)
-    def results(
-        request: Request,
-        line: KnownLine,
-        version: Annotated[Storable, Query(max_length=128, description="Number of a model version.")] = "",
-        run: Annotated[Storable, Query(max_length=128, description="Id of a Dagster run.")] = "",
-        first: Annotated[int | None, Query(ge=0, le=LARGEST_NUMBER, description="Lowest prediction_id.")] = None,
-        last: Annotated[int | None, Query(ge=0, le=LARGEST_NUMBER, description="Highest prediction_id.")] = None,
-        predicted: Annotated[Literal["OK", "NG"] | None, Query()] = None,
-        limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 100,
-    ) -> HTMLResponse:
-        """A page of the newest predictions."""
-        label = f"{registered_model(line)}/{version}" if version.isdecimal() else version or None
-        rows, count = newest_results(
-            service.db, line, model_version=label, run_id=run or None, first=first, last=last, predicted=predicted,
-            limit=limit,
-        )  # fmt: skip
-        return render(
-            request,
-            "results.html",
-            line=line,
-            version=version,
-            rows=list(rows.itertuples()),
-            said=words.said_about(line, list(rows["prediction_id"])),
-            words=words.of_line(line),
-            count=count,
-            agreed=agreement(service.db, line, label),
-            events=provenance.line_events_page(line),
-            version_page=tracking.version_url(*label.rsplit("/", 1)) if label and "/" in label else "",
-            run_page=dagster_url(f"runs/{run}") if run else "",
-        )
 
     @router.get("/{prediction_id}", response_class=HTMLResponse)
     def result(request: Request, record: Recorded) -> HTMLResponse:
@@ -252,5 +168,4 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
             hold(service.db, record.line, by.person, record.prediction_id)
         return LabelOut(label_id=number, prediction_id=record.prediction_id, label=WITHDRAWN)
 
-    pages.include_router(router)
-    return pages
+    return router

@@ -27,13 +27,18 @@ from starlette.staticfiles import StaticFiles
 from vad_dagster.service.api_page import api_page
 from vad_dagster.service.connections import BODY_SECONDS, RequestBounds
 from vad_dagster.service.describer import Describer, endpoint_of_settings
+from vad_dagster.service.gallery_pages import gallery_pages
 from vad_dagster.service.gauges import ServiceGauges
 from vad_dagster.service.heatmap_drawer import Drawer, NoHeatmapError, PictureGoneError
+from vad_dagster.service.line_states import LineOut, LineStates, served_lines
+from vad_dagster.service.live_pages import live_pages
+from vad_dagster.service.live_updates import LiveUpdates
 from vad_dagster.service.page_parts import LARGEST_NUMBER, STATIC, Storable
 from vad_dagster.service.people import Tokens, check_role
 from vad_dagster.service.performance_pages import performance_pages
-from vad_dagster.service.result_pages import MEDIA_TYPES, LineOut, result_pages, served_lines
+from vad_dagster.service.result_pages import MEDIA_TYPES, result_pages
 from vad_dagster.service.review_pages import review_pages
+from vad_dagster.service.thumbnails import Thumbnails
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
 from vad_dagster.service.word_pages import WordPages
 from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
@@ -260,7 +265,10 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
         record = _recorded(service, line, sha256)
         return Response(drawer.draw(record), media_type="image/png")
 
-    words = WordPages(service.db, describer)
+    words, states = WordPages(service.db, describer), LineStates(service)
+    updates = LiveUpdates(service.db, lambda: sorted(service.watched), states)
+    app.include_router(live_pages(service, known, states, updates))
+    app.include_router(gallery_pages(service, known, Thumbnails(service, drawer), words))
     app.include_router(result_pages(service, known, drawer, words))
     app.include_router(words.routes(known))
     app.include_router(review_pages(service.db, known, lambda line: describer.facts(line).kinds))

@@ -270,9 +270,19 @@ def count_agreement(connection: Connection, line: str, *chosen: ColumnElement[bo
 
 def labels_by_content(line: str) -> Subquery:
     """Return the labels that hold on a line, as a part of other queries: columns ``sha256``, ``label`` and ``kind``."""
+    said = said_by_content(line)
+    return select(said).where(said.c.label != UNSURE).subquery()
+
+
+def said_by_content(line: str) -> Subquery:
+    """Return what people said last about each image of a line, and did not withdraw, as a part of other queries.
+
+    Columns ``sha256``, ``label`` (OK, NG or unsure) and ``kind``.
+    """
     judged = predictions.alias("judged")
     of_label = judged.c.prediction_id == labels.c.prediction_id
-    return select(judged.c.sha256, labels.c.label, labels.c.kind).join(judged, of_label).where(_holds(line)).subquery()
+    last = labels.c.label_id.in_(_last_numbers(line, None)), labels.c.label != WITHDRAWN
+    return select(judged.c.sha256, labels.c.label, labels.c.kind).join(judged, of_label).where(*last).subquery()
 
 
 def _holds(line: str, sha256: str | None = None) -> ColumnElement[bool]:

@@ -1,14 +1,12 @@
-"""One prediction with everything that the database knows about its image, and lists of predictions."""
+"""One prediction with everything that the database knows about its image."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-from sqlalchemy import Row, and_, desc, func, select
+from sqlalchemy import Row, and_, desc, select
 
 from vad_lib.inspection_db.database import InspectionDatabase
-from vad_lib.inspection_db.labels import Label
 from vad_lib.inspection_db.schema import descriptions, images, incoming_files, labels, predictions
 
 
@@ -49,32 +47,3 @@ def lineage_of(db: InspectionDatabase, record: Row[Any]) -> dict[str, list[dict[
         return {
             name: [dict(row._mapping) for row in connection.execute(query).all()] for name, query in queries.items()
         }
-
-
-def newest_results(
-    db: InspectionDatabase,
-    line: str,
-    *,
-    model_version: str | None = None,
-    run_id: str | None = None,
-    first: int | None = None,
-    last: int | None = None,
-    predicted: Label | None = None,
-    limit: int = 100,
-) -> tuple[pd.DataFrame, int]:
-    """Return the newest predictions that fit, newest first, and how many fit in all."""
-    conditions = [predictions.c.line == line]
-    if model_version is not None:
-        conditions.append(predictions.c.model_version == model_version)
-    if run_id is not None:
-        conditions.append(predictions.c.run_id == run_id)
-    if first is not None:
-        conditions.append(predictions.c.prediction_id >= first)
-    if last is not None:
-        conditions.append(predictions.c.prediction_id <= last)
-    if predicted is not None:
-        conditions.append(predictions.c.predicted == predicted)
-    newest = select(predictions).where(*conditions).order_by(desc(predictions.c.prediction_id)).limit(limit)
-    with db.reading() as connection:
-        count = connection.execute(select(func.count()).select_from(predictions).where(*conditions)).scalar_one()
-    return db.table(newest), int(count)

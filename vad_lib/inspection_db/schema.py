@@ -95,6 +95,7 @@ metadata = MetaData(
 NUMBER = BigInteger().with_variant(Integer, "sqlite")
 """Of rows: SQLite numbers by itself only what it calls an integer, and that has 64 bits."""
 _PENDING, _LEASED = text("state = 'pending'"), text("leased_by IS NOT NULL")
+_REFUSED = text("state = 'refused'")
 _WAITING = text("state = 'waiting'")
 _UNSURE = text("label = 'unsure'")
 _NOT_COPIED = text("rule = 'not_an_image' AND quarantine_file IS NULL AND quarantine_note IS NULL")
@@ -148,6 +149,7 @@ incoming_files = Table(
     CheckConstraint("state = 'pending' OR leased_by IS NULL", name="only_pending_is_leased"),
     CheckConstraint("(state = 'pending') = (decided_at IS NULL)", name="decided_says_when"),
     Index("ix_incoming_files_queue", "line", "deliveries", "file_id", sqlite_where=_PENDING, postgresql_where=_PENDING),
+    Index("ix_incoming_files_refused", "line", "file_id", sqlite_where=_REFUSED, postgresql_where=_REFUSED),
     Index("ix_incoming_files_leases", "leased_by", sqlite_where=_LEASED, postgresql_where=_LEASED),
     Index("ix_incoming_files_not_copied", "line", sqlite_where=_NOT_COPIED, postgresql_where=_NOT_COPIED),
     Index("ix_incoming_files_versions", "line", "path", "file_id"),
@@ -196,7 +198,9 @@ predictions = Table(
     CheckConstraint("predicted IN ('OK', 'NG')", name="predicted"),
     CheckConstraint("source IN ('online', 'batch')", name="source"),
     Index(None, "line", "prediction_id"),
-    Index(None, "line", "p"),
+    Index(None, "line", "predicted", "prediction_id"),
+    Index(None, "line", "p", "prediction_id"),
+    Index(None, "line", "model_version", "prediction_id"),
     Index(None, "run_id"),
     comment="One row an image content and model version, never changed afterwards.",
     sqlite_autoincrement=True,

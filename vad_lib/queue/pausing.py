@@ -37,11 +37,11 @@ def pause_line(db: InspectionDatabase, line: str, by: Actor, reason: str) -> Non
             record_change(connection, by, "pause", line=line, subject=line, reason=reason)
 
 
-def resume_line(db: InspectionDatabase, line: str, by: Actor) -> None:
+def resume_line(db: InspectionDatabase, line: str, by: Actor, reason: str = "") -> None:
     """Let the images of a line be inspected again; a line that is not paused stays as it is."""
     with db.writing(line=line) as connection:
         if connection.execute(delete(paused_lines).where(paused_lines.c.line == line)).rowcount:
-            record_change(connection, by, "resume", line=line, subject=line)
+            record_change(connection, by, "resume", line=line, subject=line, reason=reason)
 
 
 def pauses(db: InspectionDatabase) -> dict[str, Pause]:

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, desc, extract, fun
 
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import count_agreement
+from vad_lib.inspection_db.result_lists import first_since
 from vad_lib.inspection_db.schema import (
     DONE,
     REFUSED,
@@ -88,23 +89,7 @@ class Stretch(NamedTuple):
     @classmethod
     def of(cls, connection: Connection, line: str, since: datetime, until: datetime) -> Stretch:
         """Find where it begins among the predictions."""
-        columns = predictions.c
-        low = 0
-        newest = connection.execute(select(func.max(columns.prediction_id)).where(columns.line == line)).scalar()
-        high = (newest or 0) + 1
-        while low < high:
-            middle = (low + high) // 2
-            found = connection.execute(
-                select(columns.prediction_id, columns.created_at)
-                .where(columns.line == line, columns.prediction_id >= middle)
-                .order_by(columns.prediction_id)
-                .limit(1)
-            ).one_or_none()
-            if found is None or found.created_at >= since:
-                high = middle
-            else:
-                low = found.prediction_id + 1
-        return cls(line, since, until, low)
+        return cls(line, since, until, first_since(connection, line, since))
 
     @property
     def predicted(self) -> ColumnElement[bool]:
