@@ -45,6 +45,67 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(2 * binom.cdf(fewer, pairs, 0.5) - binom.pmf(fewer, pairs, 0.5))
 
 
+def wilson(count: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a share, which holds the true share as often as it says on average.
+
+    E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927. The interval of
+    ``metrics.interval`` (Clopper and Pearson) is wider, since it holds it at least as often.
+
+    Args:
+        count: in 0..``of``.
+        of: at least 1.
+        confidence: in 0..1.
+
+    >>> [round(share, 4) for share in wilson(81, 263)]
+    [0.2553, 0.3662]
+    """
+    from scipy.stats import norm
+
+    square = float(norm.ppf((1 + confidence) / 2)) ** 2
+    middle = (count + square / 2) / (of + square)
+    reach = math.sqrt(square * (count * (of - count) / of + square / 4)) / (of + square)
+    return (0.0 if count == 0 else middle - reach), (1.0 if count == of else middle + reach)
+
+
+def newcombe(both: int, only_first: int, only_second: int, neither: int, confidence: float = 0.95) -> PairedDifference:
+    """Return the share of images that the first one judges rightly minus that of the second, on the same images.
+
+    R. Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data",
+    Statistics in Medicine 17, 1998, method 10. ``p`` is that of ``mcnemar``.
+
+    Args:
+        both: images that both judge rightly.
+        only_first: images that only the first one judges rightly.
+        only_second: images that only the second one judges rightly.
+        neither: images that none of them judges rightly.
+        confidence: of the interval, in 0..1.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    images = both + only_first + only_second + neither
+    if not images:
+        raise ValueError("at least one image is needed")
+    first, second = both + only_first, both + only_second
+    share, other = first / images, second / images
+    (low, high), (other_low, other_high) = wilson(first, images, confidence), wilson(second, images, confidence)
+    product = float(both * neither - only_first * only_second)
+    if product > 0:  # corrected for continuity, so that the interval is not too narrow
+        product = max(product - images / 2, 0.0)
+    scale = math.sqrt(first * (images - first) * second * (images - second))
+    phi = product / scale if scale else 0.0
+
+    def reach(mine: float, others: float) -> float:
+        return math.sqrt(max(0.0, mine**2 - 2 * phi * mine * others + others**2))
+
+    return PairedDifference(
+        share - other,
+        share - other - reach(share - low, other_high - other),
+        share - other + reach(high - share, other - other_low),
+        mcnemar(only_first, only_second),
+    )
+
+
 def delong(is_anomalous: ArrayLike, first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> PairedDifference:
     """Return the AUROC of the first scores minus that of the second, on the same images.
 

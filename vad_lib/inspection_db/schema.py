@@ -266,6 +266,36 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
+shadow_predictions = Table(
+    "shadow_predictions",
+    metadata,
+    Column("shadow_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of being scored."),
+    _line(),
+    Column("sha256", String(64), nullable=False),
+    Column("model_version", String(64), nullable=False, comment="That did not serve."),
+    Column(
+        "prediction_id",
+        NUMBER,
+        ForeignKey("predictions.prediction_id"),
+        nullable=False,
+        comment="Of the version that served, on the same image.",
+    ),
+    Column("sampled", Boolean, nullable=False, comment="It is of the random share; else a person had judged it."),
+    Column("raw_score", Float(53), nullable=False, comment="The anomaly score."),
+    Column("p", Float(53), nullable=False, comment="Calibrated score; 0.5 exactly at the trained threshold."),
+    Column("predicted", String(8), nullable=False, comment="What it would have decided."),
+    Column("threshold", Float(53), nullable=False, comment="On the anomaly score."),
+    Column("seconds", Float, nullable=False, comment="Time spent on scoring."),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("line", "sha256", "model_version"),
+    CheckConstraint("predicted IN ('OK', 'NG')", name="predicted"),
+    Index(None, "line", "model_version", "prediction_id"),
+    Index(None, "prediction_id"),
+    comment="What a version that does not serve says about images that another version has decided. Nothing is decided "
+    "by it. Rows are added, never changed.",
+    sqlite_autoincrement=True,
+)
+
 descriptions = Table(
     "descriptions",
     metadata,

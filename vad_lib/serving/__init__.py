@@ -6,6 +6,6 @@ score through ``vad_lib.inspection``.
 
 from vad_lib.serving.service import InferenceService, ServiceLimits
 from vad_lib.serving.sinks import Sinks
-from vad_lib.serving.warm_models import Source, WatchedLine
+from vad_lib.serving.warm_models import ShadowedBy, Source, WatchedLine
 
-__all__ = ["InferenceService", "ServiceLimits", "Sinks", "Source", "WatchedLine"]
+__all__ = ["InferenceService", "ServiceLimits", "ShadowedBy", "Sinks", "Source", "WatchedLine"]

@@ -1,8 +1,9 @@
 """The inference service: sees images arrive, scores them with warm models, and records each result durably.
 
-Six threads: one *watches* (events, scans, registering), one *follows* (lines, plans, champions; loads models), three
-*work* (one reads and one records while another scores) and one *notifies*. They share nothing but the queue in the
-database, so any of them may be cut off at any instruction, and several services may work on the same lines.
+Seven threads: one *watches* (events, scans, registering), one *follows* (lines, plans, champions; loads models), three
+*work* (one reads and one records while another scores), one *notifies*, and one *shadows* (scores with versions that do
+not serve). They share nothing but the queue in the database, so any of them may be cut off at any instruction, and
+several services may work on the same lines.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from vad_lib.queue.outbox import open_sinks
 from vad_lib.serving.expected_results import ExpectedResults
 from vad_lib.serving.metrics import Metrics
 from vad_lib.serving.notifier import Notifier
+from vad_lib.serving.shadow import LOOK_SECONDS, Shadow
 from vad_lib.serving.sinks import Sinks
 from vad_lib.serving.warm_models import Source, WarmModels, WatchedLine
 from vad_lib.serving.work_list import WorkList
@@ -63,12 +65,14 @@ class ServiceLimits:
         warm_models: models in memory.
         workers: chunks at work; only one of them scores at a time.
         follow_seconds: how often lines and champions are looked at.
+        shadow_seconds: how often images are looked for that versions which do not serve are to score.
     """
 
     micro_batch: int = 16
     warm_models: int = 8
     workers: int = 3
     follow_seconds: float = 3.0
+    shadow_seconds: float = LOOK_SECONDS
 
 
 class InferenceService:
@@ -96,6 +100,7 @@ class InferenceService:
         self._events = FolderEvents()
         # A line whose files are slow leaves a worker to the others.
         self._work = WorkList(max(1, self.limits.workers - 1))
+        self.shadow = Shadow(self.db, self.models, lambda: self.watched, self._work.is_idle, self.limits.shadow_seconds)
         self._stopping = threading.Event()
         self._woken = threading.Event()
         self._follow_now = threading.Event()
@@ -112,6 +117,7 @@ class InferenceService:
             ("watch", self._watch),
             ("follow", self._follow),
             ("notify", self.notifier.run),
+            ("shadow", self.shadow.run),
             *((f"work-{number}", self._work_on_lines) for number in range(self.limits.workers)),
         ]
         for name, loop in loops:
@@ -125,6 +131,7 @@ class InferenceService:
         self._woken.set()
         self._follow_now.set()
         self.notifier.stop()
+        self.shadow.stop()
         self._work.close()
         deadline = time.monotonic() + seconds
         for thread in self._threads:

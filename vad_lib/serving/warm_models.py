@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,27 @@ from vad_lib.thresholds import Calibration, Threshold
 
 RETRY_SECONDS = 30.0
 logger = logging.getLogger("vad.serving.warm_models")
+
+
+@dataclass(frozen=True)
+class ShadowedBy:
+    """A version of a line that does not serve and scores live images beside the one that does.
+
+    Attributes:
+        version: the label of it.
+        since: when it was made; images that were decided before do not count.
+        share: of the images, and of the time, that it may take; more than 0, at most 1.
+        inference_threshold: on p, as for the version that serves.
+        stored_bytes: of its files; by them is estimated whether there is room for it.
+        gate: what the gate says: waiting, refused, or promoted where the version is the one that served before.
+    """
+
+    version: str
+    since: datetime
+    share: float
+    inference_threshold: float = 0.5
+    stored_bytes: int = 0
+    gate: str = "waiting"
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,7 @@ class WatchedLine:
         sinks: where results are sent on.
         monitor: how it is watched for drift; None: not at all.
         trouble: why it cannot be served, where its source knows of a reason.
+        shadow: the version that scores beside the one that serves; None: none does.
     """
 
     line: Line
@@ -47,6 +70,7 @@ class WatchedLine:
     sinks: Sinks = field(default_factory=Sinks)
     monitor: MonitorSettings | None = None
     trouble: str = ""
+    shadow: ShadowedBy | None = None
 
 
 class Source(Protocol):

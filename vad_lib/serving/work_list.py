@@ -48,6 +48,11 @@ class WorkList:
                 self._changed.wait(min((self._paused[line] - now for line in free), default=None))
             return None
 
+    def is_idle(self) -> bool:
+        """Whether no line waits, and none is in the hands of a worker."""
+        with self._changed:
+            return not self._lines and not any(self._taken.values())
+
     def done(self, line: str) -> None:
         """Say that a worker has left a line that it took."""
         with self._changed:
