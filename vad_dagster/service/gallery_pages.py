@@ -112,7 +112,11 @@ def gallery_pages(
                 values["refused"] = some[:limit]
             else:
                 rows, goes_on = find_results(service.db, line, wanted, after=after, limit=limit)
-                values["rows"], values["count"] = rows, count_results(service.db, line, wanted)
+                values["rows"] = rows
+                if after or goes_on:
+                    values["count"] = None if wanted.is_searched else count_results(service.db, line, wanted)
+                else:
+                    values["count"] = len(rows)
                 values["said"] = words.said_about(line, [row.prediction_id for row in rows])
         return render(
             request,

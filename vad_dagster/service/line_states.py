@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from vad_lib.inspection_db.database import utc_now
 from vad_lib.inspection_db.monitoring import standing_alarms
-from vad_lib.inspection_db.result_lists import Decided, decided_since
+from vad_lib.inspection_db.recent_results import Decided, decided_since
 from vad_lib.queue import QueueFacts, pauses, queue_facts
 from vad_lib.queue.latency import Latency, latencies
 from vad_lib.serving import InferenceService

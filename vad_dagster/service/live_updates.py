@@ -18,7 +18,7 @@ from fastapi import HTTPException
 from vad_dagster.service.line_states import LineStates
 from vad_dagster.service.page_parts import text_of
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.result_lists import News, newest_numbers, news_of
+from vad_lib.inspection_db.recent_results import News, newest_numbers, news_of
 
 LOOK_SECONDS = 0.5
 SHOWN_A_LOOK = 1

@@ -274,36 +274,39 @@ def labels_by_content(line: str) -> Subquery:
     return select(said).where(said.c.label != UNSURE).subquery()
 
 
-def said_by_content(line: str) -> Subquery:
+def said_by_content(line: str, among: Sequence[str] | None = None) -> Subquery:
     """Return what people said last about each image of a line, and did not withdraw, as a part of other queries.
 
-    Columns ``sha256``, ``label`` (OK, NG or unsure) and ``kind``.
+    Columns ``sha256``, ``label`` (OK, NG or unsure) and ``kind``. ``among``: of these image contents only.
     """
     judged = predictions.alias("judged")
     of_label = judged.c.prediction_id == labels.c.prediction_id
-    last = labels.c.label_id.in_(_last_numbers(line, None)), labels.c.label != WITHDRAWN
+    last = labels.c.label_id.in_(_last_numbers(line, among)), labels.c.label != WITHDRAWN
     return select(judged.c.sha256, labels.c.label, labels.c.kind).join(judged, of_label).where(*last).subquery()
 
 
 def _holds(line: str, sha256: str | None = None) -> ColumnElement[bool]:
     """That a label is the last one on its image content on a line, and says OK or NG; ``sha256``: of this one only."""
-    return and_(labels.c.label_id.in_(_last_numbers(line, sha256)), labels.c.label.not_in((WITHDRAWN, UNSURE)))
+    among = None if sha256 is None else [sha256]
+    return and_(labels.c.label_id.in_(_last_numbers(line, among)), labels.c.label.not_in((WITHDRAWN, UNSURE)))
 
 
 def _last_said(line: str, sha256: str) -> Select[Any]:
-    return select(labels.c.label, labels.c.person).where(labels.c.label_id.in_(_last_numbers(line, sha256)))
+    return select(labels.c.label, labels.c.person).where(labels.c.label_id.in_(_last_numbers(line, [sha256])))
 
 
-def _last_numbers(line: str, sha256: str | None) -> Select[Any]:
-    """The number of the last thing said about each image content of a line, or about this one."""
+def _last_numbers(line: str, among: Sequence[str] | None) -> Select[Any]:
+    """The number of the last thing said about each image content of a line, or about each of these."""
     given, judged = labels.alias("given"), predictions.alias("judged_on_line")
     last = (
         select(func.max(given.c.label_id))
         .join(judged, judged.c.prediction_id == given.c.prediction_id)
-        .where(judged.c.line == line)
         .group_by(judged.c.sha256)
     )
-    return last if sha256 is None else last.where(judged.c.sha256 == sha256)
+    if among is not None:
+        return last.where(judged.c.line == line, judged.c.sha256.in_(among))
+    # an expression: SQLite would else walk through all predictions of the line, and there are far fewer labels
+    return last.where(func.coalesce(judged.c.line, "") == line)
 
 
 def _with_predictions(line: str) -> Select[Any]:

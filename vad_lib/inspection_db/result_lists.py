@@ -17,21 +17,19 @@ from sqlalchemy import (
     Select,
     and_,
     asc,
-    column,
     desc,
     func,
     literal_column,
     or_,
     select,
     tuple_,
-    values,
 )
-from sqlalchemy.types import String
 
 from vad_lib.errors import InputError
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import said_by_content
-from vad_lib.inspection_db.schema import REFUSED, incoming_files, is_not_superseded, predictions
+from vad_lib.inspection_db.recent_results import first_since
+from vad_lib.inspection_db.schema import REFUSED, incoming_files, is_not_superseded, labels, predictions
 
 Order = Literal["newest", "oldest", "anomalous", "uncertain"]
 ToldByPeople = Literal["", "judged", "unjudged", "OK", "NG", "unsure", "differs"]
@@ -75,6 +73,11 @@ class Wanted:
     name: str = ""
     order: Order = "newest"
 
+    @property
+    def is_searched(self) -> bool:
+        """Whether rows have to be looked at one by one: then to count all that fit may take long."""
+        return bool(self.told or self.kind or self.is_uncertain or self.name)
+
 
 class Results(NamedTuple):
     """A page of results.
@@ -99,9 +102,10 @@ class _Walk(NamedTuple):
         here, there = tuple_(self.key, _ROW.prediction_id), tuple_(*place)
         return here < there if self.is_down else here > there
 
-    def ordered(self, chosen: Select[Any]) -> Select[Any]:
+    def ordered(self, chosen: Select[Any], by_index: bool) -> Select[Any]:
         way = desc if self.is_down else asc
-        return chosen.order_by(way(self.key), way(_ROW.prediction_id))
+        key = self.key if by_index or self.key is _ROW.prediction_id else func.coalesce(self.key, 0)
+        return chosen.order_by(way(key), way(_ROW.prediction_id))
 
 
 def _worth(row: Row[Any]) -> tuple[float, int]:
@@ -138,14 +142,18 @@ def find_results(
     wanted = wanted or Wanted()
     walks = _WALKS[wanted.order]
     places = _places(after, len(walks))
-    said = said_by_content(line)
-    of_image = said.c.sha256 == _ROW.sha256
     with db.reading() as connection:
-        chosen = select(predictions).where(*_conditions(connection, line, wanted))
-        found = [_walked(connection, chosen, walk, place, limit) for walk, place in zip(walks, places, strict=True)]
+        chosen = select(predictions).where(*_conditions(db, connection, line, wanted))
+        # where few rows fit, to look at all in the order of the table costs less than in the order of an index
+        by_index = not wanted.name
+        found = [
+            _walked(connection, chosen, walk, place, limit, by_index) for walk, place in zip(walks, places, strict=True)
+        ]
         # one row more than is shown tells whether there is a next page
         some = list(islice(merge(*found, key=_worth), limit + 1)) if len(walks) > 1 else found[0]
         numbers = [row.prediction_id for row in some[:limit]]
+        said = said_by_content(line, [row.sha256 for row in some[:limit]])
+        of_image = said.c.sha256 == _ROW.sha256
         with_labels = select(predictions, said.c.label.label("said"), said.c.kind).join(said, of_image, isouter=True)
         by_number = {
             row.prediction_id: row for row in connection.execute(with_labels.where(_ROW.prediction_id.in_(numbers)))
@@ -157,13 +165,18 @@ def find_results(
 
 
 def _walked(
-    connection: Connection, chosen: Select[Any], walk: _Walk, place: tuple[float, int] | None, limit: int
+    connection: Connection,
+    chosen: Select[Any],
+    walk: _Walk,
+    place: tuple[float, int] | None,
+    limit: int,
+    by_index: bool,
 ) -> Sequence[Row[Any]]:
     if walk.within is not None:
         chosen = chosen.where(walk.within)
     if place is not None:
         chosen = chosen.where(walk.after(place))
-    return connection.execute(walk.ordered(chosen).limit(limit + 1)).all()
+    return connection.execute(walk.ordered(chosen, by_index).limit(limit + 1)).all()
 
 
 def _places(after: str, count: int) -> list[tuple[float, int] | None]:
@@ -194,13 +207,13 @@ def count_results(db: InspectionDatabase, line: str, wanted: Wanted, *, most: in
     """Return how many predictions there are, and ``most + 1`` where there are more than ``most``."""
     with db.reading() as connection:
         some: Select[Any] = (
-            select(literal_column("1")).select_from(predictions).where(*_conditions(connection, line, wanted))
+            select(literal_column("1")).select_from(predictions).where(*_conditions(db, connection, line, wanted))
         )
         counted = select(func.count()).select_from(some.limit(most + 1).subquery())
         return int(connection.execute(counted).scalar_one())
 
 
-def _conditions(connection: Connection, line: str, wanted: Wanted) -> list[ColumnElement[bool]]:
+def _conditions(db: InspectionDatabase, connection: Connection, line: str, wanted: Wanted) -> list[ColumnElement[bool]]:
     chosen: list[ColumnElement[bool]] = [_ROW.line == line]
     for text, field in (
         (wanted.predicted, _ROW.predicted),
@@ -220,7 +233,7 @@ def _conditions(connection: Connection, line: str, wanted: Wanted) -> list[Colum
     if wanted.is_uncertain:
         chosen.append(_ROW.p.between(AT_THRESHOLD - UNCERTAIN, AT_THRESHOLD + UNCERTAIN))
     if wanted.name:
-        chosen.append(_in_name(_ROW.path, wanted.name))
+        chosen.append(_in_name(db, _ROW.path, wanted.name))
     if wanted.told or wanted.kind:
         chosen.append(_told(line, wanted))
     return chosen
@@ -251,13 +264,14 @@ def _told(line: str, wanted: Wanted) -> ColumnElement[bool]:
     )
 
 
-def _in_name(path: ColumnElement[str], text: str) -> ColumnElement[bool]:
-    """That a text is in the part of a path after the last slash; SQLite lowers letters of English only."""
+def _in_name(db: InspectionDatabase, path: ColumnElement[str], text: str) -> ColumnElement[bool]:
+    """That a text is in the part of a path after the last slash, in any case; SQLite knows that of English letters."""
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    like = "%" + escaped + "%"
     name = func.substr(path, func.length(func.rtrim(path, func.replace(path, "/", ""))) + 1)
-    lowered = func.lower(path).contains(text.lower(), autoescape=True)
-    in_name = func.lower(name).contains(text.lower(), autoescape=True) | name.contains(text, autoescape=True)
     # the whole path first: it costs less
-    return and_(lowered | path.contains(text, autoescape=True), in_name)
+    both = (each.ilike(like, "\\") if db.is_postgresql else each.like(like, "\\") for each in (path, name))
+    return and_(*both)
 
 
 def find_refused(
@@ -282,7 +296,7 @@ def find_refused(
     """
     chosen = select(incoming_files).where(_FILE.line == line, _FILE.state == REFUSED, is_not_superseded(_FILE.rule))
     if name:
-        chosen = chosen.where(_in_name(literal_column("'/'").concat(_FILE.path), name))
+        chosen = chosen.where(_in_name(db, literal_column("'/'").concat(_FILE.path), name))
     if since is not None:
         chosen = chosen.where(_FILE.decided_at >= since)
     if until is not None:
@@ -317,101 +331,8 @@ def versions_of(db: InspectionDatabase, line: str) -> list[str]:
 
 
 def kinds_of(db: InspectionDatabase, line: str) -> list[str]:
-    """Return the kinds of defect that people named on a line, by name."""
-    said = said_by_content(line)
+    """Return the kinds of defect that people ever named on a line, by name."""
+    of_label = select(_ROW.line).where(_ROW.prediction_id == labels.c.prediction_id).scalar_subquery()
+    named = select(labels.c.kind).where(labels.c.kind.is_not(None), of_label == line)
     with db.reading() as connection:
-        named = select(said.c.kind).where(said.c.kind.is_not(None)).distinct().order_by(said.c.kind)
-        return list(connection.execute(named).scalars())
-
-
-def first_since(connection: Connection, line: str, since: datetime) -> int:
-    """Return a number such that predictions from it on were scored at or after a time, and those before it earlier.
-
-    They are numbered in order of time on a line, so halving finds it without an index on the time.
-    """
-    low = 0
-    newest = connection.execute(select(func.max(_ROW.prediction_id)).where(_ROW.line == line)).scalar()
-    high = (newest or 0) + 1
-    while low < high:
-        middle = (low + high) // 2
-        found = connection.execute(
-            select(_ROW.prediction_id, _ROW.created_at)
-            .where(_ROW.line == line, _ROW.prediction_id >= middle)
-            .order_by(_ROW.prediction_id)
-            .limit(1)
-        ).one_or_none()
-        if found is None or found.created_at >= since:
-            high = middle
-        else:
-            low = found.prediction_id + 1
-    return low
-
-
-def newest_numbers(db: InspectionDatabase, lines: Sequence[str]) -> dict[str, int]:
-    """Return the highest ``prediction_id`` of each line; 0 where it has none.
-
-    One query that takes one step along an index for each line.
-    """
-    if not lines:
-        return {}
-    named = values(column("line", String)).data([(line,) for line in lines]).cte("named")
-    newest = select(func.max(_ROW.prediction_id)).where(_ROW.line == named.c.line).scalar_subquery()
-    with db.reading() as connection:
-        return {line: number or 0 for line, number in connection.execute(select(named.c.line, newest))}
-
-
-class News(NamedTuple):
-    """What came on a line: some of it, oldest first, and how many came in all."""
-
-    rows: list[Row[Any]]
-    images: int
-
-
-def news_of(db: InspectionDatabase, line: str, after: int, until: int, *, most: int) -> News:
-    """Return predictions with ``after < prediction_id <= until``: NG ones first if not all can be shown."""
-    mine = _ROW.line == line, _ROW.prediction_id > after, _ROW.prediction_id <= until
-    chosen = select(predictions, func.count().over().label("together")).where(*mine)
-    with db.reading() as connection:
-        rows = list(connection.execute(chosen.order_by(_ROW.predicted, desc(_ROW.prediction_id)).limit(most)).all())
-    return News(sorted(rows, key=lambda row: row.prediction_id), rows[0].together if rows else 0)
-
-
-class Decided(NamedTuple):
-    """How many images were decided OK and NG within a stretch, and the numbers between which it lies."""
-
-    ok: int = 0
-    ng: int = 0
-    first: int = 0
-    last: int = 0
-
-
-def decided_since(db: InspectionDatabase, line: str, since: datetime, before: Decided | None = None) -> Decided:
-    """Return how many images of a line were decided since a time.
-
-    Args:
-        db: the inspection database.
-        line: its name.
-        since: aware.
-        before: what was returned for an earlier time: only what came and what went is counted then.
-    """
-    with db.reading() as connection:
-        first = first_since(connection, line, since)
-        last = connection.execute(select(func.max(_ROW.prediction_id)).where(_ROW.line == line)).scalar() or 0
-        if before is None or not before.first <= first <= before.last + 1:
-            return Decided(*_decided(connection, line, first, last), first, last)
-        came = _decided(connection, line, before.last + 1, last)
-        went = _decided(connection, line, before.first, first - 1)
-    return Decided(before.ok + came[0] - went[0], before.ng + came[1] - went[1], first, last)
-
-
-def _decided(connection: Connection, line: str, first: int, last: int) -> tuple[int, int]:
-    """Return how many predictions from one number to another, both included, are OK and NG."""
-    counted = [
-        select(func.count()).where(
-            *(_ROW.line == line, _ROW.predicted == predicted),
-            *(_ROW.prediction_id >= first, _ROW.prediction_id <= last),
-        )
-        for predicted in ("OK", "NG")
-    ]
-    ok, ng = (connection.execute(each).scalar_one() for each in counted)
-    return int(ok), int(ng)
+        return sorted(connection.execute(named.distinct()).scalars())

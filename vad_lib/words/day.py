@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, desc, extract, fun
 
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import count_agreement
-from vad_lib.inspection_db.result_lists import first_since
+from vad_lib.inspection_db.recent_results import first_since
 from vad_lib.inspection_db.schema import (
     DONE,
     REFUSED,
