@@ -25,7 +25,7 @@ from datetime import timedelta
 from itertools import pairwise, zip_longest
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, exists, func, or_, select
+from sqlalchemy import Alias, ColumnElement, Connection, Row, Select, and_, delete, exists, func, or_, select
 
 from vad_lib.inspection_db.database import InspectionDatabase, insert_many, utc_now
 from vad_lib.inspection_db.monitoring import AUDIT
@@ -48,7 +48,7 @@ NEAR_DISTANCE = 0.1
 """Of ``p`` to the inference threshold."""
 NEW_DISTANCE = 0.05
 """Of ``p`` to that of the nearest judged image."""
-MOST_COUNTED = 1000
+MOST_COUNTED = 500
 _WIDEST_GAPS = 6
 _NEWEST_JUDGED = 2000
 _TRIES = 5
@@ -146,6 +146,8 @@ def count_waiting(db: InspectionDatabase, line: str, person: str) -> int:
             most = _WIDEST_GAPS if source == NEW else MOST_COUNTED
             rows = _SOURCES[source](connection, line, person, most, [])
             found.update(one.sha256 for one in rows)
+            if len(found) >= MOST_COUNTED:
+                break
     return min(len(found), MOST_COUNTED)
 
 
@@ -191,14 +193,9 @@ def _disagreeing(
 ) -> list[ToReview]:
     """Return images whose description says something else than the detector, newest first."""
     columns = descriptions.c
-    said = exists().where(
-        columns.line == line,
-        columns.prediction_id == predictions.c.prediction_id,
-        columns.agrees.is_(False),
-        columns.state == DONE,
-    )
-    of_line = select(columns.prediction_id).where(columns.line == line, columns.agrees.is_(False))
-    chosen = _chosen(line, [*free, _is_unjudged(), said, predictions.c.prediction_id.in_(of_line)])
+    said = columns.line == line, columns.agrees.is_(False), columns.state == DONE
+    disagree = predictions.c.prediction_id.in_(select(columns.prediction_id).where(*said))
+    chosen = _chosen(line, [*free, _is_unjudged(), disagree])
     rows = connection.execute(chosen.order_by(predictions.c.prediction_id.desc()).limit(limit))
     return [_to_review(row, DISAGREEMENT, other="description") for row in rows]
 
@@ -259,10 +256,11 @@ def _somebody_unsure(
     connection: Connection, line: str, person: str, limit: int, free: list[ColumnElement[bool]]
 ) -> list[ToReview]:
     """Return images about which one other person was unsure, longest ago first."""
-    said = exists().where(labels.c.prediction_id == predictions.c.prediction_id, labels.c.label == UNSURE)
+    said = predictions.c.prediction_id.in_(select(labels.c.prediction_id).where(labels.c.label == UNSURE))
     chosen = _chosen(line, [*free, said, _is_unsure_of_another(person)])
-    rows = connection.execute(chosen.order_by(predictions.c.prediction_id).limit(limit)).all()
-    return [_to_review(row, SOMEBODY_UNSURE, person=_last_said(connection, line, row.sha256)) for row in rows]
+    chosen = chosen.add_columns(_of_last_word("person").label("unsure_person"))
+    rows = connection.execute(chosen.order_by(predictions.c.prediction_id).limit(limit))
+    return [_to_review(row, SOMEBODY_UNSURE, person=row.unsure_person) for row in rows]
 
 
 _Source = Callable[[Connection, str, str, int, list[ColumnElement[bool]]], list[ToReview]]
@@ -291,7 +289,7 @@ def _chosen(line: str, conditions: Iterable[ColumnElement[bool]]) -> Select[Any]
     has_newer = exists().where(
         newer.c.line == line,
         newer.c.sha256 == predictions.c.sha256,
-        newer.c.prediction_id > predictions.c.prediction_id,
+        newer.c.prediction_id + 0 > predictions.c.prediction_id,  # else SQLite looks through all that are newer
     )
     of_image = and_(images.c.line == predictions.c.line, images.c.sha256 == predictions.c.sha256)
     return (
@@ -301,17 +299,21 @@ def _chosen(line: str, conditions: Iterable[ColumnElement[bool]]) -> Select[Any]
     )
 
 
+def _labels_of_image() -> tuple[Alias, ColumnElement[bool]]:
+    """The labels on the image of a prediction: found by the image, never by looking through all labels."""
+    given, judged = labels.alias(), predictions.alias()
+    of_image = select(judged.c.prediction_id).where(
+        judged.c.line == predictions.c.line, judged.c.sha256 == predictions.c.sha256
+    )
+    return given, given.c.prediction_id.in_(of_image.correlate(predictions))
+
+
 def _of_last_word(column: str) -> ColumnElement[Any]:
     """A column of the last thing said about the image of a prediction."""
-    given, judged = labels.alias("given"), predictions.alias("judged")
-    last = (
-        select(given.c[column])
-        .join(judged, judged.c.prediction_id == given.c.prediction_id)
-        .where(judged.c.line == predictions.c.line, judged.c.sha256 == predictions.c.sha256)
-        .order_by(given.c.label_id.desc())
-        .limit(1)
-    )
-    return last.correlate(predictions).scalar_subquery()
+    given, of_image = _labels_of_image()
+    newest = select(func.max(given.c.label_id)).where(of_image).correlate(predictions).scalar_subquery()
+    last = labels.alias()
+    return select(last.c[column]).where(last.c.label_id == newest).correlate(predictions).scalar_subquery()
 
 
 def _is_unjudged() -> ColumnElement[bool]:
@@ -320,14 +322,9 @@ def _is_unjudged() -> ColumnElement[bool]:
 
 def _is_unsure_of_another(person: str) -> ColumnElement[bool]:
     """That the last word is that of one person who was unsure, and of nobody before."""
-    given, judged = labels.alias("unsure"), predictions.alias("unsure_of")
-    unsure = (
-        select(func.count())
-        .select_from(given.join(judged, judged.c.prediction_id == given.c.prediction_id))
-        .where(judged.c.line == predictions.c.line, judged.c.sha256 == predictions.c.sha256, given.c.label == UNSURE)
-        .correlate(predictions)
-        .scalar_subquery()
-    )
+    given, of_image = _labels_of_image()
+    said = select(func.count()).select_from(given).where(of_image, given.c.label == UNSURE)
+    unsure = said.correlate(predictions).scalar_subquery()
     is_last = _of_last_word("label") == UNSURE
     return and_(is_last, _of_last_word("person") != person, unsure == 1)
 
@@ -339,11 +336,6 @@ def _free(now: Any, person: str) -> ColumnElement[bool]:
         reviews.c.person != person,
         reviews.c.leased_until > now,
     )
-
-
-def _last_said(connection: Connection, line: str, sha256: str) -> str:
-    chosen = select(_of_last_word("person")).where(predictions.c.line == line, predictions.c.sha256 == sha256)
-    return str(connection.execute(chosen.limit(1)).scalar() or "")
 
 
 def _to_review(row: Row[Any], source: str, **more: Any) -> ToReview:
