@@ -30,7 +30,7 @@ from vad_lib.inspection_db.reviews import (
     kinds_said,
     next_to_review,
 )
-from vad_lib.inspection_db.schema import DONE, descriptions, predictions, reviews
+from vad_lib.inspection_db.schema import DONE, descriptions, predictions, reviews, shadow_predictions
 
 KIM, LEE = Actor("Kim"), Actor("Lee")
 
@@ -96,6 +96,22 @@ def test_each_source_has_its_turn_and_the_next_call_goes_on_with_the_next_source
     alone = [next(iter(given_to(db, "Kim", 1, turn=turn).values())) for turn in range(5)]
     assert alone == [DISAGREEMENT, NEAR, NEW, RANDOM, DISAGREEMENT]
     assert given_to(db, "Kim", have=list(expected)) == {}
+
+
+def test_an_image_on_which_two_versions_differ_is_a_disagreement(db: InspectionDatabase) -> None:
+    differ, same = add(db, [0.02, 0.03])
+    shadow = {
+        "line": "bottles", "model_version": "2", "sampled": True, "raw_score": 1.0, "p": 0.9, "threshold": 1.0,
+        "seconds": 0.1, "created_at": utc_now(),
+    }  # fmt: skip
+    rows = [
+        shadow | {"sha256": content(place), "prediction_id": number, "predicted": predicted}
+        for place, (number, predicted) in enumerate(((differ, "NG"), (same, "OK")))
+    ]
+    with db.writing() as connection:
+        connection.execute(insert(shadow_predictions), rows)
+    (found,) = next_to_review(db, "bottles", "Kim").given
+    assert (found.prediction_id, found.source, found.other) == (differ, DISAGREEMENT, "2")
 
 
 def test_a_score_is_new_while_no_judged_image_has_one_like_it(db: InspectionDatabase) -> None:

@@ -25,7 +25,7 @@ from datetime import timedelta
 from itertools import pairwise, zip_longest
 from typing import Any
 
-from sqlalchemy import Alias, ColumnElement, Connection, Row, Select, and_, delete, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, exists, func, or_, select
 
 from vad_lib.inspection_db.database import InspectionDatabase, insert_many, utc_now
 from vad_lib.inspection_db.monitoring import AUDIT
@@ -38,11 +38,14 @@ from vad_lib.inspection_db.schema import (
     labels,
     predictions,
     reviews,
+    shadow_predictions,
 )
 
 DISAGREEMENT, NEAR, NEW, RANDOM, SOMEBODY_UNSURE = "disagreement", "near", "new", "random", "unsure"
 SOURCES = (DISAGREEMENT, NEAR, NEW, RANDOM)
 """In the order of their turns."""
+DESCRIPTION = "description"
+"""Stands as ``ToReview.other`` where it is a description that disagrees, and no version of the model."""
 LEASE_SECONDS = 120.0
 NEAR_DISTANCE = 0.1
 """Of ``p`` to the inference threshold."""
@@ -191,13 +194,32 @@ def _in_turn(
 def _disagreeing(
     connection: Connection, line: str, person: str, limit: int, free: list[ColumnElement[bool]]
 ) -> list[ToReview]:
-    """Return images whose description says something else than the detector, newest first."""
-    columns = descriptions.c
+    """Return images about which a description, or a version that does not serve, says something else than the detector.
+
+    Each newest first, those of descriptions and of versions in turn.
+    """
+    columns, shadows = descriptions.c, shadow_predictions.c
     said = columns.line == line, columns.agrees.is_(False), columns.state == DONE
-    disagree = predictions.c.prediction_id.in_(select(columns.prediction_id).where(*said))
-    chosen = _chosen(line, [*free, _is_unjudged(), disagree])
-    rows = connection.execute(chosen.order_by(predictions.c.prediction_id.desc()).limit(limit))
-    return [_to_review(row, DISAGREEMENT, other="description") for row in rows]
+    described = select(columns.prediction_id).where(*said)
+    conditions, newest = [*free, _is_unjudged()], predictions.c.prediction_id.desc()
+    chosen = _chosen(line, [*conditions, predictions.c.prediction_id.in_(described)]).order_by(newest)
+    of_words = [
+        _to_review(row, DISAGREEMENT, other=DESCRIPTION) for row in connection.execute(chosen.limit(limit)).all()
+    ]
+    decided = predictions.alias("decided")
+    differ = (
+        select(shadows.prediction_id)
+        .join(decided, decided.c.prediction_id == shadows.prediction_id)
+        .where(shadows.line == line, shadows.predicted != decided.c.predicted)
+    )
+    other = select(func.max(shadows.model_version)).where(
+        shadows.prediction_id == predictions.c.prediction_id, shadows.predicted != predictions.c.predicted
+    )
+    chosen = _chosen(line, [*conditions, predictions.c.prediction_id.in_(differ)]).order_by(newest).limit(limit)
+    chosen = chosen.add_columns(other.correlate(predictions).scalar_subquery().label("other_version"))
+    of_versions = [_to_review(row, DISAGREEMENT, other=row.other_version) for row in connection.execute(chosen)]
+    pairs = zip_longest(of_versions, of_words)
+    return [one for pair in pairs for one in pair if one is not None][:limit]
 
 
 def _near_threshold(
@@ -299,7 +321,7 @@ def _chosen(line: str, conditions: Iterable[ColumnElement[bool]]) -> Select[Any]
     )
 
 
-def _labels_of_image() -> tuple[Alias, ColumnElement[bool]]:
+def _labels_of_image() -> tuple[Any, ColumnElement[bool]]:
     """The labels on the image of a prediction: found by the image, never by looking through all labels."""
     given, judged = labels.alias(), predictions.alias()
     of_image = select(judged.c.prediction_id).where(
