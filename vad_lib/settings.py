@@ -155,6 +155,25 @@ class Settings(BaseSettings):
         "The secret with which each posted result is signed, so that the receiver can tell who sent it.",
         unset="posted results are not signed",
     )
+    notify: SecretStr = variable(
+        "VAD_NOTIFY",
+        SecretStr(""),
+        "Who is told what happens: `NAME=ADDRESS NAME=ADDRESS`, with addresses as apprise has them, such as "
+        "night-shift=mailto://…. The plan of a line says which events go to which name.",
+        unset="nobody is told",
+    )
+    mqtt_url: str = variable(
+        "VAD_MQTT_URL",
+        "",
+        "The MQTT broker to which each result and the state of each line go, such as mqtt://127.0.0.1:1883 or "
+        "mqtts://broker:8883.",
+        unset="nothing is published",
+    )
+    mqtt_user: str = variable("VAD_MQTT_USER", "", "The user name at the MQTT broker.", unset="no name")
+    mqtt_password: SecretStr = variable(
+        "VAD_MQTT_PASSWORD", SecretStr(""), "The password at the MQTT broker.", unset="no password"
+    )
+    mqtt_topic: str = variable("VAD_MQTT_TOPIC", "vad", "The topic under which everything is published.")
     result_files: bool = variable(
         "VAD_RESULT_FILES", False, "Whether the inference service writes a result file beside each image."
     )

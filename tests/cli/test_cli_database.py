@@ -128,6 +128,21 @@ def test_the_random_sample_is_listed_with_what_is_known_of_misses(vad: Vad, rig:
     assert "Missed defects: not known: nobody has judged an image" in " ".join(told.output.split())
 
 
+def test_receivers_of_messages_are_listed_and_tried_without_their_addresses(
+    vad: Vad, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = rig.line.plan_file
+    plan.write_text(plan.read_text() + "operation:\n  notify: [ng to shift, trouble to nobody every 0]\n")
+    assert "VAD_NOTIFY names nobody" in vad("notify", "test").output
+    monkeypatch.setenv("VAD_NOTIFY", "shift=json://user:s3cret@127.0.0.1:9/x")
+    told = vad("notify", "list").output
+    assert "VAD_NOTIFY has no address of it" in told
+    assert "Receivers in VAD_NOTIFY: shift" in told
+    tried = vad("notify", "test", "shift")
+    assert (tried.exit_code, "'shift' did not take the message" in tried.output) == (1, True)
+    assert "s3cret" not in told + tried.output
+
+
 def test_the_performance_in_use_is_told_with_what_is_not_known(vad: Vad, rig: Rig) -> None:
     assert vad("label", "give", "bottles", "bright.png", "ng", "--kind", "crack").exit_code == 0
     told = " ".join(vad("performance", "bottles").output.split())

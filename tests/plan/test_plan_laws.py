@@ -50,6 +50,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
         ("winclip_normal_states", "winclip_abnormal_states", "winclip_templates"),
         st.lists(st.sampled_from(["{}", "a fine {}.", "{}: torn"]), min_size=1, unique=True).map(tuple),
     ),
+    "notify": st.lists(st.sampled_from(["ng to a", "drift, gate to b every 0"]), unique=True).map(tuple),
     "owners": st.lists(st.sampled_from(["team:paint", "a@plant.org", "team:b-c"]), unique=True).map(tuple),
     "watch_folder": paths,
     "ignored_suffixes": st.lists(st.sampled_from([".xml", ".json", ".tar.gz"]), unique=True).map(tuple),

@@ -19,7 +19,7 @@ PACKAGES = ("vad_lib", "vad_dagster")
 FLOORS: Mapping[str, tuple[str, ...]] = {
     "vad_lib": (
         "errors findings machine atomic_files processes settings progress randomness json_record argument_fields",
-        "quietness lines tables images csv_text preprocessing augmentation synthetic promotion summary",
+        "quietness lines notice_rules tables images csv_text preprocessing augmentation synthetic promotion summary",
         "plan labelled_folder ground_truth thresholds encoders detectors",
         "metrics paired_tests heatmaps readiness",
         "monitoring",

@@ -19,6 +19,7 @@ from vad_dagster.cli import (
     labels,
     lines,
     models,
+    notify,
     performance,
     plans,
     results,
@@ -64,6 +65,7 @@ app.add_typer(plans.app, name="plan")
 app.add_typer(weights.app, name="weights")
 app.add_typer(database.app, name="db")
 app.add_typer(labels.app, name="label")
+app.add_typer(notify.app, name="notify")
 app.add_typer(describe.app, name="describe")
 app.add_typer(bench.app, name="bench")
 app.command("train")(commands.train)

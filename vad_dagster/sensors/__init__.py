@@ -2,6 +2,7 @@
 
 from vad_dagster.sensors.drift import drift_alarms
 from vad_dagster.sensors.lines import line_folders
+from vad_dagster.sensors.notices import trainings_done, trainings_failed
 from vad_dagster.sensors.online_results import latency_objective, online_results
 from vad_dagster.sensors.performance import new_judgements
 from vad_dagster.sensors.runs import dead_runs
@@ -17,6 +18,8 @@ ALL_SENSORS = [
     drift_alarms,
     new_judgements,
     due_trainings,
+    trainings_done,
+    trainings_failed,
     dead_runs,
 ]
 
@@ -30,5 +33,7 @@ __all__ = [
     "new_judgements",
     "online_results",
     "serving_versions",
+    "trainings_done",
+    "trainings_failed",
     "watch_folders",
 ]

@@ -18,6 +18,7 @@ from vad_dagster.values import ChampionRecord, last_dataset
 from vad_lib.errors import InputError, VadError
 from vad_lib.inspection import Model
 from vad_lib.lines import Home, Line
+from vad_lib.notice_rules import NoticeRule
 from vad_lib.serving import Sinks, WatchedLine
 from vad_lib.settings import settings
 
@@ -112,6 +113,7 @@ class ChampionSource:
             sinks=self._sinks,
             monitor=monitor_settings(plan),
             trouble="" if version else _champion_that_was(line),
+            notice_rules=tuple(NoticeRule.parsed(rule) for rule in plan.operation.notify),
         )
 
     def _ask_champions(self) -> dict[str, str]:

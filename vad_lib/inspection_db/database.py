@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
-from sqlalchemy import Connection, Insert, Select, Table, case, func, select
+from sqlalchemy import Connection, Engine, Insert, Select, Table, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, OperationalError
 
@@ -168,9 +168,7 @@ class InspectionDatabase:
 
     def insert_or_ignore(self, table: Table) -> Insert:
         """An INSERT that passes over rows whose key is taken."""
-        if self.is_postgresql:
-            return postgresql.insert(table).on_conflict_do_nothing()
-        return sqlite.insert(table).on_conflict_do_nothing()
+        return insert_or_ignore(self.engine, table)
 
     def table(self, statement: Select[Any]) -> pd.DataFrame:
         """Run a SELECT and return its rows."""
@@ -294,6 +292,13 @@ def chunks(values: Sequence[T], size: int = MAX_PARAMETERS) -> Iterator[Sequence
     """Cut a sequence into pieces."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def insert_or_ignore(asked: Engine | Connection, table: Table) -> Insert:
+    """Return an INSERT that passes over rows whose key is taken, for the database that is asked."""
+    dialect = postgresql if asked.dialect.name == "postgresql" else sqlite
+    made: Insert = dialect.insert(table).on_conflict_do_nothing()
+    return made
 
 
 def insert_many(connection: Connection, statement: Insert, rows: Sequence[Mapping[str, Any]]) -> None:

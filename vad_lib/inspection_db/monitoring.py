@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import labels_by_content, labels_that_hold
+from vad_lib.inspection_db.notices import record_notice
 from vad_lib.inspection_db.schema import monitoring_state, predictions
 from vad_lib.json_record import JsonRecord
 from vad_lib.metrics import interval
@@ -152,6 +153,8 @@ def count_images(
         connection.execute(delete(monitoring_state).where(here))
         return
     changed = {name: state for name, state in states.items() if state is not before.get(name)}
+    for name, state in changed.items():
+        _tell_of_alarm(connection, line, model_version, name, before.get(name), state, now)
     new = [
         {"line": line, "chart": name, "model_version": model_version, **_columns(state)}
         for name, state in changed.items()
@@ -163,6 +166,26 @@ def count_images(
     if old:
         this = here & (monitoring_state.c.chart == bindparam("this"))
         connection.execute(update(monitoring_state).where(this).values({n: bindparam(n) for n in _STATE}), old)
+
+
+def _tell_of_alarm(
+    connection: Connection,
+    line: str,
+    version: str,
+    chart: str,
+    before: ChartState | None,
+    state: ChartState,
+    now: datetime,
+) -> None:
+    """Write a notice where an alarm began or ended with this change."""
+    if state.raised_at is None:
+        return
+    had = None if before is None else (before.raised_at, before.ended_at)
+    if had == (state.raised_at, state.ended_at):
+        return
+    subject = f"{version} {chart} {state.raised_at}{' ended' if state.ended_at else ''}"
+    text = f"This is over: {state.alarm}" if state.ended_at else state.alarm
+    record_notice(connection, line, "drift", text, subject=subject, page=f"/lines/{line}", now=now)
 
 
 def chart_states(db: InspectionDatabase, line: str) -> tuple[str, dict[str, ChartState]]:

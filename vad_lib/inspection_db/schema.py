@@ -429,6 +429,39 @@ notifications = Table(
     comment="The outbox: what is to be sent, written in one transaction with the decision, and what became of it.",
 )
 
+notices = Table(
+    "notices",
+    metadata,
+    Column("notice_id", NUMBER, primary_key=True, autoincrement=True, comment="In order of time, on each line."),
+    _line(),
+    Column("event", String(32), nullable=False, comment="ng, refused, drift, trouble, training_done, …"),
+    Column("subject", String(200), nullable=False, comment="What it is about: told once."),
+    Column("text", Text, nullable=False),
+    Column("page", Text, nullable=False, comment="Path of a page of the inference service; may be empty."),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("line", "event", "subject"),
+    Index(None, "line", "notice_id"),
+    comment="What happened that people may want to be told of.",
+    sqlite_autoincrement=True,
+)
+
+told = Table(
+    "told",
+    metadata,
+    Column("line", String(63), primary_key=True),
+    Column("receiver", String(64), primary_key=True, comment="A name of VAD_NOTIFY."),
+    Column("notice_id", NUMBER, nullable=False, comment="The last one that it was told of, or that was given up."),
+    Column("next_at", UtcDateTime, comment="It is told nothing before."),
+    Column("attempts", Integer, nullable=False, comment="That failed in a row."),
+    Column("failing_since", UtcDateTime),
+    Column("given_up", Integer, nullable=False, default=0, comment="Notices that it was never told of."),
+    Column("error", Text, comment="What the last attempt met; empty where it was sent."),
+    Column("sent_at", UtcDateTime),
+    Column("leased_by", String(160), comment="The service that tells it now."),
+    Column("leased_until", UtcDateTime),
+    comment="How far each receiver of messages was told what happens on a line.",
+)
+
 services = Table(
     "services",
     metadata,

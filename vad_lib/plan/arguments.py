@@ -15,6 +15,7 @@ from pydantic import SerializeAsAny, field_validator
 from vad_lib.argument_fields import Arguments, allowed_text, argument, words_of
 from vad_lib.detectors.registry import GUIDE_DEFAULT, detector_names, find_detector, parameters_model
 from vad_lib.images.paths import is_image_name
+from vad_lib.notice_rules import NoticeRule
 from vad_lib.plan.folders import holds_escapes
 from vad_lib.plan.tree import BACKSLASHES
 from vad_lib.thresholds import Costs, FalseAlarmBudget, LearningRule, LearntMethod
@@ -359,6 +360,13 @@ class OperationArguments(Arguments):
     )
     largest_shift: float = argument(1.0, "Pixels at 224 x 224 by which the part may lie off.", kind="own", gt=0)
     largest_rotation: float = argument(3.0, "Degrees by which the part may be turned.", kind="own", gt=0)
+    notify: tuple[str, ...] = argument(
+        (),
+        "Who is told of what, by names of VAD_NOTIFY: ng, refused, drift, trouble, training_done, training_failed, "
+        "gate. After a message, what happens within the minutes is told in one.",
+        kind="own",
+        allowed="a list of rules such as 'ng, drift to night-shift every 15'",
+    )
     least_recall: float = argument(
         0.0,
         "The check of field_performance fails where less of the defects is found for sure; 0 asks for nothing.",
@@ -405,6 +413,19 @@ class OperationArguments(Arguments):
             if is_image_name(f"image{suffix}"):
                 raise ValueError(f"has {suffix!r}: images are inspected")
         return suffixes
+
+    @field_validator("notify", mode="before")
+    @classmethod
+    def _one_rule_or_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value.strip() else value or ()
+
+    @field_validator("notify")
+    @classmethod
+    def _rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        receivers = [NoticeRule.parsed(rule).receiver for rule in value]
+        if twice := [name for name in receivers if receivers.count(name) > 1]:
+            raise ValueError(f"has two rules for {twice[0]!r}: put their events into one")
+        return value
 
     @field_validator("owners", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from sqlalchemy import Connection, Row, bindparam, delete, select, update
 
@@ -13,7 +14,17 @@ from vad_lib.images.decoding import DecodedImage
 from vad_lib.ingest import FileVersion
 from vad_lib.inspection_db.database import InspectionDatabase, insert_many
 from vad_lib.inspection_db.monitoring import count_images
-from vad_lib.inspection_db.schema import DONE, DUPLICATE, PENDING, REFUSED, images, incoming_files, predictions
+from vad_lib.inspection_db.notices import record_notice
+from vad_lib.inspection_db.schema import (
+    DONE,
+    DUPLICATE,
+    PENDING,
+    REFUSED,
+    SUPERSEDED_RULES,
+    images,
+    incoming_files,
+    predictions,
+)
 from vad_lib.monitoring import Monitor, Values
 from vad_lib.queue.outbox import notify
 
@@ -137,8 +148,25 @@ def finish(
             version = unseen[0].prediction.model_version  # type: ignore[union-attr]
             count_images(connection, line, version, monitor, [each.observed or {} for each in unseen], now)
         _settle(connection, rows, settled, run_id, now)
+        _tell(connection, line, rows, settled, now)
         notify(db, connection, line, incoming_files.c.file_id.in_([row.file_id for row in rows]), now)
     return [_decision(row, each, now) for row, each in zip(rows, settled, strict=True) if not isinstance(each, Later)]
+
+
+def _tell(
+    connection: Connection, line: str, rows: Sequence[Row[Any]], outcomes: Sequence[Outcome], now: datetime
+) -> None:
+    """Write a notice of each part that was found NG, and of each file that was refused."""
+    for row, outcome in zip(rows, outcomes, strict=True):
+        page = f"/lines/{line}/results?{urlencode({'text': row.path.rpartition('/')[2]})}"
+        if isinstance(outcome, Done) and outcome.prediction is not None and outcome.prediction.predicted == "NG":
+            found = outcome.prediction
+            text = f"{row.path} is NG (p {found.p:.3f}, by {found.model_version})."
+            subject = f"{found.sha256} {found.model_version}"
+            record_notice(connection, line, "ng", text, subject=subject, page=page, now=now)
+        elif isinstance(outcome, Refused) and outcome.rule not in (DUPLICATE, *SUPERSEDED_RULES):
+            text = f"{row.path} was refused: {outcome.reason}"
+            record_notice(connection, line, "refused", text, subject=str(row.file_id), page=page, now=now)
 
 
 def record_predictions(

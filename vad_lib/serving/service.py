@@ -1,9 +1,9 @@
 """The inference service: sees images arrive, scores them with warm models, and records each result durably.
 
-Seven threads: one *watches* (events, scans, registering), one *follows* (lines, plans, champions; loads models), three
-*work* (one reads and one records while another scores), one *notifies*, and one *shadows* (scores with versions that do
-not serve). They share nothing but the queue in the database, so any of them may be cut off at any instruction, and
-several services may work on the same lines.
+Eight threads: one *watches* (events, scans, registering), one *follows* (lines, plans, champions; loads models), three
+*work* (one reads and one records while another scores), one *notifies* programs of results, one *tells* people, and one
+*shadows* (scores with versions that do not serve). They share nothing but the queue in the database, so any of them may
+be cut off at any instruction, and several services may work on the same lines.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vad_lib.inspection.quarantine import keep_files_refused_by_name
 from vad_lib.inspection.worker import Worker, work_on
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.schema import ONLINE
+from vad_lib.notice_rules import NoticeRule
 from vad_lib.queue import (
     LEASE_SECONDS,
     Decision,
@@ -37,6 +38,7 @@ from vad_lib.queue import (
 from vad_lib.queue.facts import ALIVE_SECONDS, announce_service
 from vad_lib.queue.outbox import open_sinks
 from vad_lib.serving.expected_results import ExpectedResults
+from vad_lib.serving.messenger import Messenger
 from vad_lib.serving.metrics import Metrics
 from vad_lib.serving.notifier import Notifier
 from vad_lib.serving.shadow import LOOK_SECONDS, Shadow
@@ -89,6 +91,7 @@ class InferenceService:
         self.waiting: Mapping[str, QueueFacts] = {}
         """What waits in the queue, as of the last look."""
         self.notifier = Notifier(self.db, self._sinks, self.worker.name)
+        self.messenger = Messenger(self.db, self._notice_rules, self._lasting_trouble, self.worker.name)
         self.expected = ExpectedResults()
         self.followed_at = 0.0
         """When lines were last looked at without trouble, on the monotonic clock; 0: never."""
@@ -118,6 +121,7 @@ class InferenceService:
             ("follow", self._follow),
             ("notify", self.notifier.run),
             ("shadow", self.shadow.run),
+            ("tell", self.messenger.run),
             *((f"work-{number}", self._work_on_lines) for number in range(self.limits.workers)),
         ]
         for name, loop in loops:
@@ -132,6 +136,7 @@ class InferenceService:
         self._follow_now.set()
         self.notifier.stop()
         self.shadow.stop()
+        self.messenger.stop()
         self._work.close()
         deadline = time.monotonic() + seconds
         for thread in self._threads:
@@ -181,6 +186,15 @@ class InferenceService:
 
     def _sinks(self) -> Mapping[str, Sinks]:
         return {name: line.sinks for name, line in self.watched.items()}
+
+    def _notice_rules(self) -> Mapping[tuple[str, str], NoticeRule]:
+        return {(name, rule.receiver): rule for name, line in self.watched.items() for rule in line.notice_rules}
+
+    def _lasting_trouble(self) -> Mapping[str, str]:
+        """Return what keeps lines from being served; what concerns all is told on each."""
+        reasons = self.not_ready()
+        all_lines = dict.fromkeys(self.watched, reasons["*"]) if "*" in reasons and self.followed_at else {}
+        return all_lines | {name: reason for name, reason in reasons.items() if name in self.watched}
 
     # --- following -----------------------------------------------------------------------------------------------
 

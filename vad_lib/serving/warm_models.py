@@ -16,6 +16,7 @@ from vad_lib.images.budget import UNCOUNTED_PIXELS
 from vad_lib.inspection.model import PROBE, Model, Served, monitor_of
 from vad_lib.lines import Line
 from vad_lib.monitoring import Monitor, MonitorSettings
+from vad_lib.notice_rules import NoticeRule
 from vad_lib.serving.sinks import Sinks
 from vad_lib.thresholds import Calibration, Threshold
 
@@ -59,6 +60,7 @@ class WatchedLine:
         monitor: how it is watched for drift; None: not at all.
         trouble: why it cannot be served, where its source knows of a reason.
         shadow: the version that scores beside the one that serves; None: none does.
+        notice_rules: who is told of what happens on it; each receiver once.
     """
 
     line: Line
@@ -71,6 +73,7 @@ class WatchedLine:
     monitor: MonitorSettings | None = None
     trouble: str = ""
     shadow: ShadowedBy | None = None
+    notice_rules: tuple[NoticeRule, ...] = ()
 
 
 class Source(Protocol):
