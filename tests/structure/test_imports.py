@@ -34,7 +34,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "serving",
     ),
     "vad_dagster": (
-        "partitions home configuration table_schemas plans jobs run_coordinator web_gate",
+        "partitions home configuration table_schemas plans jobs notices run_coordinator web_gate",
         "resources values checks io_manager mlflow_model",
         "provenance",
         "registry",
