@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import Path as InPath
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import AfterValidator, BeforeValidator, Field
-from sqlalchemy import Row
+from starlette.concurrency import run_in_threadpool
 
 from vad_dagster import provenance
 from vad_dagster.registry import registered_model
@@ -55,6 +56,7 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 Number = Annotated[Annotated[int, Field(ge=0, le=LARGEST_NUMBER)] | None, BeforeValidator(_none_if_empty)]
+PredictionId = Annotated[int, InPath(ge=0, le=LARGEST_NUMBER)]
 Moment = Annotated[Annotated[datetime, AfterValidator(_in_utc)] | None, BeforeValidator(_none_if_empty)]
 
 
@@ -70,7 +72,7 @@ def gallery_pages(
         words: what is said about results, and the dialogue about the line.
     """
     KnownLine = Annotated[str, Depends(known)]
-    Recorded = Annotated[Row[Any], Depends(recorded_by(service.db, known))]
+    recorded = recorded_by(service.db, known)
     router, tracking = APIRouter(prefix="/lines/{line}", tags=["pages"]), MLflowTracking()
 
     @router.get("/results", response_class=HTMLResponse)
@@ -143,9 +145,13 @@ def gallery_pages(
         )
 
     @router.get("/results/{prediction_id}/thumbnail.jpg", response_class=Response)
-    async def thumbnail(request: Request, record: Recorded) -> Response:
+    async def thumbnail(request: Request, line: str, prediction_id: PredictionId) -> Response:
         """A small picture of the image; of an NG one with the contour of what was found."""
-        drawn = await thumbnails.of(record, request.is_disconnected)
+        # Every open page asks for every picture: what is drawn is answered without the database and without a thread.
+        drawn = thumbnails.drawn(known(line), prediction_id)
+        if drawn is None:
+            record = await run_in_threadpool(recorded, line, prediction_id)
+            drawn = await thumbnails.of(record, request.is_disconnected)
         if drawn is None:
             text = text_of("gone_picture.html", language_of(request.headers, request.cookies))
             return Response(text, media_type="image/svg+xml", headers={"Cache-Control": NOT_FOR_LONG})

@@ -96,7 +96,7 @@ def visitor(request: Request) -> Visitor:
     return found
 
 
-def check_role(request: Request) -> None:
+async def check_role(request: Request) -> None:
     """Find out who sends a request. Who looks has to be a viewer, who sends anything a reviewer; else it answers 403.
 
     Of every request, so that a new page is guarded before anybody thinks of it.

@@ -50,7 +50,7 @@ class Thumbnails:
 
     def __init__(self, service: InferenceService, drawer: Drawer) -> None:
         self._service, self._drawer = service, drawer
-        self._kept: OrderedDict[int, Thumbnail] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, int], Thumbnail] = OrderedDict()
         self._bytes = 0
         self._turn = asyncio.Semaphore(1)
         self._waiting = 0
@@ -66,7 +66,7 @@ class Thumbnails:
         Raises:
             HTTPException: 503 where too many wait already.
         """
-        if (kept := self._known(record.prediction_id)) is not None:
+        if (kept := self.drawn(record.line, record.prediction_id)) is not None:
             return kept
         if self._waiting >= MOST_WAITING:
             raise HTTPException(503, "Too many pictures are being drawn: try again.", {"Retry-After": "2"})
@@ -74,7 +74,8 @@ class Thumbnails:
         try:
             async with self._turn:
                 # somebody else may have asked for the same one
-                if (kept := self._known(record.prediction_id)) is not None or await is_away():
+                kept = self.drawn(record.line, record.prediction_id)
+                if kept is not None or await is_away():
                     return kept
                 await self._rest()
                 began = time.monotonic()
@@ -86,22 +87,24 @@ class Thumbnails:
                 self._not_before = ended + min(LONGEST_REST_SECONDS, REST * (ended - began))
         finally:
             self._waiting -= 1
-        self._keep(record.prediction_id, drawn)
+        self._keep((record.line, record.prediction_id), drawn)
         return drawn
 
     async def _rest(self) -> None:
         while self._service.waiting and (left := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(min(left, 0.1))
 
-    def _known(self, number: int) -> Thumbnail | None:
-        if number in self._kept:
-            self._kept.move_to_end(number)
-        return self._kept.get(number)
+    def drawn(self, line: str, prediction_id: int) -> Thumbnail | None:
+        """Return the picture of a prediction where it is drawn already."""
+        key = line, prediction_id
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
 
-    def _keep(self, number: int, drawn: Thumbnail) -> None:
+    def _keep(self, key: tuple[str, int], drawn: Thumbnail) -> None:
         if drawn.kept != FOR_EVER:
             return
-        self._kept[number] = drawn
+        self._kept[key] = drawn
         self._bytes += len(drawn.data)
         while self._bytes > MOST_BYTES:
             self._bytes -= len(self._kept.popitem(last=False)[1].data)
