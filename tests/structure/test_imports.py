@@ -38,6 +38,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "resources values checks io_manager mlflow_model",
         "provenance",
         "registry",
+        "promotions",
         "recording asset_metadata asset_parts",
         "inspection_run finding_words",
         "assets sensors service",

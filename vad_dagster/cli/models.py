@@ -12,6 +12,7 @@ from rich.markup import escape
 from vad_dagster.cli.console import console, new_table
 from vad_dagster.cli.lines import existing_line
 from vad_lib.errors import VadError
+from vad_lib.inspection_db.audit import Actor
 from vad_lib.progress import format_seconds
 
 if TYPE_CHECKING:
@@ -72,18 +73,27 @@ def promote(
     name: Name,
     version: Annotated[str, typer.Argument(help="Number, or challenger.")] = "challenger",
     by: By = "",
+    reason: Annotated[str, typer.Option(help="Why; kept on the version and in the audit.")] = "",
 ) -> None:
     """Let a version serve. The one that served before stays as previous: vad model rollback."""
+    from vad_dagster.promotions import promote_by_person
+    from vad_lib.inspection_db import InspectionDatabase
+
     registry = _registry(name)
-    serving = registry.promote(registry.named(version), by=_person(by))
+    serving = promote_by_person(InspectionDatabase.from_environment(), registry, version, _person(by), reason)
     _say_who_serves(registry, name, serving.label)
 
 
 @app.command("rollback")
-def rollback(name: Name, by: By = "") -> None:
+def rollback(
+    name: Name, by: By = "", reason: Annotated[str, typer.Option(help="Why; kept in the audit.")] = ""
+) -> None:
     """Let the version serve again that served before. A second time goes forward again."""
+    from vad_dagster.promotions import roll_back_by_person
+    from vad_lib.inspection_db import InspectionDatabase
+
     registry = _registry(name)
-    serving = registry.roll_back(by=_person(by))
+    serving = roll_back_by_person(InspectionDatabase.from_environment(), registry, _person(by), reason)
     _say_who_serves(registry, name, serving.label)
 
 
@@ -139,8 +149,8 @@ def _registry(name: str) -> LineRegistry:
     return LineRegistry(MLflowTracking(), existing_line(name).name)
 
 
-def _person(by: str) -> str:
-    return f"person: {by.strip() or getpass.getuser()}"
+def _person(by: str) -> Actor:
+    return Actor(by.strip() or getpass.getuser())
 
 
 def _say_who_serves(registry: LineRegistry, name: str, label: str) -> None:

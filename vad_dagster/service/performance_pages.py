@@ -61,7 +61,7 @@ def performance_pages(db: InspectionDatabase, known: Callable[[str], str]) -> AP
 def _changes(
     request: Request, db: InspectionDatabase, line: str | None, before: int | None, person: str, action: str
 ) -> HTMLResponse:
-    rows = newest_changes(db, line, before_id=before, person=person, action=action, limit=ROWS)
+    rows = newest_changes(db, line, before_id=before, person=person, actions=[action] if action else [], limit=ROWS)
     values = {"rows": [_readable(row) for row in rows.to_dict("records")], "person": person, "action": action}
     last = int(rows["audit_id"].iloc[-1]) if len(rows) == ROWS else None
     return render(request, "changes.html", line=line, last=last, **values)

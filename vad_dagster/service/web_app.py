@@ -40,6 +40,7 @@ from vad_dagster.service.result_pages import MEDIA_TYPES, result_pages
 from vad_dagster.service.review_pages import kinds_of_lines, review_pages
 from vad_dagster.service.thumbnails import Thumbnails
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
+from vad_dagster.service.version_pages import version_pages
 from vad_dagster.service.word_pages import WordPages
 from vad_dagster.web_gate import Application, Receive, Scope, Send, WebGate
 from vad_lib.errors import DatabaseGoneError
@@ -274,6 +275,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     app.include_router(words.routes(known))
     app.include_router(review_pages(service.db, known, kinds_of))
     app.include_router(performance_pages(service.db, known))
+    app.include_router(version_pages(service.db, known))
     app.include_router(api_page(TITLE))
     app.mount("/static", StaticFiles(directory=STATIC))
     return app

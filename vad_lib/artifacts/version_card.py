@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from vad_lib.extending import Extension
     from vad_lib.thresholds import Threshold
 
-FILTERED_BY = ("image_auroc", "f1", "fn", "fp")
-"""Numbers of an evaluation that are tags."""
+FILTERED_BY = ("image_auroc", "f1", "fn", "fp", "tp", "tn")
+"""Numbers of an evaluation that are tags: people filter by them, and intervals are made from the counts."""
 LABELS = "labels_of_people"
 """Tag: how many labels of people the training was given. Which ones is an artifact of its run."""
 

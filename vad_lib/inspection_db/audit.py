@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ def newest_changes(
     *,
     before_id: int | None = None,
     person: str = "",
-    action: str = "",
+    actions: Collection[str] = (),
     limit: int = 100,
 ) -> pd.DataFrame:
     """Return changes, newest first: the columns of the table ``audit``.
@@ -93,7 +93,7 @@ def newest_changes(
         line: those that concern it; None: all.
         before_id: only what was written before this number, for the next page.
         person: only by this one; empty: by all.
-        action: only this one; empty: all.
+        actions: only these; empty: all.
         limit: at most so many.
     """
     chosen = select(audit).order_by(desc(audit.c.audit_id)).limit(limit)
@@ -101,8 +101,8 @@ def newest_changes(
         chosen = chosen.where(audit.c.line == line)
     if person:
         chosen = chosen.where(audit.c.person == person)
-    if action:
-        chosen = chosen.where(audit.c.action == action)
+    if actions:
+        chosen = chosen.where(audit.c.action.in_(sorted(actions)))
     if before_id is not None:
         chosen = chosen.where(audit.c.audit_id < before_id)
     return db.table(chosen)
