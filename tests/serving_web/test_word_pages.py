@@ -167,7 +167,7 @@ def test_an_obedient_model_changes_no_decision_and_is_marked_for_review(site: Ca
     assert '<span class="NG">NG</span> stands' in part
     assert '<h1><span class="NG">NG</span>' in made.get()
     assert made.db.predictions("bottles").to_dict("records") == before
-    results = made.get(f"{made.address}/lines/bottles/results")
+    results = made.get(f"{made.address}/lines/bottles/results?view=table")
     assert '<span class="review">for review</span>' in results
     search = f"{made.address}/lines/bottles/descriptions"
     for query, found in (("disagreements=true", 1), ("text=FINE all", 1), ("text=scratch", 0), ("", 1)):
