@@ -59,6 +59,7 @@ PAGES = (
     f"/lines/{LINE}/results?name=in-no-name&order=anomalous",
     f"/lines/{LINE}/results/MIDDLE",
     f"/lines/{LINE}/review",
+    f"/lines/{LINE}/review/next",
     f"/lines/{LINE}/performance",
     f"/lines/{LINE}/threshold",
     f"/lines/{LINE}/versions",
@@ -66,6 +67,9 @@ PAGES = (
     "/changes",
 )
 """``MIDDLE`` is a prediction in the middle. A page that is not there is passed over."""
+
+POSTS = (f"/lines/{LINE}/review/next",)
+"""Pages that ask by a POST."""
 
 
 def fill(db: InspectionDatabase, count: int) -> None:
@@ -200,7 +204,9 @@ def measure_pages(scratch: Path, model: Path, rows: int, url: str | None) -> dic
                 times = []
                 for _ in range(6):
                     began = time.perf_counter()
-                    reply = session.get(service.address + page.replace("MIDDLE", middle), timeout=60)
+                    address = service.address + page.replace("MIDDLE", middle)
+                    asks = {"person": "Kim"} if page in POSTS else None
+                    reply = session.request("POST" if asks else "GET", address, json=asks, timeout=60)
                     times.append(time.perf_counter() - began)
                 if reply.status_code != 200:
                     print(f"  {page:<62} {reply.status_code}")
