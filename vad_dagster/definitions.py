@@ -17,6 +17,7 @@ from vad_dagster.jobs import (
     compare_line,
     describe_line,
     extend_line,
+    gate_line,
     inspect_line,
     promote_line,
     roll_back_line,
@@ -41,6 +42,7 @@ def build_defs(*, resource_overrides: Mapping[str, Any] | None = None) -> dg.Def
         jobs=[
             train_line,
             extend_line,
+            gate_line,
             compare_line,
             inspect_line,
             watch_line,

@@ -112,6 +112,15 @@ describe_line = dg.define_asset_job(
 )
 
 
+gate_line = dg.define_asset_job(
+    "gate_line",
+    selection=dg.AssetSelection.assets("champion_model"),
+    description="Decides anew whether the newest version serves, by what its validation and judged live images say.",
+    config=_config(),
+    executor_def=dg.in_process_executor,
+    tags={"vad/pipeline": "registry"},
+)
+
 promote_line = dg.define_asset_job(
     "promote_line",
     selection=dg.AssetSelection.assets("champion_model"),

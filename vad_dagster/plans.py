@@ -112,6 +112,21 @@ def rows_of_next_training(line: Line, plan: ExperimentalPlan, progress: Progress
     return prepare_training_data(table, chosen, plan.train, progress)
 
 
+def refuse_where_never(line: Line) -> ExperimentalPlan:
+    """Return the plan of a line on which people may promote a version. To go back to the version before needs no leave.
+
+    Raises:
+        InputError: the plan says ``promotion: never``.
+    """
+    plan = plan_of(line)
+    if plan.operation.promotion == "never":
+        raise InputError(
+            f"The plan of line {line.name!r} says promotion: never, so no other version is let serve. Set promotion to "
+            f"by_person or automatic in the section operation of {line.plan_file} first."
+        )
+    return plan
+
+
 def enough_inspected(line: Line, plan: ExperimentalPlan) -> bool:
     """Say whether the line has inspected as many images as the plan's ``threshold_from_first`` waits for."""
     from vad_lib.inspection_db import InspectionDatabase

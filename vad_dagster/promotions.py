@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from vad_dagster.plans import refuse_where_never
 from vad_dagster.registry import CHAMPION, PREVIOUS, LineRegistry, Version
 from vad_lib.errors import InputError
 from vad_lib.inspection_db import InspectionDatabase, utc_now
 from vad_lib.inspection_db.audit import Actor, record_change
 from vad_lib.inspection_db.notices import record_notice
+from vad_lib.lines import Home
 
 
 def promote_by_person(
@@ -22,8 +24,9 @@ def promote_by_person(
         reason: why.
 
     Raises:
-        InputError: there is no such version, or it serves already.
+        InputError: there is no such version, it serves already, or the plan says ``promotion: never``.
     """
+    refuse_where_never(Home.from_environment().line(registry.line))
     return _serve(db, registry, registry.named(named), by, reason, "promote")
 
 

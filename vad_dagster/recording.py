@@ -18,14 +18,17 @@ from vad_dagster.values import ChampionOnRows
 from vad_lib.artifacts import version_card
 from vad_lib.forecast import Forecast
 from vad_lib.lines import Line
-from vad_lib.metrics import Evaluation
+from vad_lib.metrics import Evaluation, evaluate
 from vad_lib.plan import ExperimentalPlan, TrainArguments
 from vad_lib.progress import Progress, silent
 from vad_lib.readiness import ValidatedDataset
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from vad_lib.artifacts import TrainingRecord, TrainTree
     from vad_lib.extending import Extension
+    from vad_lib.thresholds import DecisionRule
     from vad_lib.trained_model import FitRecord, TrainedModel
 
 MOST_TELLING = "heatmaps/most_telling.jpg"
@@ -108,12 +111,25 @@ def record_fit(run: TrackedRun, fit: FitRecord) -> None:
 
 
 def measure_champion(
-    registry: LineRegistry, dataset: ValidatedDataset, accelerator: str, progress: Progress = silent
+    registry: LineRegistry,
+    dataset: ValidatedDataset,
+    accelerator: str,
+    progress: Progress = silent,
+    *,
+    beside: tuple[pd.DataFrame, DecisionRule],
 ) -> ChampionOnRows:
-    """Score the validation rows of ``dataset`` with the champion, where there is one."""
+    """Score the validation rows of ``dataset`` with the champion, where there is one.
+
+    Args:
+        registry: of the line.
+        dataset: with the rows.
+        accelerator: where to compute.
+        progress: told about each image.
+        beside: ``tables.ValidationScores`` of the new model, and how it decides.
+    """
     from vad_lib.errors import VadError
     from vad_lib.models import InspectionModel
-    from vad_lib.validation import evaluate_on_rows
+    from vad_lib.validation import beside_on_rows, judge_rows
 
     champion = registry.at(CHAMPION)
     if champion is None:
@@ -121,10 +137,13 @@ def measure_champion(
     known = ChampionOnRows(version=champion.number, label=champion.label)
     try:
         model = InspectionModel.load(registry.folder(champion), accelerator=accelerator)
-        evaluation = evaluate_on_rows(model, dataset.valid_rows, progress=progress)
+        judged = judge_rows(model, dataset.valid_rows, progress=progress)
     except (VadError, OSError) as error:
         return known.model_copy(update={"problem": f"The champion {champion.label} could not be measured: {error}"})
-    return known.model_copy(update={"evaluation": evaluation})
+    scores, rule = beside
+    mine = scores.assign(predicted=rule.judge(scores["raw_score"]).predicted)
+    evaluation = evaluate(judged["raw_score"], judged["is_anomalous"], list(judged["predicted"]))
+    return known.model_copy(update={"evaluation": evaluation, "beside": beside_on_rows(mine, judged)})
 
 
 @contextmanager

@@ -34,6 +34,10 @@ MADE_FROM = "made_from"
 """Tag of a version: a digest of what it was made from, so that no twin of it is registered."""
 SCORES_LIKE = "scores_like"
 """Tag of a version: a digest that versions share which give an image the same score, whatever their threshold."""
+TAKEN_BACK = "taken_back"
+"""Tag of a version: why it does not serve any longer, where a rule took it back."""
+GATE = "vad.gate"
+"""Tag of the registered model: where the gate stands, and the number of the version that it is about."""
 DIGEST, THRESHOLD = "model_digest", "threshold"
 """Tags of a version: what its model folder must hold. The folder lies where more people may write than in MLflow."""
 LABELS_FILE = "labels/confirmed_labels.csv"
@@ -57,6 +61,7 @@ class Version:
     tags: Mapping[str, str]
     description: str
     aliases: tuple[str, ...]
+    made_at: datetime
 
     @property
     def label(self) -> str:
@@ -244,8 +249,12 @@ class LineRegistry:
         self._remember(version.number, by)
         return self.version(version.number)
 
-    def roll_back(self, *, by: str) -> Version:
+    def roll_back(self, *, by: str, why: str = "") -> Version:
         """Let the previous version serve again.
+
+        Args:
+            by: the rule or person.
+            why: in sentences. By a rule, it is kept on the version that served, so that no rule promotes it again.
 
         Raises:
             InputError: no version has the alias ``previous``.
@@ -253,7 +262,14 @@ class LineRegistry:
         previous = self.at(PREVIOUS)
         if previous is None:
             raise InputError(f"Line {self.line!r} has no previous version to go back to.")
-        return self.promote(previous, by=by)
+        if by.startswith("rule: ") and (serving := self.at(CHAMPION)) is not None:
+            self.tag(serving, {TAKEN_BACK: why})
+            self.note_decision(serving, f"It was taken back at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by {by}. {why}")
+        return self.promote(previous, by=by, why=why)
+
+    def note_gate(self, version: Version, state: str) -> None:
+        """Write down where the gate stands about a version."""
+        self._client.set_registered_model_tag(self.name, GATE, f"{state} {version.number}")
 
     def chosen_by(self) -> str:
         """Return which person chose the version that serves; empty where a rule did, or where the choice was lifted.
@@ -294,6 +310,7 @@ class LineRegistry:
             tags=dict(entry.tags),
             description=entry.description or "",
             aliases=tuple(entry.aliases),
+            made_at=datetime.fromtimestamp(int(entry.creation_timestamp or 0) / 1000, UTC),
         )
 
 

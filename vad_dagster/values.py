@@ -36,6 +36,7 @@ class ChampionOnRows(BaseModel):
     label: str = ""
     evaluation: Evaluation | None = None
     problem: str = Field(default="", description="Why it could not be measured, if so.")
+    beside: str = Field(default="", description="The other one beside it on the same rows, with intervals and tests.")
 
 
 class ModelEvaluation(JsonRecord):
@@ -44,7 +45,6 @@ class ModelEvaluation(JsonRecord):
     version: str = Field(description="Number in the registry.")
     evaluation: Evaluation
     champion: ChampionOnRows
-    automatic_promotion: bool
     doubts: tuple[str, ...] = Field(default=(), description="Why a first version should not serve unseen.")
 
 

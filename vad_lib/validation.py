@@ -13,8 +13,8 @@ import pandas as pd
 from vad_lib.artifacts import TrainingRecord, TrainTree, write_train_tree
 from vad_lib.artifacts.pictures import rows_with_heatmaps
 from vad_lib.heatmaps import PROBABILITIES, HeatmapScale, learn_heatmap_scale
-from vad_lib.metrics import Evaluation, evaluate
 from vad_lib.monitoring.reference import Reference, places_of
+from vad_lib.paired_tests import delong, newcombe
 from vad_lib.progress import Progress, silent
 from vad_lib.tables import NG
 from vad_lib.training_inputs import digest_of_model
@@ -147,21 +147,52 @@ def make_validation_maps(
     return ValidationMaps(scale, {row: file for row, file in files.items() if row in keep}, places)
 
 
-def evaluate_on_rows(model: InspectionModel, rows: pd.DataFrame, *, progress: Progress = silent) -> Evaluation:
-    """Return the performance of a model on labelled rows, at its own threshold.
+def judge_rows(model: InspectionModel, rows: pd.DataFrame, *, progress: Progress = silent) -> pd.DataFrame:
+    """Score labelled rows with a model and decide them at its own threshold.
 
     Args:
         model: any version.
-        rows: ``tables.ValidatedRows`` with labels; files that cannot be read any more are left out.
+        rows: ``tables.ValidatedRows`` with labels.
         progress: told about each image.
+
+    Returns:
+        Columns ``file``, ``is_anomalous``, ``raw_score`` and ``predicted``; files that cannot be read any more are left
+        out.
     """
-    flags = rows["is_anomalous"].astype(bool).to_numpy()
-    scores: list[float] = []
-    predicted: list[str] = []
-    known: list[bool] = []
-    for result in model.predict_files([Path(file) for file in rows["file"]], progress=progress):
-        if result.raw_score is not None and result.predicted is not None:
-            scores.append(result.raw_score)
-            predicted.append(result.predicted)
-            known.append(bool(flags[result.index]))
-    return evaluate(scores, known, predicted)
+    files, flags = list(rows["file"]), list(rows["is_anomalous"].astype(bool))
+    judged = [
+        (files[result.index], flags[result.index], result.raw_score, result.predicted)
+        for result in model.predict_files([Path(file) for file in files], progress=progress)
+        if result.raw_score is not None and result.predicted is not None
+    ]
+    return pd.DataFrame(judged, columns=["file", "is_anomalous", "raw_score", "predicted"])
+
+
+def beside_on_rows(new: pd.DataFrame, old: pd.DataFrame) -> str:
+    """Say how two models differ on the rows that both have judged, with intervals (95 %) and paired tests.
+
+    Args:
+        new: of ``judge_rows``, of the challenger.
+        old: the same of the champion.
+
+    Returns:
+        Sentences; empty where there is no row.
+    """
+    pairs = new.merge(old, on=["file", "is_anomalous"], suffixes=("_new", "_old"))
+    if pairs.empty:
+        return ""
+    flags = pairs["is_anomalous"].astype(bool)
+    new_right, old_right = ((pairs[f"predicted_{which}"] == NG) == flags for which in ("new", "old"))
+    only_new, only_old = int((new_right & ~old_right).sum()), int((~new_right & old_right).sum())
+    both, neither = int((new_right & old_right).sum()), int((~new_right & ~old_right).sum())
+    found = newcombe(both, only_new, only_old, neither)
+    told = (
+        f"Of {len(pairs)} validation rows only the challenger is right on {only_new}, only the champion on {only_old}: "
+        f"a difference of {found.difference:+.1%}, between {found.low:+.1%} and {found.high:+.1%} (McNemar, p = "
+        f"{found.p:.2g})."
+    )
+    if flags.any() and not flags.all():
+        area = delong(flags, pairs["raw_score_new"], pairs["raw_score_old"])
+        between = f"between {area.low:+.4f} and {area.high:+.4f}"
+        told += f" AUROC differs by {area.difference:+.4f}, {between} (DeLong, p = {area.p:.2g})."
+    return told

@@ -34,6 +34,8 @@ GRAPH = {
     "extended_model": ("extension", {"champion_model", "validated_dataset"}),
     "inference_outputs": ("inference", {"champion_model"}),
     "inference_summary": ("inference", {"inference_outputs"}),
+    "field_performance": ("monitoring", {"inference_outputs"}),
+    "model_choice": ("choice", {"ground_truth"}),
     "drift_report": ("monitoring", {"inference_outputs"}),
     "finding_descriptions": ("words", {"inference_outputs"}),
 }

@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         tiny = "anomalyclip_encoder: tiny_clip, anomalyclip_levels: [2, 4], anomalyclip_image_side: 48"
         text = line.plan_file.read_text().replace("# model_parameters: {", f"model_parameters: {{{tiny}}}  # {{", 1)
         text = text.replace("# threshold_from_first: 0", "threshold_from_first: 6", 1)
-        line.plan_file.write_text(text.replace("# automatic_promotion: False", "automatic_promotion: True", 1))
+        line.plan_file.write_text(text.replace("# promotion: by_person", "promotion: automatic", 1))
         (line.folder / "inference").mkdir()
         for number in range(6):
             draw_tile(number, scratched=number % 2 == 0).save(line.folder / "inference" / f"tile{number}.png")
@@ -65,7 +65,7 @@ def test_a_line_without_a_table_is_trained_and_serves_where_the_plan_promotes_by
     assert version.number == "1"
     assert version.tags["threshold_method"] == "Fixed"
     assert not {"fn", "fp", "f1"} & set(version.tags)
-    assert "automatic_promotion lets it serve" in version.description
+    assert "promotion: automatic lets it serve" in version.description
     assert "nothing is known yet about misses and false alarms" in version.description
     model = InspectionModel.load(LineRegistry(MLflowTracking(), "sand").folder(version))
     assert model.threshold.value == 0.5

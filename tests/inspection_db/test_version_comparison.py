@@ -113,6 +113,7 @@ def test_a_content_that_the_version_has_decided_itself_is_not_scored_again(db: I
     assert images_to_shadow(db, "bottles", OLD, "vad-bottles/3", share=1.0, since=LONG_AGO)[0].prediction_id == number
 
 
+@pytest.mark.spec("L4.02")
 def test_versions_are_compared_on_what_both_have_scored_and_on_what_people_judged(db: InspectionDatabase) -> None:
     numbers = decided(db, ["OK", "OK", "NG", "NG", "OK", "NG"])
     for number, said in zip(numbers[:5], ["OK", "NG", "OK", "NG", "NG"], strict=True):

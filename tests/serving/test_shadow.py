@@ -46,6 +46,7 @@ def scored(db: InspectionDatabase) -> list[tuple[str, str, str]]:
         return [tuple(row) for row in rows]
 
 
+@pytest.mark.spec("L4.01")
 def test_live_images_get_what_the_challenger_says_beside_what_was_decided(
     source: RigSource, db: InspectionDatabase, start: Starter
 ) -> None:
@@ -174,6 +175,7 @@ def test_images_from_before_the_version_was_made_do_not_count(rig: Rig) -> None:
     assert (scored(rig.db), rig.source.loaded) == ([], [])
 
 
+@pytest.mark.spec("L4.01")
 def test_a_result_waits_for_one_image_of_the_shadow_at_most(
     source: RigSource, db: InspectionDatabase, start: Starter
 ) -> None:

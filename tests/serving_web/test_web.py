@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from vad_lib.errors import InputError
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.monitoring import MonitorSettings
+from vad_lib.serving import ShadowedBy
 
 Web = Callable[..., str]
 
@@ -289,6 +291,20 @@ def test_metrics_tell_what_happened(web: Web, source: RigSource, db: InspectionD
     assert "vad_ready 1.0" in text
     for row in text.splitlines():
         assert row.startswith("#") or float(row.rpartition(" ")[2]) >= 0
+
+
+def test_metrics_tell_who_scores_beside_the_champion_and_where_the_gate_stands(
+    web: Web, source: RigSource, db: InspectionDatabase
+) -> None:
+    source.change("bottles", shadow=ShadowedBy("2", datetime(2026, 1, 1, tzinfo=UTC), 1.0, gate="refused"))
+    write_image(source.lines["bottles"].folder / "a.png", 150)
+    address = web()
+    wanted = {
+        'vad_shadow_images{line="bottles",version="2"} 1.0',
+        'vad_version_agreement{line="bottles",version="2"} 1.0',
+        'vad_gate{line="bottles",state="refused"} 1.0',
+    }
+    until(lambda: wanted <= set(requests.get(f"{address}/metrics", timeout=5).text.splitlines()))
 
 
 @pytest.mark.spec("W1.09")

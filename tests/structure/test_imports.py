@@ -19,9 +19,9 @@ PACKAGES = ("vad_lib", "vad_dagster")
 FLOORS: Mapping[str, tuple[str, ...]] = {
     "vad_lib": (
         "errors findings machine atomic_files processes settings progress randomness json_record argument_fields",
-        "quietness lines notice_rules tables images csv_text preprocessing augmentation synthetic promotion summary",
+        "quietness lines notice_rules tables images csv_text preprocessing augmentation synthetic summary",
         "plan labelled_folder ground_truth thresholds encoders detectors",
-        "metrics paired_tests heatmaps readiness",
+        "metrics paired_tests promotion heatmaps readiness",
         "monitoring",
         "training models forecast training_inputs training_reasons",
         "trained_model export compiled extending artifacts",

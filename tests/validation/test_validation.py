@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vad_lib.metrics import evaluate
 from vad_lib.models import ImageResult
-from vad_lib.validation import SCALE_IMAGES, evaluate_on_rows, make_validation_maps
+from vad_lib.validation import SCALE_IMAGES, beside_on_rows, judge_rows, make_validation_maps
 
 
 class Model:
@@ -70,5 +71,17 @@ def test_a_detector_without_maps_has_no_scale(tmp_path: Path) -> None:
 
 
 def test_a_model_is_measured_on_the_rows_that_can_be_read() -> None:
-    evaluation = evaluate_on_rows(Model(), judged([13, 20, 60, 70], [13, 70]))  # type: ignore[arg-type]
+    decided = judge_rows(Model(), judged([13, 20, 60, 70], [13, 70]))  # type: ignore[arg-type]
+    evaluation = evaluate(decided["raw_score"], decided["is_anomalous"], list(decided["predicted"]))
     assert (evaluation.tp, evaluation.fp, evaluation.tn, evaluation.fn) == (1, 1, 1, 0)
+
+
+def test_two_models_are_compared_row_by_row_with_interval_and_test() -> None:
+    old = judge_rows(Model(), judged([20, 60, 70, 80], [60, 70]))  # type: ignore[arg-type]
+    new = old.assign(predicted=["OK", "NG", "NG", "OK"], raw_score=[0.1, 0.8, 0.9, 0.2])
+    told = beside_on_rows(new, old)
+    assert "Of 4 validation rows only the challenger is right on 1, only the champion on 0" in told
+    assert "a difference of +25.0%" in told
+    assert "AUROC differs by +0.5000" in told
+    assert "AUROC" not in beside_on_rows(new[:1], old)
+    assert beside_on_rows(new[:0], old) == ""

@@ -12,7 +12,7 @@ from vad_dagster.asset_metadata import extension_metadata, links_markdown, plan_
 from vad_dagster.asset_parts import QUALITY_TEAM, log_progress, step, step_tags
 from vad_dagster.configuration import ExtensionConfig
 from vad_dagster.partitions import lines
-from vad_dagster.plans import line_of, plan_of
+from vad_dagster.plans import line_of, plan_of, refuse_where_never
 from vad_dagster.recording import register_extension, run_tags
 from vad_dagster.registry import LineRegistry
 from vad_dagster.resources import MLflowTracking
@@ -53,7 +53,8 @@ def extended_model(
     with step(context, line), tempfile.TemporaryDirectory(prefix="vad_extend_") as work:
         if not person:
             raise InputError("Write your name in decided_by: a version carries who said that the images are normal.")
-        plan, registry = plan_of(line), LineRegistry(tracking, line.name)
+        plan = refuse_where_never(line) if config.promote else plan_of(line)
+        registry = LineRegistry(tracking, line.name)
         champion = registry.champion()
         learnt_from_table = champion.tags.get("dataset_digest") == validated_dataset.digest
         extension = extend_model(
@@ -64,21 +65,19 @@ def extended_model(
             learnt_from_table=learnt_from_table,
             progress=log_progress(context),
         )
-        folder = Path(work) / MODEL_FOLDER
-        extension.model.save(folder)
+        extension.model.save(folder := Path(work) / MODEL_FOLDER)
         name, tags = f"{champion.label} and {len(extension.images.files)} images", run_tags(context, line.name, plan)
         with tracking.run(line.name, name=name, parent_run_id=champion.run_id, tags=tags) as run:
             version = register_extension(run, registry, extension, folder, champion, validated_dataset, person)
         version = registry.promote(version, by=f"person: {person}") if config.promote else version
     measured = ChampionOnRows(version=champion.number, label=champion.label, evaluation=extension.before)
+    notices = [*extension.notices, *([] if learnt_from_table else [OTHER_DATA])]
     yield dg.MaterializeResult(
         metadata={
             "model version": version.label,
             "extended from": champion.label,
             "serves": config.promote,
-            **extension_metadata(
-                extension, measured, [*extension.notices, *([] if learnt_from_table else [OTHER_DATA])]
-            ),
+            **extension_metadata(extension, measured, notices),
             "links": links_markdown({"model version": tracking.version_url(registry.name, version.number)}),
             **plan_metadata(plan),
         },

@@ -32,7 +32,7 @@ from vad_lib.lines import Home, Line
 from vad_lib.plan import ExperimentalPlan, TrainArguments
 from vad_lib.readiness import ValidatedDataset
 from vad_lib.tables import ThresholdTable, ValidationScores
-from vad_lib.thresholds import LearntThreshold
+from vad_lib.thresholds import DecisionRule, LearntThreshold
 from vad_lib.trained_model import TrainedModel
 
 WEIGHTS_CHECK, SCORES_SCHEMA, TABLE_SCHEMA = "backbone_weights", "scores_schema", "table_schema"
@@ -258,7 +258,8 @@ def model_evaluation(
             log_folder=logs,
             progress=progress,
         )
-        champion = recording.measure_champion(registry, validated_dataset, train.accelerator, progress)
+        mine = validation_scores, DecisionRule(threshold_table.calibration)
+        champion = recording.measure_champion(registry, validated_dataset, train.accelerator, progress, beside=mine)
         with recording.evaluation_run(context, tracking, registry, trained_model, plan) as run:
             version, is_new = recording.register_training(
                 run, registry, record, tree, champion.evaluation, plan, context.run.run_id
@@ -269,7 +270,6 @@ def model_evaluation(
         version=version.number,
         evaluation=record.evaluation,
         champion=champion,
-        automatic_promotion=plan.operation.automatic_promotion,
         doubts=validated_dataset.doubts(fits=train.needs_images),
     )
     return dg.MaterializeResult(

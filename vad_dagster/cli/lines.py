@@ -143,7 +143,7 @@ def _without_images(line: Line, choices: dict[str, Any]) -> tuple[str, ...]:
     line.remember_base_folder(line.folder)
     return (
         "There are no training images, so nothing will be known about misses and false alarms: the first version waits "
-        f"for `vad model promote {line.name}`, or serves at once with automatic_promotion: true in the plan's section "
+        f"for `vad model promote {line.name}`, or serves at once with promotion: automatic in the plan's section "
         "operation.",
         f"Images to inspect arrive in {line.inbox}.",
     )

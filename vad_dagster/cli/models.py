@@ -68,6 +68,38 @@ def show(
     console.print(table)
 
 
+@app.command("compare")
+def compare(
+    name: Name,
+    challenger: Annotated[str, typer.Argument(help="Number, or challenger, previous.")] = "",
+    champion: Annotated[str, typer.Option(help="Number: beside which version. Default: the one that serves.")] = "",
+    images: Annotated[int, typer.Option(help="At most so many images on which they differ.", min=0)] = 20,
+) -> None:
+    """Compare two versions on the live images that both have scored, and list those on which they differ.
+
+    Without CHALLENGER it is the newest version that does not serve or, where there is none, the one that served before.
+    """
+    from vad_dagster.registry import CHALLENGER, PREVIOUS
+    from vad_lib.inspection_db import InspectionDatabase
+    from vad_lib.inspection_db.version_comparison import compare_versions, differing_images
+
+    registry, db = _registry(name), InspectionDatabase.from_environment()
+    serving = registry.named(champion) if champion else registry.champion()
+    other = CHALLENGER if registry.at(CHALLENGER) is not None else PREVIOUS
+    labels = serving.label, registry.named(challenger or other).label
+    found = compare_versions(db, name, *labels)
+    console.print(f"{labels[0]} (champion) beside {labels[1]} (challenger)", style="bold", markup=False)
+    console.print(found.live.in_words(), markup=False)
+    console.print(found.judged.in_words(), markup=False)
+    differ = differing_images(db, name, *labels, page=images) if images else []
+    if differ:
+        table = new_table(">prediction", "champion", ">p", "challenger", ">p", "people", "image")
+        for image in differ:
+            says = (image.champion, f"{image.champion_p:.3f}", image.challenger, f"{image.challenger_p:.3f}")
+            table.add_row(*(escape(cell) for cell in (str(image.prediction_id), *says, image.label, image.path)))
+        console.print(table)
+
+
 @app.command("promote")
 def promote(
     name: Name,

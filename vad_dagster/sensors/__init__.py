@@ -1,6 +1,7 @@
 """What Dagster looks at by itself: folders of lines, watch folders, who serves, what is to be trained, dead runs."""
 
 from vad_dagster.sensors.drift import drift_alarms
+from vad_dagster.sensors.gate import fallen_agreement, waiting_challengers
 from vad_dagster.sensors.lines import line_folders
 from vad_dagster.sensors.notices import trainings_done, trainings_failed
 from vad_dagster.sensors.online_results import latency_objective, online_results
@@ -14,6 +15,8 @@ ALL_SENSORS = [
     line_folders,
     watch_folders,
     serving_versions,
+    waiting_challengers,
+    fallen_agreement,
     online_results,
     drift_alarms,
     new_judgements,
@@ -28,6 +31,7 @@ __all__ = [
     "dead_runs",
     "drift_alarms",
     "due_trainings",
+    "fallen_agreement",
     "latency_objective",
     "line_folders",
     "new_judgements",
@@ -35,5 +39,6 @@ __all__ = [
     "serving_versions",
     "trainings_done",
     "trainings_failed",
+    "waiting_challengers",
     "watch_folders",
 ]

@@ -43,22 +43,22 @@ def recorded_version(line: str) -> str:
     return ChampionRecord.load(folder).version if folder.is_dir() else ""
 
 
-def record_move(serving: Serving) -> dg.AssetMaterialization:
+def record_move(serving: Serving, by: str = MOVED, rule: str = "person", why: str = "") -> dg.AssetMaterialization:
     """Renew the record, and return the event that shows it in the asset's history."""
-    reason = f"Version {serving.actual} serves since a person gave it the alias '{CHAMPION}' in MLflow."
+    reason = why or f"Version {serving.actual} serves since a person gave it the alias '{CHAMPION}' in MLflow."
     record = ChampionRecord(
         line=serving.line,
         version=serving.actual,
         previous_version=serving.recorded,
-        decision=PromotionDecision(promote=True, rule="person", reason=reason),
-        by=MOVED,
+        decision=PromotionDecision(promote=True, rule=rule, reason=reason),
+        by=by,
     )
     with publish_tree(store_folder(serving.line, "champion_model")) as folder:
         record.save(folder)
     return dg.AssetMaterialization(
         asset_key="champion_model",
         partition=serving.line,
-        metadata={"serving version": int(serving.actual), "by": MOVED, "why": reason},
+        metadata={"serving version": int(serving.actual), "by": by, "why": reason},
     )
 
 

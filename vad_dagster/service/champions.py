@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vad_dagster.home import tracking_file
 from vad_dagster.plans import monitor_settings, plan_of, watch_folder
-from vad_dagster.registry import CHAMPION, LineRegistry, registered_model
+from vad_dagster.registry import CHALLENGER, CHAMPION, GATE, PREVIOUS, LineRegistry, registered_model
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.values import ChampionRecord, last_dataset
 from vad_lib.errors import InputError, VadError
 from vad_lib.inspection import Model
 from vad_lib.lines import Home, Line
 from vad_lib.notice_rules import NoticeRule
-from vad_lib.serving import Sinks, WatchedLine
+from vad_lib.promotion import PROMOTED, WAITING
+from vad_lib.serving import ShadowedBy, Sinks, WatchedLine
 from vad_lib.settings import settings
+
+if TYPE_CHECKING:
+    from vad_lib.plan import ExperimentalPlan
 
 ASK_ANYWAY_SECONDS = 60.0
 logger = logging.getLogger("vad.service.champions")
@@ -42,8 +49,12 @@ class ChampionSource:
         self._tracking = tracking or MLflowTracking()
         self._sinks = sinks or sinks_of_settings()
         self._champions: dict[str, str] = {}
+        self._shadows: dict[str, tuple[str, str]] = {}
+        """By line: the version that does not serve and scores beside the one that does, and where the gate stands."""
+        self._facts: dict[str, tuple[datetime, int]] = {}
+        """By version: when it was made, and the bytes of its files."""
         self._asked: tuple[float, Stamp] | None = None
-        self._lines: dict[str, tuple[tuple[Stamp, str, int], WatchedLine]] = {}
+        self._lines: dict[str, tuple[tuple[Any, ...], WatchedLine]] = {}
         self._faults: dict[str, str] = {}
 
     def watched(self) -> dict[str, WatchedLine]:
@@ -55,6 +66,7 @@ class ChampionSource:
             key = (
                 _stamp(line.plan_file, line.folder / "line.yaml"),
                 champions.get(line.name, ""),
+                self._shadows.get(line.name),
                 int(time.monotonic() / ASK_ANYWAY_SECONDS),
             )
             before = self._lines.get(line.name)
@@ -114,7 +126,27 @@ class ChampionSource:
             monitor=monitor_settings(plan),
             trouble="" if version else _champion_that_was(line),
             notice_rules=tuple(NoticeRule.parsed(rule) for rule in plan.operation.notify),
+            shadow=self._shadow(line.name, plan) if version else None,
         )
+
+    def _shadow(self, line: str, plan: ExperimentalPlan) -> ShadowedBy | None:
+        """Return the version that is to score beside the champion; None where none is, or where it cannot be read."""
+        if line not in self._shadows or not plan.operation.shadow_share:
+            return None
+        label, gate = self._shadows[line]
+        if label not in self._facts:
+            registry = LineRegistry(self._tracking, line)
+            try:
+                version = registry.version(label.rpartition("/")[2])
+                files = [file for file in registry.folder(version).rglob("*") if file.is_file()]
+                self._facts[label] = version.made_at, sum(file.stat().st_size for file in files)
+            except (VadError, OSError) as error:
+                told = {"line": line, "model_version": label, "error": str(error)}
+                logger.warning("a version cannot score beside the champion", extra=told)
+                return None
+        made_at, size = self._facts[label]
+        chosen = plan.operation.shadow_share, plan.inference.inference_threshold
+        return ShadowedBy(label, made_at, *chosen, stored_bytes=size, gate=gate)
 
     def _ask_champions(self) -> dict[str, str]:
         """Return line -> label of the version that serves."""
@@ -125,6 +157,7 @@ class ChampionSource:
             return self._champions
         client = self._tracking.connect()
         champions: dict[str, str] = {}
+        shadows: dict[str, tuple[str, str]] = {}
         token: str | None = None
         while True:
             page = client.search_registered_models(
@@ -132,12 +165,34 @@ class ChampionSource:
             )
             for model in page:
                 if number := model.aliases.get(CHAMPION):
-                    champions[model.name.removeprefix(registered_model(""))] = f"{model.name}/{number}"
+                    line = model.name.removeprefix(registered_model(""))
+                    champions[line] = f"{model.name}/{number}"
+                    if found := _scores_beside(dict(model.aliases), model.tags.get(GATE, "")):
+                        shadows[line] = f"{model.name}/{found[0]}", found[1]
             token = page.token
             if not token:
                 break
-        self._champions, self._asked = champions, (now, stamp)
+        self._champions, self._shadows, self._asked = champions, shadows, (now, stamp)
         return champions
+
+
+def _scores_beside(aliases: Mapping[str, Any], gate: str) -> tuple[str, str] | None:
+    """Return the version that scores beside the champion, and where the gate stands.
+
+    That is the challenger or, where there is none, the version that served before.
+
+    >>> _scores_beside({"champion": 2, "challenger": 3, "previous": 1}, "refused 3")
+    ('3', 'refused')
+    >>> _scores_beside({"champion": 3, "challenger": 3, "previous": 2}, "refused 1")
+    ('2', 'promoted')
+    """
+    numbers = {alias: str(number) for alias, number in aliases.items()}
+    for alias, state in ((CHALLENGER, WAITING), (PREVIOUS, PROMOTED)):
+        number = numbers.get(alias)
+        if number and number != numbers[CHAMPION]:
+            said, _, about = gate.partition(" ")
+            return number, said if alias == CHALLENGER and about == number else state
+    return None
 
 
 def _champion_that_was(line: Line) -> str:

@@ -8,6 +8,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from vad_lib.inspection_db.monitoring import drift_levels, standing_alarms
+from vad_lib.inspection_db.shadow import shadow_counts
+from vad_lib.inspection_db.version_comparison import count_live
 from vad_lib.queue import pauses, queue_facts
 from vad_lib.queue.outbox import notification_counts
 from vad_lib.serving import InferenceService
@@ -54,5 +56,20 @@ class ServiceGauges(Collector):
         yield gauge("vad_drift_level", meaning, levels, "line", "chart")
         alarms = [((line, chart), 1.0) for line, told in standing_alarms(service.db).items() for chart in told]
         yield gauge("vad_drift_alarm", "1 for each alarm of drift that stands.", alarms, "line", "chart")
+        beside = [(name, line, line.shadow) for name, line in service.watched.items() if line.shadow is not None]
+        scored = shadow_counts(service.db, [(name, shadow.version) for name, _, shadow in beside])
+        shadowed = [(key, float(count)) for key, count in scored.items()]
+        meaning = "Images that a version which does not serve has scored beside the champion."
+        yield gauge("vad_shadow_images", meaning, shadowed, "line", "version")
+        agreed = [
+            ((name, shadow.version), share)
+            for name, line, shadow in beside
+            if (share := count_live(service.db, name, line.model_version, shadow.version).agreement) is not None
+        ]
+        meaning = "Share of live images at random on which that version and the champion say the same."
+        yield gauge("vad_version_agreement", meaning, agreed, "line", "version")
+        gates = [((name, shadow.gate), 1.0) for name, _, shadow in beside]
+        meaning = "1 for where the gate of a line stands: waiting, refused or promoted."
+        yield gauge("vad_gate", meaning, gates, "line", "state")
         sent = [((state,), count) for state, count in notification_counts(service.db).items()]
         yield gauge("vad_notifications", "Results that wait to be sent, or were given up.", sent, "state")

@@ -79,6 +79,11 @@ class OnJudgedImages:
         """How many people have judged, of those that both have scored."""
         return self.champion.judged
 
+    @property
+    def p(self) -> float:
+        """Of McNemar's test; 1 without images."""
+        return self.difference.p if self.difference is not None else 1.0
+
     def in_words(self) -> str:
         """Say what was found, with intervals (95 %)."""
         if self.difference is None:
@@ -143,20 +148,28 @@ def compare_versions(
         challenger: label of another.
         since: only images that were decided from then on.
     """
-    chosen = _pairs(line, champion, challenger, since)
-    pairs = chosen.subquery()
-    counted = select(pairs.c.champion, pairs.c.challenger, func.count())
-    counted = counted.where(pairs.c.sampled).group_by(pairs.c.champion, pairs.c.challenger)
     held = labels_by_content(line)
-    # not of the subquery, which has no index to join by
+    chosen = _pairs(line, champion, challenger, since)
+    # not of a subquery, which has no index to join by
     judged = chosen.add_columns(held.c.label).join(held, held.c.sha256 == shadow_predictions.c.sha256)
     with db.reading() as connection:
-        counts = {(old, new): int(count) for old, new, count in connection.execute(counted)}
         rows = connection.execute(judged).all()
+    live = count_live(db, line, champion, challenger, since)
+    return VersionComparison(champion, challenger, live, _on_judged(list(rows)))
+
+
+def count_live(
+    db: InspectionDatabase, line: str, champion: str, challenger: str, since: datetime | None = None
+) -> OnLiveImages:
+    """Return where two versions say the same on the random share of the live images; see ``compare_versions``."""
+    pairs = _pairs(line, champion, challenger, since).subquery()
+    counted = select(pairs.c.champion, pairs.c.challenger, func.count())
+    counted = counted.where(pairs.c.sampled).group_by(pairs.c.champion, pairs.c.challenger)
+    with db.reading() as connection:
+        counts = {(old, new): int(count) for old, new, count in connection.execute(counted)}
     both_ok, both_ng = counts.get(("OK", "OK"), 0), counts.get(("NG", "NG"), 0)
     only_champion, only_challenger = counts.get(("NG", "OK"), 0), counts.get(("OK", "NG"), 0)
-    live = OnLiveImages(sum(counts.values()), both_ok, both_ng, only_champion, only_challenger)
-    return VersionComparison(champion, challenger, live, _on_judged(list(rows)))
+    return OnLiveImages(sum(counts.values()), both_ok, both_ng, only_champion, only_challenger)
 
 
 def differing_images(

@@ -21,6 +21,7 @@ from vad_lib.plan.tree import BACKSLASHES
 from vad_lib.thresholds import Costs, FalseAlarmBudget, LearningRule, LearntMethod
 
 Augmentation = Literal["rotation", "brightness", "contrast", "saturation", "hue", "blur"]
+Promotion = Literal["automatic", "by_person", "never"]
 
 SMALLEST_SIDE = 32
 LARGEST_SIDE = 2048
@@ -309,7 +310,40 @@ class OperationArguments(Arguments):
     settle_seconds: float = argument(
         2.0, "A file that nobody closes is complete when size and time stood still this long.", kind="own", ge=0
     )
-    automatic_promotion: bool = argument(False, "Let a better model become the champion without a person.", kind="own")
+    promotion: Promotion = argument(
+        "by_person",
+        "Who lets a later model version serve: the rule by itself where it finds it not worse (automatic), a person "
+        "(by_person), or nobody (never). The first version of a line serves in any case.",
+        kind="own",
+    )
+    gate_least_judged: int = argument(
+        20,
+        "Live images that people must have judged, and champion and challenger scored, before automatic promotion; 0: "
+        "the validation rows are enough.",
+        kind="own",
+        ge=0,
+    )
+    shadow_share: float = argument(
+        0.2,
+        "Share of the live images, and of the machine's time, in which a version that does not serve scores beside the "
+        "champion; 0: none does.",
+        kind="own",
+        ge=0,
+        le=1,
+    )
+    rollback_below: float = argument(
+        0.0,
+        "Let the version before serve again where people agree with less than this share of what the champion decided, "
+        "and chance does not explain it; 0: never.",
+        kind="own",
+        ge=0,
+        le=1,
+    )
+    rollback_without_labels: bool = argument(
+        False,
+        "For rollback_below, agreement with the version before counts where nobody has judged an image.",
+        kind="own",
+    )
     train_after_labels: int = argument(
         0,
         "Train by itself once people have judged so many images since the last training; 0: never.",
