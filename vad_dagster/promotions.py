@@ -26,7 +26,9 @@ def promote_by_person(
     Raises:
         InputError: there is no such version, it serves already, or the plan says ``promotion: never``.
     """
-    refuse_where_never(Home.from_environment().line(registry.line))
+    line = Home.from_environment().line(registry.line)
+    if line.plan_file.is_file():
+        refuse_where_never(line)
     return _serve(db, registry, registry.named(named), by, reason, "promote")
 
 
