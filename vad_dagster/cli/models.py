@@ -12,11 +12,11 @@ from rich.markup import escape
 from vad_dagster.cli.console import console, new_table
 from vad_dagster.cli.lines import existing_line
 from vad_lib.errors import VadError
-from vad_lib.inspection_db.audit import Actor
 from vad_lib.progress import format_seconds
 
 if TYPE_CHECKING:
     from vad_dagster.registry import LineRegistry
+    from vad_lib.inspection_db.audit import Actor
 
 app = typer.Typer(no_args_is_help=True, help="Versions of a line's model: list, promote, roll back, extend.")
 
@@ -182,6 +182,8 @@ def _registry(name: str) -> LineRegistry:
 
 
 def _person(by: str) -> Actor:
+    from vad_lib.inspection_db.audit import Actor
+
     return Actor(by.strip() or getpass.getuser())
 
 
