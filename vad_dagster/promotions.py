@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vad_dagster.plans import refuse_where_never
 from vad_dagster.registry import CHAMPION, PREVIOUS, LineRegistry, Version
 from vad_lib.errors import InputError
@@ -29,7 +31,7 @@ def promote_by_person(
     line = Home.from_environment().line(registry.line)
     if line.plan_file.is_file():
         refuse_where_never(line)
-    return _serve(db, registry, registry.named(named), by, reason, "promote")
+    return serve_by_person(db, registry, registry.named(named), by, reason, "promote")
 
 
 def roll_back_by_person(db: InspectionDatabase, registry: LineRegistry, by: Actor, reason: str = "") -> Version:
@@ -41,17 +43,28 @@ def roll_back_by_person(db: InspectionDatabase, registry: LineRegistry, by: Acto
     previous = registry.at(PREVIOUS)
     if previous is None:
         raise InputError(f"Line {registry.line!r} has no previous version to go back to.")
-    return _serve(db, registry, previous, by, reason, "rollback")
+    return serve_by_person(db, registry, previous, by, reason, "rollback")
 
 
-def _serve(
-    db: InspectionDatabase, registry: LineRegistry, version: Version, by: Actor, reason: str, action: str
+def serve_by_person(
+    db: InspectionDatabase,
+    registry: LineRegistry,
+    version: Version,
+    by: Actor,
+    reason: str,
+    action: str,
+    more: Mapping[str, object] | None = None,
 ) -> Version:
+    """Let a version serve, and write down what was done; ``more`` is said beside which version served before.
+
+    Raises:
+        InputError: it serves already.
+    """
     serving = registry.at(CHAMPION)
     if serving is not None and serving.number == version.number:
         raise InputError(f"{version.label} serves already.")
     made = registry.promote(version, by=f"person: {by.person}", why=reason)
-    details = {"before": serving.label if serving else "none"}
+    details = {"before": serving.label if serving else "none", **(more or {})}
     line, now = registry.line, utc_now()
     text = f"{made.label} serves from now on: {by.person} decided so ({action}). {reason}".strip()
     with db.writing() as connection:

@@ -18,17 +18,20 @@ from sqlalchemy import update
 from tests.words.stub_endpoint import Stub
 from tests.words.words_rig import data_of, texts
 from vad_dagster.definitions import defs
+from vad_dagster.promotions import roll_back_by_person
 from vad_dagster.registry import CHALLENGER, CHAMPION, PREVIOUS, LineRegistry
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.sensors import drift_alarms, new_judgements
+from vad_dagster.thresholds import save_threshold, validation_scores_of
+from vad_lib.errors import InputError
 from vad_lib.ingest import Arrival, FolderWatch
 from vad_lib.inspection_db import InspectionDatabase
-from vad_lib.inspection_db.audit import Actor
-from vad_lib.inspection_db.labels import record_label, withdraw_label
-from vad_lib.inspection_db.lineage import newest_results
+from vad_lib.inspection_db.audit import Actor, newest_changes
+from vad_lib.inspection_db.labels import labels_that_hold, record_label, withdraw_label
 from vad_lib.inspection_db.monitoring import alarm_changes, chart_states
 from vad_lib.inspection_db.schema import monitoring_state
 from vad_lib.lines import Home
+from vad_lib.models import InspectionModel
 from vad_lib.queue import register
 
 
@@ -357,8 +360,8 @@ def test_what_people_said_is_the_line_s_performance_in_use_with_a_check_against_
 ) -> None:
     line, db = gravel_home.line("gravel"), InspectionDatabase.from_environment()
     assert isinstance(new_judgements(dg.build_sensor_context(instance)), dg.SkipReason)
-    newest, _ = newest_results(db, "gravel", predicted="NG")
-    for number in newest["prediction_id"]:
+    newest = db.predictions("gravel").query("predicted == 'NG'")["prediction_id"]
+    for number in newest:
         record_label(db, int(number), "OK", by=Actor("Kim"))
     plan = yaml.safe_load(line.plan_file.read_text(encoding="utf-8"))
     try:
@@ -370,7 +373,7 @@ def test_what_people_said_is_the_line_s_performance_in_use_with_a_check_against_
         assert result.success, failure(result)
     finally:
         line.plan_file.write_text(yaml.safe_dump(plan), encoding="utf-8")
-        for number in newest["prediction_id"]:
+        for number in labels_that_hold(db, "gravel")["prediction_id"]:
             withdraw_label(db, int(number), by=Actor("Kim"))
     page, check = metadata(result, "field_performance"), checks(result)["within_limits"]
     assert page["in words"].startswith(f"{db.count_predictions('gravel')} images")
@@ -379,9 +382,9 @@ def test_what_people_said_is_the_line_s_performance_in_use_with_a_check_against_
     assert not check.passed
     assert check.description is not None
     assert check.description.startswith("Precision is 0 ")
-    champion = LineRegistry(MLflowTracking(), "gravel").champion()
-    metrics = MLflowTracking().connect().get_run(champion.run_id).data.metrics
-    assert metrics["field_precision"] == 0
+    label = db.predictions("gravel")["model_version"].iloc[-1]  # an earlier test may have changed who serves
+    version = LineRegistry(MLflowTracking(), "gravel").version(label.rpartition("/")[2])
+    assert MLflowTracking().connect().get_run(version.run_id).data.metrics["field_precision"] == 0
 
 
 @pytest.mark.spec("P7.10")
@@ -406,6 +409,43 @@ def test_findings_are_described_with_the_references_and_the_maps_of_the_line_s_o
     assert data["detector"]["decision"] == "NG"
     assert data["regions"]
     assert not data["known_kinds_of_defect"], "the table calls everything that is wrong a scratch"
+
+
+def test_a_person_saves_another_threshold_as_a_version_that_serves_and_goes_back(
+    trained: dg.ExecuteInProcessResult, instance: dg.DagsterInstance, gravel_home: Home
+) -> None:
+    tracking, db = MLflowTracking(), InspectionDatabase.from_environment()
+    registry = LineRegistry(tracking, "gravel")
+    before = registry.champion()
+    old = InspectionModel.load(registry.folder(before))
+    rows = validation_scores_of(before)
+    assert len(rows) > 8
+    above_all = float(rows["raw_score"].max()) + 1
+    for value, reason, said in (
+        (above_all, " ", "Say why"),
+        (float("inf"), "x", "a number"),
+        (old.threshold.value, "x", "already"),
+    ):
+        with pytest.raises(InputError, match=said):
+            save_threshold(db, tracking, "gravel", value, Actor("Kim"), reason)
+    made = save_threshold(db, tracking, "gravel", above_all, Actor("Kim", "approver"), "fewer alarms")
+    try:
+        assert (registry.champion().label, registry.at(PREVIOUS).label) == (made.label, before.label)  # type: ignore[union-attr]
+        new = InspectionModel.load(registry.folder(made))
+        assert (new.threshold.value, new.threshold.method) == (above_all, "chosen")
+        assert "Kim: fewer alarms" in new.threshold.note
+        assert new.calibration(above_all) == 0.5
+        for name, tensor in new.detector.state_dict().items():
+            assert (tensor == old.detector.state_dict()[name]).all()
+        assert made.tags["fp"] == "0"
+        assert made.tags["threshold_from"] == before.label
+        assert registry.labels_of(made).equals(registry.labels_of(before))
+        assert len(validation_scores_of(made)) == len(rows)
+        change = newest_changes(db, "gravel").iloc[0]
+        assert (change["action"], change["person"], change["reason"]) == ("threshold", "Kim", "fewer alarms")
+    finally:
+        roll_back_by_person(db, registry, Actor("Kim"), "a test")
+    assert registry.champion().label == before.label
 
 
 def test_detectors_are_compared_on_the_line_and_the_plan_stays_as_it_is(

@@ -46,6 +46,7 @@ def db(inspection_url: str) -> InspectionDatabase:
 
 def test_figures_are_counted_by_week_version_and_kind_from_labels_that_hold(db: InspectionDatabase) -> None:
     kim = Actor("Kim")
+    record_label(db, predict(db, 8, "NG", days_ago=120), "NG", by=kim)  # before the stretch
     record_label(db, predict(db, 1, "NG", days_ago=7, version=1), "NG", by=kim, kind="crack")
     record_label(db, predict(db, 2, "NG", version=2), "OK", by=kim)
     predict(db, 3, "NG", version=2)
@@ -57,7 +58,6 @@ def test_figures_are_counted_by_week_version_and_kind_from_labels_that_hold(db: 
         db, predict(db, 6, "OK", version=2), "NG", by=kim, kind="dent"
     )  # chosen by a person: bends no estimate
     predict(db, 7, "OK", sampled=True, version=2)
-    record_label(db, predict(db, 8, "NG", days_ago=120), "NG", by=kim)  # before the stretch
     found = field_performance(db, "caps", NOW)
     assert found.whole == FieldFigures(
         called_ok=4, called_ng=3, judged_ng=2, false_alarms=1, sampled=3, judged_sample=2, missed=1

@@ -39,6 +39,7 @@ FLOORS: Mapping[str, tuple[str, ...]] = {
         "provenance",
         "registry",
         "promotions",
+        "thresholds",
         "recording asset_metadata asset_parts",
         "inspection_run finding_words",
         "assets sensors service",

@@ -129,6 +129,24 @@ def rollback(
     _say_who_serves(registry, name, serving.label)
 
 
+@app.command("threshold")
+def threshold(
+    name: Name,
+    value: Annotated[float, typer.Argument(help="On the raw score; NG at or above it. The threshold table has them.")],
+    reason: Annotated[str, typer.Option(help="Why; kept on the version and in the audit.")],
+    by: By = "",
+) -> None:
+    """Let the version that serves go on with another threshold, as a version of its own. Nothing is fitted."""
+    from vad_dagster.resources.tracking import MLflowTracking
+    from vad_dagster.thresholds import save_threshold
+    from vad_lib.inspection_db import InspectionDatabase
+
+    line = existing_line(name)
+    db = InspectionDatabase.from_environment()
+    made = save_threshold(db, MLflowTracking(), line.name, value, _person(by), reason)
+    _say_who_serves(_registry(name), name, made.label)
+
+
 @app.command("unpin")
 def unpin(name: Name, by: By = "") -> None:
     """Let the rule decide again which version serves. Until then the one that a person chose stays."""

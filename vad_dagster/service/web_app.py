@@ -38,6 +38,7 @@ from vad_dagster.service.people import Tokens, check_role
 from vad_dagster.service.performance_pages import performance_pages
 from vad_dagster.service.result_pages import MEDIA_TYPES, result_pages
 from vad_dagster.service.review_pages import review_pages
+from vad_dagster.service.threshold_pages import threshold_pages
 from vad_dagster.service.thumbnails import Thumbnails
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
 from vad_dagster.service.version_pages import version_pages
@@ -275,6 +276,7 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     app.include_router(review_pages(service.db, known, lambda line: describer.facts(line).kinds))
     app.include_router(performance_pages(service.db, known))
     app.include_router(version_pages(service.db, known))
+    app.include_router(threshold_pages(service.db, known))
     app.include_router(api_page(TITLE))
     app.mount("/static", StaticFiles(directory=STATIC))
     return app

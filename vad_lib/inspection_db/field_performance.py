@@ -14,11 +14,12 @@ from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import func, select
+from sqlalchemy import Connection, Select, case, func, select
 
 from vad_lib.inspection_db.database import InspectionDatabase
 from vad_lib.inspection_db.labels import labels_by_content
 from vad_lib.inspection_db.monitoring import AUDIT
+from vad_lib.inspection_db.recent_results import first_since
 from vad_lib.inspection_db.schema import predictions
 from vad_lib.json_record import JsonRecord
 from vad_lib.metrics import interval
@@ -223,33 +224,42 @@ def field_performance(db: InspectionDatabase, line: str, now: datetime, weeks: i
     """
     first = _monday(now.date()) - timedelta(weeks=weeks - 1)
     held, columns = labels_by_content(line), predictions.c
-    chosen = (
-        columns.line == line,
-        columns.created_at >= datetime(first.year, first.month, first.day, tzinfo=now.tzinfo),
-    )
-    day, is_sampled = func.date(columns.created_at), columns.sha256 < AUDIT
-    counted = (
-        select(day, columns.model_version, columns.predicted, is_sampled, func.count(), func.max(columns.prediction_id))
-        .where(*chosen)
-        .group_by(day, columns.model_version, columns.predicted, is_sampled)
-    )
-    judged = (
-        select(day, columns.model_version, columns.predicted, is_sampled, held.c.label, held.c.kind)
-        .join(held, held.c.sha256 == columns.sha256)
-        .where(*chosen)
-    )
     with db.reading() as connection:
-        counts = pd.DataFrame(
-            [tuple(row) for row in connection.execute(counted)],
-            columns=["day", "version", "predicted", "sampled", "n", "newest"],
+        starts = [
+            first_since(
+                connection, line, datetime.combine(first + timedelta(weeks=week), datetime.min.time(), now.tzinfo)
+            )
+            for week in range(weeks)
+        ]
+        chosen = (columns.line == line, columns.prediction_id >= starts[0])
+        # where each week begins is known, so the week is found without a look at any time
+        week = case(
+            *((columns.prediction_id >= start, place) for place, start in reversed(list(enumerate(starts)))), else_=0
         )
-        said = pd.DataFrame(
-            [tuple(row) for row in connection.execute(judged)],
-            columns=["day", "version", "predicted", "sampled", "label", "kind"],
+        counted = (
+            select(week, columns.model_version, columns.predicted, func.count(), func.max(columns.prediction_id))
+            .where(*chosen)
+            .group_by(week, columns.model_version, columns.predicted)
         )
-    for table in (counts, said):
-        table["week"] = [_monday(date.fromisoformat(str(one))).isoformat() for one in table["day"]]
-        table["sampled"] = table["sampled"].astype(bool)
+        in_sample = (
+            select(week, columns.model_version, func.count())
+            .where(*chosen, columns.predicted == "OK", columns.sha256 < AUDIT)
+            .group_by(week, columns.model_version)
+        )
+        judged = (
+            select(week, columns.model_version, columns.predicted, columns.sha256 < AUDIT, held.c.label, held.c.kind)
+            .join(held, held.c.sha256 == columns.sha256)
+            .where(*chosen)
+        )
+        counts = _table(connection, counted, "week", "version", "predicted", "n", "newest")
+        sampled = _table(connection, in_sample, "week", "version", "sampled")
+        said = _table(connection, judged, "week", "version", "predicted", "sampled", "label", "kind")
+    mondays = [(first + timedelta(weeks=week)).isoformat() for week in range(weeks)]
+    for table in (counts, sampled, said):
+        table["week"] = [mondays[int(place)] for place in table["week"]]
+    said["sampled"] = said["sampled"].astype(bool)
+    counts = counts.merge(sampled.assign(predicted="OK"), on=["week", "version", "predicted"], how="left")
+    counts["sampled"] = counts["sampled"].fillna(0).astype(int)
     newest = counts.groupby("version")["newest"].max().sort_values(ascending=False)
     return FieldPerformance(
         line=line,
@@ -259,6 +269,10 @@ def field_performance(db: InspectionDatabase, line: str, now: datetime, weeks: i
         versions={version: _figures(*_of(version, "version", counts, said)) for version in map(str, newest.index)},
         kinds=_kinds(said),
     )
+
+
+def _table(connection: Connection, query: Select[Any], *names: str) -> pd.DataFrame:
+    return pd.DataFrame([tuple(row) for row in connection.execute(query)], columns=list(names))
 
 
 def _monday(day: date) -> date:
@@ -278,7 +292,7 @@ def _figures(counts: pd.DataFrame, said: pd.DataFrame) -> FieldFigures:
         called_ng=int(ng["n"].sum()),
         judged_ng=len(judged_ng),
         false_alarms=int((judged_ng["label"] == "OK").sum()),
-        sampled=int(ok.loc[ok["sampled"], "n"].sum()),
+        sampled=int(ok["sampled"].sum()),
         judged_sample=len(sample),
         missed=int((sample["label"] == "NG").sum()),
     )
