@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
@@ -12,13 +13,19 @@ import uvicorn
 from brightness_model import BrightnessModel, write_image
 from serving_rig import RigSource, until
 
+from tests.browser import page
 from vad_dagster.service.people import Tokens
 from vad_dagster.service.web_app import WebSettings, create_app
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.audit import Actor
-from vad_lib.inspection_db.labels import record_label
+from vad_lib.inspection_db.labels import label_history, record_label
 from vad_lib.serving import InferenceService, ServiceLimits
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+__all__ = ["page"]
 
 Pages = Callable[..., str]
 
@@ -150,3 +157,27 @@ def test_labels_given_elsewhere_are_on_the_page(pages: Pages, db: InspectionData
     text = requests.get(f"{address}/{numbers['dark']}", timeout=20).text
     assert "Lee" in text
     assert "crack" in text
+
+
+def test_the_page_of_one_image_judges_it_takes_it_back_and_leads_to_its_neighbours(
+    pages: Pages, db: InspectionDatabase, page: Page
+) -> None:
+    address = pages()
+    first, second = sorted(_numbers(db).values())
+    page.add_init_script("localStorage.setItem('vad-person', 'Kim')")
+    page.goto(f"{address}/{first}")
+    page.locator("#viewer .picture[data-state=shown] img").wait_for()
+    page.get_by_text("Nobody has said yet what this part is").wait_for()
+    page.locator("#kind").fill("dent")
+    page.get_by_role("button", name="NG n").click()
+    page.get_by_text("Kim said NG").wait_for()
+    page.get_by_role("button", name="dent").wait_for()
+    page.get_by_role("button", name="take it back").click()
+    page.get_by_text("Nobody has said yet what this part is").wait_for()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(f"{address}/{second}")
+    page.keyboard.press("o")
+    page.get_by_text("Kim said OK").wait_for()
+    assert list(label_history(db, "bottles")["label"]) == ["NG", "withdrawn", "OK"]
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")

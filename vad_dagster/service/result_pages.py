@@ -23,9 +23,10 @@ from vad_dagster.service.heatmap_drawer import JPEG_TYPE, Drawer, bytes_as_score
 from vad_dagster.service.page_parts import Storable, recorded_by, refused_as_422, render
 from vad_dagster.service.people import Who
 from vad_dagster.service.word_pages import WordPages
+from vad_lib.ground_truth import load_labels
 from vad_lib.images.paths import IMAGE_FORMATS, format_of
 from vad_lib.inspection_db.labels import LONGEST_KIND, MOST_BOXES, Box, Said, record_label, withdraw_label
-from vad_lib.inspection_db.lineage import lineage_of
+from vad_lib.inspection_db.lineage import lineage_of, neighbours_of
 from vad_lib.inspection_db.reviews import hold
 from vad_lib.inspection_db.schema import WITHDRAWN
 from vad_lib.serving import InferenceService
@@ -65,7 +66,13 @@ class LabelOut(BaseModel):
     label: Said | Literal["withdrawn"]
 
 
-def result_pages(service: InferenceService, known: Callable[[str], str], drawer: Drawer, words: WordPages) -> APIRouter:
+def result_pages(
+    service: InferenceService,
+    known: Callable[[str], str],
+    drawer: Drawer,
+    words: WordPages,
+    kinds_of: Callable[[str], list[str]],
+) -> APIRouter:
     """Return the routes of one prediction, below ``/lines/{line}/results``.
 
     Args:
@@ -73,6 +80,7 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
         known: returns a line's name, or raises the right answer for one that is not watched.
         drawer: draws heatmaps; what it cannot draw it says by errors, which the application answers.
         words: what stands in the pages about descriptions and dialogues.
+        kinds_of: returns the kinds of defect of a line.
     """
 
     Recorded = Annotated[Row[Any], Depends(recorded_by(service.db, known))]
@@ -82,15 +90,23 @@ def result_pages(service: InferenceService, known: Callable[[str], str], drawer:
     @router.get("/{prediction_id}", response_class=HTMLResponse)
     def result(request: Request, record: Recorded) -> HTMLResponse:
         """A page of one prediction, with links to everything that led to it."""
+        lineage, results = lineage_of(service.db, record), f"/lines/{record.line}/results"
+        before, after = neighbours_of(service.db, record)
+        size = lineage["images"][0] if lineage["images"] else {"width": 0, "height": 0}
+        learnt = load_labels(service.watched[record.line].line.store / "validated_dataset")
         return render(
             request,
             "result.html",
             record=record,
             name=Path(record.path).name,
-            here=f"/lines/{record.line}/results/{record.prediction_id}",
-            results=f"/lines/{record.line}/results",
+            here=f"{results}/{record.prediction_id}",
+            before=f"{results}/{before}" if before is not None else "",
+            after=f"{results}/{after}" if after is not None else "",
+            size=(size["width"], size["height"]),
+            kinds=kinds_of(record.line),
+            trained=bool(lineage["labels"]) and lineage["labels"][0]["label_id"] in set(learnt["label_id"]),
             pages=NO_PAGES | provenance.model_pages(tracking, record.model_version),
-            lineage=lineage_of(service.db, record),
+            lineage=lineage,
             words=words.of_prediction(record),
         )
 

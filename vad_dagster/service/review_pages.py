@@ -85,18 +85,8 @@ class NextOut(BaseModel):
     more_wait: bool = Field(description="Whether even more wait; they are not all counted.")
 
 
-def review_pages(
-    db: InspectionDatabase, known: Callable[[str], str], trained_kinds: Callable[[str], Sequence[str]]
-) -> APIRouter:
-    """Return the routes of the review.
-
-    Args:
-        db: the inspection database.
-        known: returns a line's name, or raises the right answer for one that is not watched.
-        trained_kinds: kinds of defect in the table of a line's last training.
-    """
-    router = APIRouter(prefix="/lines/{line}/review", tags=["review"])
-    KnownLine = Annotated[str, Depends(known)]
+def kinds_of_lines(db: InspectionDatabase, trained_kinds: Callable[[str], Sequence[str]]) -> Callable[[str], list[str]]:
+    """Return what tells the kinds of defect of a line: those of its last training's table, then those people named."""
 
     def kinds_of(line: str) -> list[str]:
         try:
@@ -104,6 +94,22 @@ def review_pages(
         except VadError:  # its plan cannot be read: other pages say so
             trained = ()
         return list(dict.fromkeys([*trained, *kinds_said(db, line)]))[:MOST_KINDS]
+
+    return kinds_of
+
+
+def review_pages(
+    db: InspectionDatabase, known: Callable[[str], str], kinds_of: Callable[[str], list[str]]
+) -> APIRouter:
+    """Return the routes of the review.
+
+    Args:
+        db: the inspection database.
+        known: returns a line's name, or raises the right answer for one that is not watched.
+        kinds_of: returns the kinds of defect of a line.
+    """
+    router = APIRouter(prefix="/lines/{line}/review", tags=["review"])
+    KnownLine = Annotated[str, Depends(known)]
 
     @router.get("", response_class=HTMLResponse)
     def review(request: Request, line: KnownLine) -> HTMLResponse:

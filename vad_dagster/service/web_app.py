@@ -37,7 +37,7 @@ from vad_dagster.service.page_parts import LARGEST_NUMBER, STATIC, Storable
 from vad_dagster.service.people import Tokens, check_role
 from vad_dagster.service.performance_pages import performance_pages
 from vad_dagster.service.result_pages import MEDIA_TYPES, result_pages
-from vad_dagster.service.review_pages import review_pages
+from vad_dagster.service.review_pages import kinds_of_lines, review_pages
 from vad_dagster.service.threshold_pages import threshold_pages
 from vad_dagster.service.thumbnails import Thumbnails
 from vad_dagster.service.uploads import NotAnImageError, WatchFolderError, newest_prediction, take_upload
@@ -271,9 +271,10 @@ def create_app(service: InferenceService, settings: WebSettings | None = None) -
     updates = LiveUpdates(service.db, lambda: sorted(service.watched), states)
     app.include_router(live_pages(service, known, states, updates))
     app.include_router(gallery_pages(service, known, Thumbnails(service, drawer), words))
-    app.include_router(result_pages(service, known, drawer, words))
+    kinds_of = kinds_of_lines(service.db, lambda line: describer.facts(line).kinds)
+    app.include_router(result_pages(service, known, drawer, words, kinds_of))
     app.include_router(words.routes(known))
-    app.include_router(review_pages(service.db, known, lambda line: describer.facts(line).kinds))
+    app.include_router(review_pages(service.db, known, kinds_of))
     app.include_router(performance_pages(service.db, known))
     app.include_router(version_pages(service.db, known))
     app.include_router(threshold_pages(service.db, known))

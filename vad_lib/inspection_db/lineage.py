@@ -18,6 +18,16 @@ def prediction_by_id(db: InspectionDatabase, line: str, prediction_id: int) -> R
         ).one_or_none()
 
 
+def neighbours_of(db: InspectionDatabase, record: Row[Any]) -> tuple[int | None, int | None]:
+    """Return the numbers of the predictions of the line before and after one; None where there is none."""
+    number = predictions.c.prediction_id
+    of_line = select(number).where(predictions.c.line == record.line).limit(1)
+    with db.reading() as connection:
+        before = of_line.where(number < record.prediction_id).order_by(desc(number))
+        after = of_line.where(number > record.prediction_id).order_by(number)
+        return connection.execute(before).scalar(), connection.execute(after).scalar()
+
+
 def lineage_of(db: InspectionDatabase, record: Row[Any]) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of other tables that belong to a prediction: its image, incoming files, labels, descriptions
     in words, and predictions of other versions."""

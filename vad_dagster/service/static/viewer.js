@@ -41,7 +41,7 @@ class Viewer {
   put(name, image, state) {
     const pane = this.root.querySelector(`.pane.${name}`), layer = pane.querySelector(".layer");
     layer.querySelectorAll("img").forEach((old) => old.remove());
-    if (image) layer.prepend(image);
+    if (image) { image.alt = pane.querySelector("b").textContent; layer.prepend(image); }
     pane.dataset.state = state;
   }
 
