@@ -127,13 +127,11 @@ def test_the_measured_cost_names_every_set_and_both_numbers():
     assert len(re.findall(r"\.\d{3}", sentence)) == 2 * len(fallback.measured())
 
 
-@pytest.mark.parametrize(
-    ("page", "begin"),
-    [("docs/benchmarks.md", "| set | normal images to fit"), ("README.md", "| image AUROC of PatchCore")],
-)
-def test_pages_give_the_figures_that_warnings_give(page: str, begin: str):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    table = text[text.index(begin) :].split("\n\n")[0]
+def test_pages_give_the_figures_that_warnings_give():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    table = text[text.index("| set | normal images to fit") :].split("\n\n")[0]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"{fallback.measured()[0][name]:.3f}".removeprefix("0") in readme for name in ("fallback", "resnet18"))
     for row in fallback.measured():
         for number in (row["fallback"], row["resnet18"]):
             assert f"{number:.3f}".removeprefix("0") in table, row

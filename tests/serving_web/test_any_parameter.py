@@ -45,7 +45,7 @@ class Operation:
     def ask(self, session: requests.Session, address: str, image: bytes, **odd: str) -> int:
         """Send it with values that are odd; returns the status."""
         right = {"line": "bottles", "prediction_id": "1", "sha256": "0" * 64, "description_id": "1"}
-        right |= {"file_id": "1", **odd}
+        right |= {"file_id": "1", "number": "1", **odd}
         path = self.path
         for name in self.in_path:
             path = path.replace("{" + name + "}", right[name])

@@ -186,7 +186,7 @@ def test_a_heatmap_is_drawn_for_a_recorded_image_only(web: Web, source: RigSourc
 def test_one_heatmap_is_drawn_at_a_time(
     web: Web, source: RigSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, held = heatmap_drawer._drawn, [0, 0]
+    drawn, held = heatmap_drawer._beside, [0, 0]
 
     def watched(*what: Any) -> bytes:
         held[0] += 1
@@ -196,7 +196,7 @@ def test_one_heatmap_is_drawn_at_a_time(
         held[0] -= 1
         return picture
 
-    monkeypatch.setattr(heatmap_drawer, "_drawn", watched)
+    monkeypatch.setattr(heatmap_drawer, "_beside", watched)
     source.make = with_scale
     address = web()
     sha = requests.post(f"{address}/lines/bottles/images", data=_bytes(tmp_path, 150), timeout=20).json()["sha256"]
@@ -454,8 +454,8 @@ def test_the_first_page_shows_each_line_and_how_it_is_served(web: Web, source: R
     address = web()
     page = requests.get(address, timeout=20)
     assert page.status_code == 200
-    assert 'href="/lines/bottles/results"' in page.text
-    assert ">works<" in "".join(page.text.split())
+    assert 'href="/lines/bottles"' in page.text
+    assert ">running<" in "".join(page.text.split())
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
 

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
+from sqlalchemy import Row
 
 from vad_dagster.promotions import promote_by_person, roll_back_by_person
 from vad_dagster.registry import CHALLENGER, CHAMPION, PREVIOUS, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
-from vad_dagster.service.page_parts import LARGEST_NUMBER, Storable, refused_as_422, render
+from vad_dagster.service.page_parts import LARGEST_NUMBER, Storable, recorded_by, refused_as_422, render
 from vad_dagster.service.people import WhoApproves
 from vad_lib.artifacts.version_card import LABELS
 from vad_lib.inspection_db import InspectionDatabase
@@ -49,6 +51,7 @@ def version_pages(db: InspectionDatabase, known: Callable[[str], str]) -> APIRou
     """
     router = APIRouter(prefix="/lines/{line}/versions", tags=["versions"])
     KnownLine = Annotated[str, Depends(known)]
+    Recorded = Annotated[Row[Any], Depends(recorded_by(db, known))]
     Number = Annotated[str, InPath(pattern=r"^\d{1,9}$", description="Of the version.")]
     tracking = MLflowTracking()
 
@@ -91,9 +94,22 @@ def version_pages(db: InspectionDatabase, known: Callable[[str], str]) -> APIRou
         registry = _registry(tracking, line)
         with refused_as_422():
             version = registry.named(number)
-        table = registry.labels_of(version)
+        table = _labels_of(registry, version)
         rows = [] if table.empty else list(table.itertuples())
         return render(request, "version_labels.html", line=line, version=version, rows=rows)
+
+    @router.get("/learnt/{prediction_id}", response_class=HTMLResponse)
+    def learnt(request: Request, record: Recorded) -> HTMLResponse:
+        """A page of the versions that were given a label on an image, from the newest of them on."""
+        registry = _registry(tracking, record.line)
+        found = []
+        for version in registry.versions()[:SHOWN_VERSIONS]:
+            table = _labels_of(registry, version)
+            rows = table[table["sha256"] == record.sha256] if len(table) else table
+            if len(rows):
+                found.append((version, rows.iloc[0]))
+        values = {"record": record, "name": Path(record.path).name, "found": found}
+        return render(request, "image_versions.html", line=record.line, **values)
 
     @router.post("/{number}/promotion")
     def promote(line: KnownLine, number: Number, said: DecisionIn, who: WhoApproves) -> DecisionOut:
@@ -117,6 +133,18 @@ def _registry(tracking: MLflowTracking, line: str) -> LineRegistry:
         return LineRegistry(tracking, line)
     except Exception as error:  # whatever MLflow or its database say
         raise HTTPException(503, f"MLflow cannot be asked now: {error}") from error
+
+
+_KNOWN_LABELS: dict[str, pd.DataFrame] = {}
+"""Labels of versions by label of the version: what a version was given never changes."""
+
+
+def _labels_of(registry: LineRegistry, version: Version) -> pd.DataFrame:
+    if version.label not in _KNOWN_LABELS:
+        if len(_KNOWN_LABELS) >= 200:
+            _KNOWN_LABELS.clear()
+        _KNOWN_LABELS[version.label] = registry.labels_of(version)
+    return _KNOWN_LABELS[version.label]
 
 
 def _versions(tracking: MLflowTracking, line: str) -> tuple[list[Version], str]:

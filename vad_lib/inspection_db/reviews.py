@@ -11,8 +11,9 @@ new             nobody has judged an image with such a ``p`` yet
 random          it belongs to the random sample (``AUDIT``) by which missed defects are estimated
 ==============  ======================================================================================
 
-After all of them comes what somebody was unsure about, for one other person. What is judged does not come again. No
-vector of an image is stored, so *new* is a distance between scores and not between pictures.
+After all of them comes what somebody was unsure about, for one other person, and then the rest that nobody has judged,
+what is nearest to the threshold first: who has time may go on. What is judged does not come again. No vector of an
+image is stored, so *new* is a distance between scores and not between pictures.
 
 An image that a person gets is leased for ``LEASE_SECONDS`` in the table ``reviews``; asking for more renews the lease.
 """
@@ -42,6 +43,8 @@ from vad_lib.inspection_db.schema import (
 )
 
 DISAGREEMENT, NEAR, NEW, RANDOM, SOMEBODY_UNSURE = "disagreement", "near", "new", "random", "unsure"
+REST = "rest"
+"""Of images for which none of these speaks."""
 SOURCES = (DISAGREEMENT, NEAR, NEW, RANDOM)
 """In the order of their turns."""
 DESCRIPTION = "description"
@@ -65,7 +68,7 @@ class ToReview:
         prediction_id: the newest prediction of the image.
         sha256: of the image's bytes.
         path: absolute, where it was scored.
-        source: why it comes: one of ``SOURCES``, or ``SOMEBODY_UNSURE``.
+        source: why it comes: one of ``SOURCES``, ``SOMEBODY_UNSURE``, or ``REST``.
         predicted: what the detector says.
         p: its calibrated score.
         inference_threshold: on ``p``.
@@ -181,7 +184,7 @@ def _in_turn(
     """Yield at most ``count`` images, one of each source after the other, each content once."""
     start = turn % len(SOURCES)
     seen: set[str] = set()
-    for sources in ([*SOURCES[start:], *SOURCES[:start]], [SOMEBODY_UNSURE]):
+    for sources in ([*SOURCES[start:], *SOURCES[:start]], [SOMEBODY_UNSURE], [REST]):
         rows = [_SOURCES[source](connection, line, person, 3 * count, free) for source in sources]
         for one in (each for level in zip_longest(*rows) for each in level if each is not None):
             if len(seen) < count and one.sha256 not in seen:
@@ -226,13 +229,25 @@ def _near_threshold(
     connection: Connection, line: str, person: str, limit: int, free: list[ColumnElement[bool]]
 ) -> list[ToReview]:
     """Return images close to the threshold that decides now, the closest first."""
+    return _nearest(connection, line, limit, free, NEAR, NEAR_DISTANCE)
+
+
+def _rest(
+    connection: Connection, line: str, person: str, limit: int, free: list[ColumnElement[bool]]
+) -> list[ToReview]:
+    """Return whatever nobody has judged, the closest to the threshold first."""
+    return _nearest(connection, line, limit, free, REST, 1.0)
+
+
+def _nearest(
+    connection: Connection, line: str, limit: int, free: list[ColumnElement[bool]], source: str, reach: float
+) -> list[ToReview]:
     newest = select(predictions.c.inference_threshold).where(predictions.c.line == line)
     threshold = connection.execute(newest.order_by(predictions.c.prediction_id.desc()).limit(1)).scalar()
     if threshold is None:
         return []
-    around = [*free, _is_unjudged()], float(threshold), NEAR_DISTANCE
-    rows = _around(connection, line, limit, *around)
-    return [_to_review(row, NEAR) for row in sorted(rows, key=lambda row: abs(row.p - threshold))[:limit]]
+    rows = _around(connection, line, limit, [*free, _is_unjudged()], float(threshold), reach)
+    return [_to_review(row, source) for row in sorted(rows, key=lambda row: abs(row.p - threshold))[:limit]]
 
 
 def _new(connection: Connection, line: str, person: str, limit: int, free: list[ColumnElement[bool]]) -> list[ToReview]:
@@ -292,6 +307,7 @@ _SOURCES: dict[str, _Source] = {
     NEW: _new,
     RANDOM: _random,
     SOMEBODY_UNSURE: _somebody_unsure,
+    REST: _rest,
 }
 
 
