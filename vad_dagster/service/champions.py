@@ -38,7 +38,7 @@ Stamp = tuple[tuple[int, int] | None, ...]
 def sinks_of_settings() -> Sinks:
     """Return where the results of all lines are sent on, as the environment says."""
     now = settings()
-    return Sinks(now.webhook_url, now.webhook_secret.get_secret_value(), now.result_files)
+    return Sinks(now.webhook_url, now.webhook_secret.get_secret_value(), now.result_files, bool(now.mqtt_url))
 
 
 class ChampionSource:

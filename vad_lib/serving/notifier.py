@@ -19,7 +19,8 @@ from vad_lib.queue.outbox import (
     record_attempts,
     release_sinks,
 )
-from vad_lib.serving.sinks import FILE, Sinks, post_webhook, write_result_file
+from vad_lib.serving.mqtt import MqttChannel
+from vad_lib.serving.sinks import FILE, MQTT, Sinks, post_webhook, write_result_file
 
 IDLE_SECONDS = 2.0
 RECEIVERS_AT_ONCE = 16
@@ -31,9 +32,26 @@ logger = logging.getLogger("vad.serving.notifier")
 class Notifier:
     """Sends what stands in the outbox of those lines that have sinks."""
 
-    def __init__(self, db: InspectionDatabase, sinks: Callable[[], Mapping[str, Sinks]], worker: str) -> None:
-        """``sinks``: those of each line as they are now; ``worker``: the name of the service."""
+    def __init__(
+        self,
+        db: InspectionDatabase,
+        sinks: Callable[[], Mapping[str, Sinks]],
+        worker: str,
+        states: Callable[[], Mapping[str, Mapping[str, Any]]] = dict,
+        mqtt: MqttChannel | None = None,
+    ) -> None:
+        """Make one.
+
+        Args:
+            db: holds the outbox.
+            sinks: those of each line as they are now.
+            worker: the name of the service.
+            states: how each line is served now, for the broker.
+            mqtt: the broker; None: none.
+        """
         self._db = db
+        self._states = states
+        self._mqtt = mqtt
         self._worker = worker
         self._sinks = sinks
         self._stopping = False
@@ -62,6 +80,8 @@ class Notifier:
                     # What a first look left out, since there was much of others, comes with the next.
                     while not self._stopping and self.begin_due(session):
                         continue
+                    if self._mqtt is not None:
+                        self._mqtt.tell_states(self._states())
                 except Exception:
                     logger.exception("notifications cannot be sent now")
                 self._awake.wait(IDLE_SECONDS)
@@ -69,6 +89,8 @@ class Notifier:
             deadline = time.monotonic() + LAST_SECONDS
             for thread in list(self._sending.values()):
                 thread.join(max(0.0, deadline - time.monotonic()))
+            if self._mqtt is not None:
+                self._mqtt.close()
             try:
                 release_sinks(self._db, self._worker)
             except Exception:  # the leases run out by themselves
@@ -115,11 +137,12 @@ class Notifier:
         for notification in group:
             if self._stopping or notification.sink not in sinks.names or time.monotonic() > deadline:
                 break
-            attempt = (
-                write_result_file(notification)
-                if notification.sink == FILE
-                else post_webhook(session, sinks, notification)
-            )
+            if notification.sink == FILE:
+                attempt = write_result_file(notification)
+            elif notification.sink == MQTT and self._mqtt is not None:
+                attempt = self._mqtt.publish(notification)
+            else:
+                attempt = post_webhook(session, sinks, notification)
             done.append((notification, attempt))
             if attempt.state == "sent":
                 self._failures.pop(pair, None)

@@ -31,6 +31,7 @@ from vad_lib.queue import (
     expire,
     known_versions,
     new_worker,
+    pauses,
     queue_facts,
     register,
     renew,
@@ -40,6 +41,7 @@ from vad_lib.queue.outbox import open_sinks
 from vad_lib.serving.expected_results import ExpectedResults
 from vad_lib.serving.messenger import Messenger
 from vad_lib.serving.metrics import Metrics
+from vad_lib.serving.mqtt import MqttChannel
 from vad_lib.serving.notifier import Notifier
 from vad_lib.serving.shadow import LOOK_SECONDS, Shadow
 from vad_lib.serving.sinks import Sinks
@@ -90,7 +92,7 @@ class InferenceService:
         self.watched: Mapping[str, WatchedLine] = {}
         self.waiting: Mapping[str, QueueFacts] = {}
         """What waits in the queue, as of the last look."""
-        self.notifier = Notifier(self.db, self._sinks, self.worker.name)
+        self.notifier = Notifier(self.db, self._sinks, self.worker.name, self._states, MqttChannel.of_settings())
         self.messenger = Messenger(self.db, self._notice_rules, self._lasting_trouble, self.worker.name)
         self.expected = ExpectedResults()
         self.followed_at = 0.0
@@ -186,6 +188,26 @@ class InferenceService:
 
     def _sinks(self) -> Mapping[str, Sinks]:
         return {name: line.sinks for name, line in self.watched.items()}
+
+    def _states(self) -> Mapping[str, Mapping[str, object]]:
+        """Return how each line is served, for programs."""
+        reasons, paused = self.not_ready(), pauses(self.db)
+
+        def state(name: str, line: WatchedLine) -> tuple[str, str]:
+            if name in paused:
+                return "paused", paused[name].reason
+            if reason := reasons.get(name, reasons.get("*", "")):
+                return "trouble", reason
+            return ("running", "") if line.model_version else ("no_model", "")
+
+        return {
+            name: dict(zip(("state", "reason"), state(name, line), strict=True))
+            | {
+                "model_version": line.model_version,
+                "waiting": facts.pending if (facts := self.waiting.get(name)) else 0,
+            }
+            for name, line in self.watched.items()
+        }
 
     def _notice_rules(self) -> Mapping[tuple[str, str], NoticeRule]:
         return {(name, rule.receiver): rule for name, line in self.watched.items() for rule in line.notice_rules}

@@ -13,7 +13,7 @@ from vad_lib.ingest.scan import RESULT_SUFFIX
 from vad_lib.inspection_db.database import utc_now
 from vad_lib.queue.outbox import Attempt, Notification
 
-WEBHOOK, FILE = "webhook", "file"
+WEBHOOK, FILE, MQTT = "webhook", "file", "mqtt"
 TIMEOUT_SECONDS = 5.0
 
 
@@ -25,16 +25,19 @@ class Sinks:
         webhook_url: results are POSTed here as JSON; empty: nowhere.
         secret: key of the signature; empty: not signed.
         result_files: whether a JSON file is written beside each image.
+        mqtt: whether results are published on the MQTT broker of the settings.
     """
 
     webhook_url: str = ""
     secret: str = field(default="", repr=False)
     result_files: bool = False
+    mqtt: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Those that are in use, as the outbox calls them."""
-        return (*((WEBHOOK,) if self.webhook_url else ()), *((FILE,) if self.result_files else ()))
+        used = {WEBHOOK: bool(self.webhook_url), FILE: self.result_files, MQTT: self.mqtt}
+        return tuple(name for name, is_used in used.items() if is_used)
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
