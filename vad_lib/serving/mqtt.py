@@ -76,9 +76,10 @@ class MqttChannel:
         client = self._connected()
         for line, state in states.items():
             body = json.dumps(state, sort_keys=True, ensure_ascii=False)
-            if self._states.get(line) != body and client.is_connected():
-                if client.publish(f"{self.topic}/{line}/state", body, qos=1, retain=True).rc == 0:
-                    self._states[line] = body
+            if self._states.get(line) == body or not client.is_connected():
+                continue
+            if client.publish(f"{self.topic}/{line}/state", body, qos=1, retain=True).rc == 0:
+                self._states[line] = body
 
     def close(self) -> None:
         """Say that the service is gone, and disconnect."""
