@@ -57,7 +57,8 @@ def main(codes: list[str]) -> None:
         catalogue.update(template(), no_fuzzy_matching=True)
         catalogue.obsolete.clear()
         with file.open("wb") as stream:
-            write_po(stream, catalogue, width=110, sort_output=True, omit_header=False, include_lineno=False)
+            # without a header, which holds times: the same texts give the same file
+            write_po(stream, catalogue, width=110, sort_output=True, omit_header=True, include_lineno=False)
         lacks = missing(catalogue)
         print(f"{code}: {len(catalogue)} texts, {len(lacks)} without a translation")
         for text in lacks:
