@@ -1,4 +1,4 @@
-"""The pages in other languages: every text has a translation, with the same placeholders, and the chosen one is shown."""
+"""The pages in other languages: every text is translated, with the same placeholders, and the chosen one is shown."""
 
 from __future__ import annotations
 
