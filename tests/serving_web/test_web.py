@@ -28,7 +28,11 @@ from vad_dagster.service.process import refuse_open_door
 from vad_lib.errors import InputError
 from vad_lib.heatmaps import HeatmapScale
 from vad_lib.inspection_db import InspectionDatabase
+from vad_lib.inspection_db.audit import Actor
+from vad_lib.inspection_db.labels import record_label
+from vad_lib.inspection_db.notices import Message, due_messages, record_told
 from vad_lib.monitoring import MonitorSettings
+from vad_lib.notice_rules import NoticeRule
 from vad_lib.serving import ShadowedBy
 
 Web = Callable[..., str]
@@ -291,6 +295,24 @@ def test_metrics_tell_what_happened(web: Web, source: RigSource, db: InspectionD
     assert "vad_ready 1.0" in text
     for row in text.splitlines():
         assert row.startswith("#") or float(row.rpartition(" ")[2]) >= 0
+
+
+def test_metrics_tell_agreement_with_people_and_messages_that_fail(
+    web: Web, source: RigSource, db: InspectionDatabase
+) -> None:
+    for i in range(2):
+        write_image(source.lines["bottles"].folder / f"{i}.png", 50 + i, nonce=i)
+    rule = NoticeRule(frozenset({"ng"}), "shift")
+    due_messages(db, {("bottles", "shift"): rule}, "worker")
+    record_told(db, Message("bottles", "shift", ()), "no answer", rule)
+    address = web()
+    until(lambda: db.count_predictions("bottles") == 2)
+    for prediction_id, label in ((1, "OK"), (2, "NG")):
+        record_label(db, prediction_id, label, by=Actor("Kim"))  # type: ignore[arg-type]
+    text = requests.get(f"{address}/metrics", timeout=5).text
+    assert 'vad_label_agreement{line="bottles"} 0.5' in text
+    assert 'vad_message_failures{line="bottles",receiver="shift"} 1.0' in text
+    assert 'vad_messages_given_up{line="bottles",receiver="shift"} 0.0' in text
 
 
 def test_metrics_tell_who_scores_beside_the_champion_and_where_the_gate_stands(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from vad_lib.inspection_db.labels import agreement
 from vad_lib.inspection_db.monitoring import drift_levels, standing_alarms
+from vad_lib.inspection_db.notices import told_counts
 from vad_lib.inspection_db.shadow import shadow_counts
 from vad_lib.inspection_db.version_comparison import count_live
 from vad_lib.queue import pauses, queue_facts
@@ -17,12 +21,18 @@ from vad_lib.serving.metrics import gauge
 from vad_lib.words.describing import description_counts
 from vad_lib.words.dialogue import question_counts
 
+AGREEMENT_SECONDS = 30.0
+"""Agreement is counted over all predictions of a line, so not at each scrape."""
+
 
 class ServiceGauges(Collector):
     """Reads the state of a service whenever Prometheus asks."""
 
     def __init__(self, service: InferenceService) -> None:
         self._service = service
+        self._agreement: list[tuple[tuple[str, ...], float]] = []
+        self._agreement_at: float | None = None
+        self._counting = threading.Lock()
 
     def describe(self) -> list[Metric]:
         """Nothing: what there is, is known only when it is asked for."""
@@ -73,3 +83,20 @@ class ServiceGauges(Collector):
         yield gauge("vad_gate", meaning, gates, "line", "state")
         sent = [((state,), count) for state, count in notification_counts(service.db).items()]
         yield gauge("vad_notifications", "Results that wait to be sent, or were given up.", sent, "state")
+        meaning = "Share of judged predictions on which people say the same."
+        yield gauge("vad_label_agreement", meaning, self._agreed_with_people(), "line")
+        people = [((line, name), given_up, failures) for line, name, given_up, failures, _ in told_counts(service.db)]
+        lost = [(pair, float(count)) for pair, count, _ in people]
+        meaning = "Notices that a receiver was not told of: its messages failed for too long."
+        yield gauge("vad_messages_given_up", meaning, lost, "line", "receiver")
+        failed = [(pair, float(count)) for pair, _, count in people]
+        meaning = "Messages to a receiver that failed in a row; 0 after one that was sent."
+        yield gauge("vad_message_failures", meaning, failed, "line", "receiver")
+
+    def _agreed_with_people(self) -> list[tuple[tuple[str, ...], float]]:
+        with self._counting:
+            if self._agreement_at is None or time.monotonic() - self._agreement_at >= AGREEMENT_SECONDS:
+                rates = [((name,), agreement(self._service.db, name).rate) for name in self._service.watched]
+                self._agreement = [(name, rate) for name, rate in rates if rate is not None]
+                self._agreement_at = time.monotonic()
+            return self._agreement
