@@ -12,6 +12,8 @@ from vad_lib.inspection_db.audit import Actor, record_change
 from vad_lib.inspection_db.notices import record_notice
 from vad_lib.lines import Home
 
+ROLLBACK = "rollback"
+
 
 def promote_by_person(
     db: InspectionDatabase, registry: LineRegistry, named: str, by: Actor, reason: str = ""
@@ -28,9 +30,6 @@ def promote_by_person(
     Raises:
         InputError: there is no such version, it serves already, or the plan says ``promotion: never``.
     """
-    line = Home.from_environment().line(registry.line)
-    if line.plan_file.is_file():
-        refuse_where_never(line)
     return serve_by_person(db, registry, registry.named(named), by, reason, "promote")
 
 
@@ -43,7 +42,7 @@ def roll_back_by_person(db: InspectionDatabase, registry: LineRegistry, by: Acto
     previous = registry.at(PREVIOUS)
     if previous is None:
         raise InputError(f"Line {registry.line!r} has no previous version to go back to.")
-    return serve_by_person(db, registry, previous, by, reason, "rollback")
+    return serve_by_person(db, registry, previous, by, reason, ROLLBACK)
 
 
 def serve_by_person(
@@ -58,8 +57,11 @@ def serve_by_person(
     """Let a version serve, and write down what was done; ``more`` is said beside which version served before.
 
     Raises:
-        InputError: it serves already.
+        InputError: it serves already, or the plan says ``promotion: never`` and this is no way back.
     """
+    of_registry = Home.from_environment().line(registry.line)
+    if action != ROLLBACK and of_registry.plan_file.is_file():
+        refuse_where_never(of_registry)
     serving = registry.at(CHAMPION)
     if serving is not None and serving.number == version.number:
         raise InputError(f"{version.label} serves already.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from vad_dagster.io_manager import TABLE_FILE, store_folder
+from vad_dagster.plans import refuse_where_never
 from vad_dagster.promotions import serve_by_person
 from vad_dagster.registry import MADE_FROM, SCORES_LIKE, LineRegistry, Version
 from vad_dagster.resources import MLflowTracking
@@ -16,6 +17,7 @@ from vad_lib.artifacts.version_card import FILTERED_BY
 from vad_lib.errors import InputError
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.audit import Actor
+from vad_lib.lines import Home
 
 FROM = "threshold_from"
 """Tag of a version whose threshold a person chose: the version that it was made from."""
@@ -50,7 +52,8 @@ def save_threshold(
         reason: why.
 
     Raises:
-        InputError: the line has no champion, the value is no number or the one in force, or there is no reason.
+        InputError: the line has no champion, the value is no number or the one in force, there is no reason, or the
+            plan says ``promotion: never``.
     """
     from vad_lib.metrics import evaluate
     from vad_lib.models import InspectionModel
@@ -60,6 +63,9 @@ def save_threshold(
         raise InputError("Say why the threshold is changed: others will ask.")
     if not math.isfinite(value):
         raise InputError(f"A threshold is a number on the raw score, not {value}.")
+    of_home = Home.from_environment().line(line)
+    if of_home.plan_file.is_file():
+        refuse_where_never(of_home)
     registry = LineRegistry(tracking, line)
     champion = registry.champion()
     model = InspectionModel.load(registry.folder(champion))

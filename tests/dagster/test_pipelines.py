@@ -24,7 +24,7 @@ from vad_dagster.registry import CHALLENGER, CHAMPION, PREVIOUS, SCORES_LIKE, Li
 from vad_dagster.resources import MLflowTracking
 from vad_dagster.sensors import drift_alarms, new_judgements
 from vad_dagster.thresholds import save_threshold, validation_scores_of
-from vad_lib.errors import InputError
+from vad_lib.errors import InputError, VadError
 from vad_lib.ingest import Arrival, FolderWatch
 from vad_lib.inspection_db import InspectionDatabase
 from vad_lib.inspection_db.audit import Actor, newest_changes
@@ -436,6 +436,16 @@ def test_a_person_saves_another_threshold_as_a_version_that_serves_and_goes_back
     ):
         with pytest.raises(InputError, match=said):
             save_threshold(db, tracking, "gravel", value, Actor("Kim"), reason)
+    plan_file = gravel_home.line("gravel").plan_file
+    text = plan_file.read_text(encoding="utf-8")
+    plan = yaml.safe_load(text)
+    plan["operation"] = {**plan.get("operation", {}), "promotion": "never"}
+    plan_file.write_text(yaml.safe_dump(plan), encoding="utf-8")
+    try:
+        with pytest.raises(VadError, match="never"):
+            save_threshold(db, tracking, "gravel", above_all, Actor("Kim"), "fewer alarms")
+    finally:
+        plan_file.write_text(text, encoding="utf-8")
     made = save_threshold(db, tracking, "gravel", above_all, Actor("Kim", "approver"), "fewer alarms")
     try:
         assert (registry.champion().label, registry.at(PREVIOUS).label) == (made.label, before.label)  # type: ignore[union-attr]
