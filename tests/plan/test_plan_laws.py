@@ -6,6 +6,7 @@ import random
 from string import ascii_lowercase
 from typing import Any, get_args, get_origin
 
+import annotated_types
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -87,7 +88,8 @@ def models(model: type[Arguments]) -> st.SearchStrategy[Any]:
             strategy = st.integers(int(low or 0), int(high) if high is not None else 10**6)
         elif field.annotation is float:
             top = high if high is not None else 1e6
-            strategy = st.floats(low or 0, top, exclude_min=low == 0, exclude_max=top == 1)
+            is_open = any(isinstance(limit, annotated_types.Lt) for limit in field.metadata)
+            strategy = st.floats(low or 0, top, exclude_min=low == 0, exclude_max=top == 1 or is_open)
         else:
             strategy = words
         fields[name] = strategy
