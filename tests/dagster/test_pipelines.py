@@ -423,6 +423,7 @@ def test_a_person_saves_another_threshold_as_a_version_that_serves_and_goes_back
     # an earlier test may have left the scores of a training that made another version
     file = store_folder("gravel", "validation_scores") / TABLE_FILE
     scores = pd.read_parquet(file)
+    assert scores.attrs["scores_like"], "a training says whose scores they are"
     scores.attrs["scores_like"] = before.tags[SCORES_LIKE]
     scores.to_parquet(file, index=False)
     old = InspectionModel.load(registry.folder(before))

@@ -45,7 +45,7 @@ def test_the_page_of_performance_has_figures_intervals_and_what_is_still_to_judg
     page = _page(f"{address}/lines/bottles/performance")
     assert "<b>75.0 %</b>" in page
     assert "4 of 4 NG images" in page
-    assert "2 images of the random sample wait for a person." in page
+    assert "Images of the random sample that wait for a person: 2." in page
     assert "&lt;b&gt;crack" in page
     assert page.count("<circle") == 2
     told = requests.get(f"{address}/lines/bottles/performance.json", timeout=10).json()

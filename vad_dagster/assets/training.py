@@ -170,9 +170,10 @@ def validation_scores(
             trained_model.fit.train.batch_size,
             log_progress(context),
         )
+        # whose scores they are: other versions with the same ones differ in the threshold only
+        scores.attrs["scores_like"] = trained_model.scores_like
         if scores.empty:  # the threshold then depends on the detector
             scores.attrs["threshold"] = trained_model.fit.train.threshold_without_images()
-            scores.attrs["scores_like"] = trained_model.scores_like
     yield schema_result("validation_scores", SCORES_SCHEMA, ValidationScores, scores)
     yield dg.MaterializeResult(value=scores, metadata=asset_metadata.score_metadata(trained_model.fit, scores))
 

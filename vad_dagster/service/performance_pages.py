@@ -17,7 +17,7 @@ from vad_lib.inspection_db.audit import newest_changes
 from vad_lib.inspection_db.field_performance import FieldPerformance, field_performance
 
 ROWS = 100
-CHART = {"width": 720, "height": 220, "left": 40, "top": 10, "bottom": 24}
+CHART = {"width": 720, "height": 220, "left": 52, "top": 10, "bottom": 24}
 
 
 def performance_pages(db: InspectionDatabase, known: Callable[[str], str]) -> APIRouter:

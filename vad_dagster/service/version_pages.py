@@ -175,13 +175,20 @@ def _shown(version: Version, tracking: MLflowTracking) -> dict[str, Any]:
         "label": version.label,
         "aliases": version.aliases,
         "detector": tags.get("detector", ""),
-        "threshold": tags.get("threshold", ""),
+        "threshold": _short(tags.get("threshold", "")),
         "threshold_method": tags.get("threshold_method", ""),
         "promoted_by": tags.get("promoted_by", "").removeprefix("person: "),
         "page": tracking.version_url(version.label.rpartition("/")[0], version.number),
         "figures": _figures(tags),
         "labels": tags.get(LABELS, ""),
     }
+
+
+def _short(number: str) -> str:
+    try:
+        return f"{float(number):.6g}"
+    except ValueError:
+        return number
 
 
 def _figures(tags: Any) -> list[tuple[str, str]]:
