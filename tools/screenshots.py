@@ -74,15 +74,6 @@ def graph(page: Page, dagster: str, _: str) -> Image.Image:
     return picture_of(page, height=560)
 
 
-def evaluation(page: Page, dagster: str, mlflow: str) -> Image.Image:
-    # the pictures are asked of MLflow at the address that was known when the model was trained
-    page.route(re.compile(r"/get-artifact\?"), lambda route: route.continue_(url=at(mlflow, route.request.url)))
-    page.goto(f"{dagster}/assets/model_evaluation?view=partitions&partition={LINE}")
-    page.get_by_text("anomalous images are found").wait_for()
-    page.locator("img[src*=get-artifact]").first.wait_for()
-    return picture_of(page, height=1250)
-
-
 def checks(page: Page, dagster: str, _: str) -> Image.Image:
     page.goto(f"{dagster}/assets/inference_outputs?view=checks&checkDetail=all_images_decided")
     page.get_by_text("Latest execution").wait_for()
@@ -101,7 +92,7 @@ def model(page: Page, _: str, mlflow: str) -> Image.Image:
     return picture_of(page)
 
 
-PAGES = {"dagster_graph": graph, "dagster_evaluation": evaluation, "dagster_checks": checks, "mlflow_model": model}
+PAGES = {"dagster_graph": graph, "dagster_checks": checks, "mlflow_model": model}
 
 
 def at(server: str, address: str) -> str:
