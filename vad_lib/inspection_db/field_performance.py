@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Select, case, func, select
 
-from vad_lib.inspection_db.database import InspectionDatabase
+from vad_lib.inspection_db.database import InspectionDatabase, chunks
 from vad_lib.inspection_db.labels import labels_by_content
 from vad_lib.inspection_db.monitoring import AUDIT
 from vad_lib.inspection_db.recent_results import first_since
@@ -246,14 +246,19 @@ def field_performance(db: InspectionDatabase, line: str, now: datetime, weeks: i
             .where(*chosen, columns.predicted == "OK", columns.sha256 < AUDIT)
             .group_by(week, columns.model_version)
         )
-        judged = (
-            select(week, columns.model_version, columns.predicted, columns.sha256 < AUDIT, held.c.label, held.c.kind)
-            .join(held, held.c.sha256 == columns.sha256)
-            .where(*chosen)
-        )
         counts = _table(connection, counted, "week", "version", "predicted", "n", "newest")
         sampled = _table(connection, in_sample, "week", "version", "sampled")
-        said = _table(connection, judged, "week", "version", "predicted", "sampled", "label", "kind")
+        # by content, which has an index: a join would look through all predictions for each label
+        labelled = {row.sha256: row for row in connection.execute(select(held))}
+        rows: list[tuple[Any, ...]] = []
+        for part in chunks(sorted(labelled)):
+            of_content = select(week, columns.model_version, columns.predicted, columns.sha256)
+            for place, version, predicted, sha256 in connection.execute(
+                of_content.where(*chosen, columns.sha256.in_(part))
+            ):
+                one = labelled[sha256]
+                rows.append((place, version, predicted, sha256 < AUDIT, one.label, one.kind))
+    said = pd.DataFrame(rows, columns=["week", "version", "predicted", "sampled", "label", "kind"])
     mondays = [(first + timedelta(weeks=week)).isoformat() for week in range(weeks)]
     for table in (counts, sampled, said):
         table["week"] = [mondays[int(place)] for place in table["week"]]
